@@ -1,0 +1,52 @@
+"""psfscale: PSF models, PSFs at every galaxy and their quality, at survey scale.
+
+Import stays light: names below load their room on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+    from psfscale.models.rca import RCA
+    from psfscale.store.models import load_model, save_model
+    from psfscale.store.stacks import read_points, read_stars
+
+__version__ = version("psfscale")
+
+_HOMES = {
+    "FieldPoints": "psfscale.arrays",
+    "PixelGrid": "psfscale.arrays",
+    "StarBatch": "psfscale.arrays",
+    "RCA": "psfscale.models.rca",
+    "load_model": "psfscale.store.models",
+    "save_model": "psfscale.store.models",
+    "read_points": "psfscale.store.stacks",
+    "read_stars": "psfscale.store.stacks",
+}
+
+__all__ = [
+    "RCA",
+    "FieldPoints",
+    "PixelGrid",
+    "StarBatch",
+    "__version__",
+    "load_model",
+    "read_points",
+    "read_stars",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module 'psfscale' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

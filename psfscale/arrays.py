@@ -1,0 +1,224 @@
+"""Value objects that cross the rooms of psfscale, and the codes stored beside them.
+
+Conventions, everywhere: batch axes first, ``y`` before ``x``; positions in pixels of the
+CCD, the centre of the first pixel is 0; wavelengths in µm; flux in electrons; weights are
+inverse variances, 0 where a pixel is masked.
+
+**Centre of a stamp.** The centre of an axis of ``n`` pixels is index ``n // 2`` (0-based):
+the middle pixel of an odd stamp, the pixel right of the middle of an even one. A PSF drawn
+on a grid has its windowed centroid there, at every oversampling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from psfscale.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "FieldPoints",
+    "ObjectFlag",
+    "PixelGrid",
+    "Role",
+    "StarBatch",
+    "UnitState",
+    "centre_index",
+]
+
+
+class Role(IntEnum):
+    """What an entry of the star axis is for."""
+
+    EMPTY = 0
+    FIT = 1
+    RESERVED = 2
+
+
+class ObjectFlag(IntFlag):
+    """Bits of every ``flags`` array; published in its ``flag_bits`` attribute."""
+
+    EDGE = 1
+    """The stamp reaches over the edge of the CCD."""
+    MASKED = 2
+    """At least one pixel of the stamp is masked."""
+    CATALOGUE = 4
+    """The source catalogue flagged the object."""
+    SATURATED = 8
+    """At least one pixel is saturated."""
+    OUTLIER = 16
+    """Clipped from the fit as an outlier."""
+    MOMENTS_FAILED_DATA = 32
+    """The adaptive moments of the star could not be measured."""
+    MOMENTS_FAILED_MODEL = 64
+    """The adaptive moments of the model could not be measured."""
+    PSF_MISSING = 128
+    """No PSF: the CCD has no model."""
+    EXTRAPOLATED = 256
+    """The PSF is evaluated outside the convex range of the fitted stars."""
+    NOT_CONVERGED = 512
+    """The solver stopped at its iteration limit."""
+
+
+class UnitState(IntEnum):
+    """What became of one CCD in one stage."""
+
+    PENDING = 0
+    DONE = 1
+    EMPTY = 2
+    """Nothing to do: the CCD holds no object of this kind."""
+    QUARANTINED = 3
+    """Failed; the reason stands in the marker of its unit."""
+    BLOCKED = 4
+    """Not tried: a stage before it failed on this CCD."""
+
+
+def centre_index(n: int) -> int:
+    """Index of the centre of an axis of ``n`` pixels: ``n // 2``."""
+    return n // 2
+
+
+def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        msg = f"{name} has shape {shape}, expected {expected}"
+        raise InputError(msg)
+
+
+def _require_spectra(sed: np.ndarray | None, wavelength: np.ndarray | None, n: int) -> None:
+    if (sed is None) != (wavelength is None):
+        msg = "sed and wavelength go together: give both or neither"
+        raise InputError(msg)
+    if sed is not None and wavelength is not None:
+        _require_shape("sed", sed.shape, (n, wavelength.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelGrid:
+    """A stamp to draw on: ``shape`` (y, x) pixels, ``oversampling`` of them a CCD pixel.
+
+    Drawn PSFs are centred on index ``n // 2`` of each axis and sum to 1.
+    """
+
+    shape: tuple[int, int]
+    oversampling: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or self.oversampling < 1:
+            msg = f"a pixel grid needs positive sizes, got {self}"
+            raise InputError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarBatch:
+    """Stars of one CCD: images, weights and positions, and spectra where known.
+
+    Attributes
+    ----------
+    image : (star, y, x) [electron]; finite wherever ``weight`` is positive
+    weight : (star, y, x) [1/electron²], 0 where masked
+    x, y : (star,) [pixel], 0-based
+    sed : (star, wavelength), photons per bin, each row sums to 1, or None
+    wavelength : (wavelength,) [µm], or None
+
+    Raises
+    ------
+    InputError
+        Shapes disagree, a weight is negative or not finite, a weighted pixel or a
+        position is not finite, or a star has no weighted pixel.
+    """
+
+    image: Float[np.ndarray, "star y x"]
+    weight: Float[np.ndarray, "star y x"]
+    x: Float[np.ndarray, " star"]
+    y: Float[np.ndarray, " star"]
+    sed: Float[np.ndarray, "star wavelength"] | None = None
+    wavelength: Float[np.ndarray, " wavelength"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3:
+            msg = f"image has shape {self.image.shape}, expected (star, y, x)"
+            raise InputError(msg)
+        n = len(self.image)
+        _require_shape("weight", self.weight.shape, self.image.shape)
+        _require_shape("x", self.x.shape, (n,))
+        _require_shape("y", self.y.shape, (n,))
+        _require_spectra(self.sed, self.wavelength, n)
+        self._require_values()
+
+    def _require_values(self) -> None:
+        if not np.isfinite(self.weight).all() or (self.weight < 0).any():
+            msg = "weight must be finite and not negative (inverse variance, 0 = masked)"
+            raise InputError(msg)
+        used = self.weight > 0
+        bad = np.flatnonzero((used & ~np.isfinite(self.image)).any(axis=(1, 2)))
+        if bad.size:
+            msg = (
+                f"{bad.size} stars have NaN or infinite pixels with a positive weight "
+                f"(first: {bad[:5].tolist()}); mask them with weight 0"
+            )
+            raise InputError(msg)
+        empty = np.flatnonzero(~used.any(axis=(1, 2)))
+        if empty.size:
+            msg = f"{empty.size} stars are masked everywhere (first: {empty[:5].tolist()})"
+            raise InputError(msg)
+        if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
+            msg = "x and y must be finite"
+            raise InputError(msg)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def stamp_shape(self) -> tuple[int, int]:
+        """(y, x) pixels of a stamp."""
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+    @property
+    def points(self) -> FieldPoints:
+        """The stars' positions and spectra."""
+        return FieldPoints(x=self.x, y=self.y, sed=self.sed, wavelength=self.wavelength)
+
+    def select(self, chosen: np.ndarray | Sequence[int]) -> StarBatch:
+        """The stars picked by a boolean mask or by indices, in that order."""
+        return StarBatch(
+            image=self.image[chosen],
+            weight=self.weight[chosen],
+            x=self.x[chosen],
+            y=self.y[chosen],
+            sed=None if self.sed is None else self.sed[chosen],
+            wavelength=self.wavelength,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldPoints:
+    """Where, and at which colour, a PSF is wanted.
+
+    Attributes
+    ----------
+    x, y : (object,) [pixel], 0-based
+    sed : (object, wavelength), photons per bin, each row sums to 1, or None
+    wavelength : (wavelength,) [µm], or None
+    """
+
+    x: Float[np.ndarray, " object"]
+    y: Float[np.ndarray, " object"]
+    sed: Float[np.ndarray, "object wavelength"] | None = None
+    wavelength: Float[np.ndarray, " wavelength"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 1:
+            msg = f"x has shape {self.x.shape}, expected (object,)"
+            raise InputError(msg)
+        _require_shape("y", self.y.shape, self.x.shape)
+        _require_spectra(self.sed, self.wavelength, len(self.x))
+
+    def __len__(self) -> int:
+        return len(self.x)

@@ -1,0 +1,109 @@
+"""The configuration of a run: one YAML file, overridable key by key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from yaml import YAMLError
+
+from psfscale.errors import ConfigError
+from psfscale.survey import explain
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelChoice(_Part):
+    """Which PSF model is fitted, and its own settings."""
+
+    name: Literal["rca"] = Field(default="rca", description="name in psfscale.models")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of the model; what is left out follows the survey, then defaults",
+    )
+
+
+class PsfProducts(_Part):
+    """The PSFs written at galaxies."""
+
+    at_galaxies: bool = Field(default=True, description="draw the PSF at every galaxy")
+    oversampling: int = Field(default=1, ge=1, description="PSF pixels per CCD pixel")
+    size: int | None = Field(
+        default=None, ge=5, description="side of the PSF stamp [PSF pixel]; as the galaxy's if unset"
+    )
+
+
+class Checks(_Part):
+    """What a fitted PSF must pass before it is released."""
+
+    grid: int = Field(default=5, ge=2, description="points along each side of the CCD")
+
+
+class Limits(_Part):
+    """When a run gives up."""
+
+    failed_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="stop when more of the finished CCDs than this failed"
+    )
+    failed_minimum: int = Field(
+        default=10, ge=1, description="and at least so many CCDs failed"
+    )
+    unit_timeout: float = Field(default=3600, gt=0, description="longest a unit may take [s]")
+
+
+class RunConfig(_Part):
+    """All that determines a run."""
+
+    survey: Path = Field(description="survey store to read")
+    instrument: Path = Field(description="survey file (catalogs/*.yaml) of the instrument")
+    output: Path = Field(description="run store to write or resume")
+    model: ModelChoice = Field(default_factory=ModelChoice)
+    psf: PsfProducts = Field(default_factory=PsfProducts)
+    checks: Checks = Field(default_factory=Checks)
+    limits: Limits = Field(default_factory=Limits)
+    seed: int = Field(default=0, ge=0, description="root of every unit's random seed")
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run file; relative paths in it are relative to its folder.
+
+    Parameters
+    ----------
+    path : YAML file
+    overrides : ``key.sub=value`` items laid over the file
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or not YAML, a key is unknown, missing or of the wrong type.
+    """
+    if not path.is_file():
+        msg = f"no run file at {path}"
+        raise ConfigError(msg)
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
+        raw = OmegaConf.to_container(tree, resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        msg = f"{path} is not a readable run file: {error}"
+        raise ConfigError(msg) from error
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(explain(path, error)) from error
+    base = path.resolve().parent
+    return config.model_copy(
+        update={key: base / getattr(config, key) for key in ("survey", "instrument", "output")}
+    )
+
+
+def fingerprint(*parts: object) -> str:
+    """Hexadecimal BLAKE2b digest (128 bits) of JSON-able parts; equal parts, equal digest."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,45 @@
+"""The exceptions of psfscale, and which to raise when.
+
+Every error says what was expected, what came, and what to do. Each derives from
+`PsfscaleError` and from the builtin a Python programmer would catch, and takes one
+message, so that it survives pickling between a worker and the driver.
+
+==========================  ==========================================================
+raise                       when
+==========================  ==========================================================
+`ConfigError`               a configuration, survey file or command-line setting is wrong
+`InputError`                data given by the user (file, array, column, unit) is wrong
+`StoreError`                a store is missing, of another schema, incomplete or misused
+`FitError`                  a model cannot be fitted to these stars (too few, no signal)
+`PsfCheckError`             a fitted PSF is not fit for release (not finite, size, flux)
+`RunError`                  a run cannot start or go on (lease held, too many failures)
+==========================  ==========================================================
+"""
+
+
+class PsfscaleError(Exception):
+    """Root of all errors that psfscale raises on purpose."""
+
+
+class ConfigError(PsfscaleError, ValueError):
+    """A configuration, survey file or command-line setting is wrong."""
+
+
+class InputError(PsfscaleError, ValueError):
+    """Data given by the user (file, array, column, unit) is wrong."""
+
+
+class StoreError(PsfscaleError, OSError):
+    """A store is missing, of another schema, incomplete, or written where it must not be."""
+
+
+class FitError(PsfscaleError, ArithmeticError):
+    """A model cannot be fitted to these stars."""
+
+
+class PsfCheckError(PsfscaleError, ArithmeticError):
+    """A fitted PSF is not fit for release: not finite, flux not positive, size out of range."""
+
+
+class RunError(PsfscaleError, RuntimeError):
+    """A run cannot start or go on."""

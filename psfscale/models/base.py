@@ -1,0 +1,100 @@
+"""What every PSF model of psfscale offers, and the registry one can read.
+
+A model never sees a path: its state is plain arrays of declared shapes, so that saving,
+loading and stacking over CCDs are written once for all models (`psfscale.store.models`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import torch
+    from jaxtyping import Bool, Float
+
+    from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateArray:
+    """Shape and meaning of one array of a model's state.
+
+    `shape` is what the settings and the stamp allow at most; a model that needs less
+    (fewer components) pads with NaN (floats) or 0 (integers), so that the states of
+    many CCDs stack into one stored array.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    units: str
+    long_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """What a fit found, star by star and in sum.
+
+    Attributes
+    ----------
+    used : (star,) False for stars clipped as outliers
+    flux : (star,) [electron]
+    shift_x, shift_y : (star,) [pixel], centroid of the star from the centre of its stamp
+    chi2 : (star,) reduced chi² of the star's pixels against the model
+    reduced_chi2 : of all used stars
+    n_iterations : of the outer solver
+    converged : False where the solver stopped at its limit
+    """
+
+    used: Bool[np.ndarray, " star"]
+    flux: Float[np.ndarray, " star"]
+    shift_x: Float[np.ndarray, " star"]
+    shift_y: Float[np.ndarray, " star"]
+    chi2: Float[np.ndarray, " star"]
+    reduced_chi2: float
+    n_iterations: int
+    converged: bool
+
+
+class PsfModel(Protocol):
+    """A PSF field: fitted to the stars of a CCD, evaluated anywhere on it."""
+
+    name: ClassVar[str]
+
+    @property
+    def settings(self) -> Any:
+        """The frozen pydantic settings the model was built from."""
+        ...
+
+    @classmethod
+    def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
+        """The arrays that `state` returns for these settings and star stamps (y, x)."""
+        ...
+
+    def fit(self, stars: StarBatch) -> FitReport:
+        """Fit the field to the stars, replacing what was fitted before.
+
+        Raises
+        ------
+        FitError
+            The stars do not determine the model.
+        """
+        ...
+
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+        """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid."""
+        ...
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
+        ...
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
+        """The model that `state` came from; predicts the same bits."""
+        ...

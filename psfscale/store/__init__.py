@@ -1,0 +1,1 @@
+"""Stores: schema, layout, ingest."""

@@ -1,0 +1,178 @@
+"""Create, grow, write and open stores; the only place that writes zarr arrays.
+
+Plain Zarr v3 on a file system. Arrays are created by the driver alone, with the chunks and
+shards of `psfscale.store.schema`; a writer hands over whole stored objects, and a region
+that would cut one is refused (two writers in one shard lose rows silently).
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
+
+from psfscale.errors import StoreError
+from psfscale.store.schema import SCHEMA_VERSION, ArraySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+STATE_DIRECTORY = ".psfscale"
+"""Folder in a store that holds what is not arrays: markers, ledger, lease, refusals."""
+
+
+def create_store(
+    path: Path,
+    specs: Iterable[ArraySpec],
+    *,
+    sizes: Mapping[str, int],
+    attributes: Mapping[str, Any],
+) -> zarr.Group:
+    """Create a store with all its arrays, empty, and return its root group.
+
+    Parameters
+    ----------
+    path : where; must not exist
+    specs : the arrays
+    sizes : length of each dim; ``group.dim`` comes before ``dim``
+    attributes : of the root group; the schema version is added
+
+    Raises
+    ------
+    StoreError
+        Something lies at `path` already.
+    """
+    if path.exists():
+        msg = f"{path} exists already; choose another path or remove it"
+        raise StoreError(msg)
+    root = zarr.create_group(
+        path, zarr_format=3, attributes={"psfscale_schema": SCHEMA_VERSION, **attributes}
+    )
+    try:
+        add_arrays(root, specs, sizes=sizes)
+    except BaseException:
+        shutil.rmtree(path)  # nothing half-created is left looking whole
+        raise
+    consolidate(path)
+    return root
+
+
+def add_arrays(root: zarr.Group, specs: Iterable[ArraySpec], *, sizes: Mapping[str, int]) -> None:
+    """Create empty arrays of the schema below an open root group."""
+    for spec in specs:
+        shape, shard, chunk = spec.shape(sizes), spec.shard(sizes), spec.chunk(sizes)
+        root.create_array(
+            spec.path,
+            shape=shape,
+            dtype=str if spec.dtype == "str" else spec.dtype,
+            chunks=chunk,
+            shards=None if shard == chunk else shard,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            fill_value=spec.fill,
+            dimension_names=spec.dims,
+            attributes={
+                "units": spec.units,
+                "long_name": spec.long_name,
+                **dict(spec.attributes),
+            },
+        )
+
+
+def consolidate(path: Path) -> None:
+    """Gather all metadata into the root, so that a reader opens one file."""
+    with warnings.catch_warnings():
+        # zarr-python warns that v3 has not yet standardised this, and of our state folder.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
+
+
+def open_root(path: Path, *, mode: str = "r") -> zarr.Group:
+    """The root group of a psfscale store, to read (``r``) or to write (``r+``).
+
+    Raises
+    ------
+    StoreError
+        There is no store at `path`, or it is of another schema version.
+    """
+    if not (path / "zarr.json").is_file():
+        msg = f"no psfscale store at {path}"
+        raise StoreError(msg)
+    root = zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+    version = root.attrs.get("psfscale_schema")
+    if version != SCHEMA_VERSION:
+        msg = f"{path} has schema version {version}, this psfscale reads {SCHEMA_VERSION}"
+        raise StoreError(msg)
+    return root
+
+
+def open_tree(path: Path) -> xr.DataTree:
+    """The store as a lazy xarray tree.
+
+    Raises
+    ------
+    StoreError
+        There is no store at `path`, or it is of another schema version.
+    """
+    open_root(path)
+    return xr.open_datatree(path, engine="zarr", chunks=None)
+
+
+def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndarray) -> None:
+    """Write ``array[index] = values`` if that is one or more whole stored objects.
+
+    Parameters
+    ----------
+    array : of an open store
+    index : leading indices (exposure) or (exposure, ccd)
+    values : of shape ``array.shape[len(index):]``
+
+    Raises
+    ------
+    StoreError
+        The region cuts a shard, or the values have another shape.
+    """
+    stored = array.shards or array.chunks
+    if any(size != 1 for size in stored[: len(index)]) or (
+        stored[len(index) :] != array.shape[len(index) :]
+    ):
+        msg = (
+            f"region {index} of {array.path} (shape {array.shape}) is not whole shards "
+            f"{stored}: writing it could lose a neighbour's rows"
+        )
+        raise StoreError(msg)
+    if values.shape != array.shape[len(index) :]:
+        msg = (
+            f"{array.path}[{index}] takes shape {array.shape[len(index) :]}, "
+            f"got {values.shape}"
+        )
+        raise StoreError(msg)
+    array[index] = values
+
+
+def grow(path: Path, n_exposures: int) -> None:
+    """Lengthen the exposure axis of every array of a store; the driver's alone.
+
+    Raises
+    ------
+    StoreError
+        The store is longer already, or missing.
+    """
+    root = open_root(path, mode="r+")
+    for _, array in root.members(max_depth=None):
+        if not isinstance(array, zarr.Array):
+            continue
+        names = array.metadata.dimension_names or ()
+        if names[:1] != ("exposure",):
+            continue
+        if array.shape[0] > n_exposures:
+            msg = f"{path} holds {array.shape[0]} exposures, cannot shrink to {n_exposures}"
+            raise StoreError(msg)
+        array.resize((n_exposures, *array.shape[1:]))
+    consolidate(path)

@@ -1,0 +1,253 @@
+"""Every array that psfscale stores: dims, dtype, unit, owner, fill and meaning, in one place.
+
+The schema is documentation and check in one: stores are created from it, region writes are
+asserted against it, ``psfscale schema`` prints it, and ``docs/schema.md`` is that print.
+
+**Owner** says who writes an array, and so how it is cut: one stored object has exactly one
+writer (two writers in one chunk or shard lose rows silently).
+
+=========  ==========================  ===========================================
+owner      stored object               written by
+=========  ==========================  ===========================================
+ccd        shard of one CCD's objects  the unit of its exposure, one CCD at a time
+exposure   chunk of one exposure       the unit of its exposure, once, whole
+driver     chunks of 1024 exposures    the driver alone
+=========  ==========================  ===========================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from psfscale.arrays import ObjectFlag, Role, UnitState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SCHEMA_VERSION = 1
+OBJECTS_PER_CHUNK = 16
+"""Objects in an inner chunk of a stamp shard; object capacities are multiples of it."""
+EXPOSURES_PER_CHUNK = 1024
+
+Owner = Literal["ccd", "exposure", "driver"]
+Sizes = "Mapping[str, int]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One stored array.
+
+    `path` is ``group/name``; the root group's arrays have no slash. `stage` names the
+    pipeline stage that writes it (run store), or ``ingest``, or ``driver``.
+    """
+
+    path: str
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    owner: Owner
+    stage: str
+    attributes: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Path of the group that holds the array; empty for the root."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the array in its group."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def fill(self) -> float | int | str:
+        """What an entry nobody has written reads as: NaN, 0 or the empty string."""
+        if self.dtype == "str":
+            return ""
+        return float("nan") if self.dtype.startswith("f") else 0
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Lengths of the dims; ``group.dim`` in `sizes` comes before ``dim``."""
+        return tuple(
+            sizes[f"{self.group}.{d}"] if f"{self.group}.{d}" in sizes else sizes[d]
+            for d in self.dims
+        )
+
+    def shard(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape of one stored object, which one writer writes whole."""
+        shape = self.shape(sizes)
+        if self.owner == "ccd":
+            return (1, 1, *shape[2:])
+        if self.owner == "exposure":
+            return (1, *shape[1:])
+        return (min(EXPOSURES_PER_CHUNK, max(shape[0], 1)), *shape[1:]) if shape else ()
+
+    def chunk(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Shape of one readable piece of a stored object."""
+        shard = self.shard(sizes)
+        if self.owner == "ccd" and self.dims[2:3] in (("star",), ("galaxy",)):
+            return (1, 1, min(OBJECTS_PER_CHUNK, shard[2]), *shard[3:])
+        return shard
+
+
+def _spec(path: str, dims: str, dtype: str, units: str, long_name: str, **rest: object) -> ArraySpec:
+    base = ArraySpec(
+        path=path,
+        dims=tuple(dims.split()),
+        dtype=dtype,
+        units=units,
+        long_name=long_name,
+        owner="exposure",
+        stage="ingest",
+    )
+    return replace(base, **rest)  # type: ignore[arg-type]
+
+
+_FLAG_BITS = (("flag_bits", {flag.name: int(flag) for flag in ObjectFlag}),)
+_ROLES = (("roles", {role.name: int(role) for role in Role}),)
+_STATES = (("states", {state.name: int(state) for state in UnitState}),)
+
+AXES = (
+    _spec("exposure", "exposure", "str", "", "exposure id", owner="driver", stage="driver"),
+    _spec("ccd", "ccd", "i4", "", "CCD id", owner="driver", stage="driver"),
+)
+
+
+def _exposures() -> Iterable[ArraySpec]:
+    at, also = "exposure", {"owner": "driver"}
+    yield _spec("exposures/id", at, "str", "", "exposure id", **also)
+    yield _spec("exposures/time", at, "f8", "d", "start of the exposure, MJD UTC", **also)
+    yield _spec("exposures/filter", at, "str", "", "filter", **also)
+    yield _spec("exposures/ra", at, "f8", "deg", "right ascension of the pointing, ICRS", **also)
+    yield _spec("exposures/dec", at, "f8", "deg", "declination of the pointing, ICRS", **also)
+    yield _spec("exposures/complete", at, "u1", "1", "1 when the exposure is whole", **also)
+    yield _spec(
+        "exposures/content", at, "str", "", "BLAKE2b digest of the exposure's arrays", **also
+    )
+    yield _spec("exposures/source", at, "str", "", "names of the files it came from", **also)
+    per_ccd = "exposure ccd"
+    yield _spec("exposures/n_stars", per_ccd, "i4", "1", "stars taken", **also)
+    yield _spec("exposures/n_galaxies", per_ccd, "i4", "1", "galaxies taken", **also)
+    yield _spec("exposures/n_masked", per_ccd, "i4", "1", "taken objects with masked pixels", **also)
+    yield _spec(
+        "exposures/n_refused", "exposure ccd reason", "i4", "1", "objects refused, by reason", **also
+    )
+
+
+def _objects(kind: str) -> Iterable[ArraySpec]:
+    group, at = ("stars", "star") if kind == "star" else ("galaxies", "galaxy")
+    one, stamp = f"exposure ccd {at}", f"exposure ccd {at} y x"
+    yield _spec(f"{group}/image", stamp, "f4", "electron", "stamp, background removed", owner="ccd")
+    yield _spec(
+        f"{group}/weight", stamp, "f4", "electron-2", "inverse variance, 0 = masked", owner="ccd"
+    )
+    yield _spec(f"{group}/x", one, "f8", "pixel", "column; first pixel's centre is 0")
+    yield _spec(f"{group}/y", one, "f8", "pixel", "row; first pixel's centre is 0")
+    yield _spec(f"{group}/field_x", one, "f8", "mm", "focal-plane position from the axis, along x")
+    yield _spec(f"{group}/field_y", one, "f8", "mm", "focal-plane position from the axis, along y")
+    yield _spec(f"{group}/ra", one, "f8", "deg", "right ascension, ICRS")
+    yield _spec(f"{group}/dec", one, "f8", "deg", "declination, ICRS")
+    yield _spec(f"{group}/flux", one, "f4", "electron", "flux of the catalogue")
+    yield _spec(f"{group}/snr", one, "f4", "1", "signal to noise of the catalogue or the stamp")
+    yield _spec(
+        f"{group}/flags", one, "u4", "1", "bits of what is known of the object", attributes=_FLAG_BITS
+    )
+    yield _spec(
+        f"{group}/role", one, "u1", "1", "empty, fit or reserved for validation", attributes=_ROLES
+    )
+    yield _spec(f"{group}/id", one, "i8", "1", "id of the object in its catalogue")
+
+
+SURVEY_SCHEMA: tuple[ArraySpec, ...] = (
+    *AXES,
+    *_exposures(),
+    *_objects("star"),
+    *_objects("galaxy"),
+)
+"""Arrays of a survey store; a store without galaxies leaves their group out."""
+
+
+def _star_results() -> Iterable[ArraySpec]:
+    at = "exposure ccd star"
+
+    def fit(name: str, dtype: str, units: str, long_name: str) -> ArraySpec:
+        return _spec(f"stars/{name}", at, dtype, units, long_name, stage="fit")
+
+    yield fit("fit_flux", "f4", "electron", "flux fitted with the model")
+    yield fit("fit_shift_x", "f4", "pixel", "fitted centroid from the centre of the stamp, x")
+    yield fit("fit_shift_y", "f4", "pixel", "fitted centroid from the centre of the stamp, y")
+    yield fit("fit_chi2", "f4", "1", "reduced chi² of the star in the fit")
+    yield _spec(
+        "stars/fit_flags", at, "u4", "1", "bits set by the fit", stage="fit", attributes=_FLAG_BITS
+    )
+
+
+def _star_metrics() -> Iterable[ArraySpec]:
+    at = "exposure ccd star"
+
+    def metric(name: str, units: str, long_name: str) -> ArraySpec:
+        return _spec(f"stars/{name}", at, "f4", units, long_name, stage="metrics")
+
+    yield metric("flux", "electron", "best flux of the model on the star")
+    yield metric("chi2", "1", "reduced chi² of the star against the model, centroid and flux free")
+    yield metric("rel_rmse", "1", "||star - model|| / ||star|| over unmasked pixels, noise included")
+    yield metric("max_residual", "1", "largest |star - model| over the star's peak")
+    for which, what in (("star", "star"), ("model", "model at the star's position")):
+        yield metric(f"e1_{which}", "1", f"distortion e1 of the {what}, adaptive moments")
+        yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
+        yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
+    yield _spec(
+        "stars/flags", at, "u4", "1", "bits set by the metrics", stage="metrics",
+        attributes=_FLAG_BITS,
+    )
+
+
+def _ccd_metrics() -> Iterable[ArraySpec]:
+    at = "exposure ccd"
+
+    def metric(name: str, dtype: str, units: str, long_name: str) -> ArraySpec:
+        return _spec(f"ccds/{name}", at, dtype, units, long_name, stage="metrics")
+
+    yield metric("n_fit", "i4", "1", "stars given to the fit")
+    yield metric("n_clipped", "i4", "1", "of them, clipped as outliers")
+    yield metric("n_reserved", "i4", "1", "reserved stars")
+    yield metric("n_measured", "i4", "1", "reserved stars whose moments could be measured")
+    yield metric("clipped_fraction", "f4", "1", "n_clipped / n_fit")
+    yield metric("chi2", "f4", "1", "median reduced chi² of the reserved stars")
+    yield metric("rel_rmse", "f4", "1", "relative pixel RMSE over the reserved stars")
+    yield metric("mean_star_rel_rmse", "f4", "1", "the same with the mean fit star as the model")
+    for name, units in (("e1", "1"), ("e2", "1"), ("R2", "1")):
+        what = "relative size" if name == "R2" else name
+        yield metric(f"{name}_bias", "f4", units, f"mean {what} residual, star - model, reserved")
+        yield metric(f"{name}_rmse", "f4", units, f"rms {what} residual, star - model, reserved")
+    yield metric("psf_R2", "f4", "arcsec2", "Mxx + Myy of the model, mean over a grid on the CCD")
+    yield metric("psf_e1", "f4", "1", "e1 of the model, mean over a grid on the CCD")
+    yield metric("psf_e2", "f4", "1", "e2 of the model, mean over a grid on the CCD")
+
+
+GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
+    _spec(
+        "galaxies/psf", "exposure ccd galaxy y x", "f4", "1", "PSF at the galaxy, unit sum",
+        owner="ccd", stage="psf",
+    ),
+    _spec(
+        "galaxies/flags", "exposure ccd galaxy", "u4", "1", "bits set by the PSF stage",
+        stage="psf", attributes=_FLAG_BITS,
+    ),
+)
+
+RUN_SCHEMA: tuple[ArraySpec, ...] = (
+    *AXES,
+    *_star_results(),
+    *_star_metrics(),
+    *_ccd_metrics(),
+    _spec(
+        "ccds/state", "exposure ccd stage", "u1", "1", "what became of the CCD, by stage",
+        owner="driver", stage="driver", attributes=_STATES,
+    ),
+    *GALAXY_PRODUCTS,
+)
+"""Arrays of a run store; the models' own arrays come on top, in ``models/<name>``, and
+galaxy products are left out where none are asked for."""

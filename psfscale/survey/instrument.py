@@ -1,0 +1,140 @@
+"""Telescope, passband and detector of a survey, as its YAML file states them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from psfscale.survey.quantity import (
+    ArcsecPerPixel,
+    Degree,
+    Electron,
+    ElectronPerAdu,
+    Metre,
+    Micron,
+    Millimetre,
+    Pure,
+)
+
+_ARCSEC = math.pi / (180 * 3600)
+
+
+class Part(BaseModel):
+    """Base of everything read from a survey file: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Disc(Part):
+    """A round obstruction of the pupil."""
+
+    diameter: Millimetre = Field(description="diameter [mm]")
+    x: Millimetre = Field(description="centre from the axis [mm]")
+    y: Millimetre = Field(description="centre from the axis [mm]")
+
+
+class Spider(Part):
+    """A straight vane that holds the secondary mirror."""
+
+    angle: Degree = Field(description="direction of the vane from the x axis [deg]")
+    x: Millimetre = Field(description="x of its middle from the axis [mm]")
+    y: Millimetre = Field(description="y of its middle from the axis [mm]")
+    width: Millimetre = Field(description="width [mm]")
+    length: Millimetre = Field(description="length; the vane is cut to a disc of this diameter")
+
+
+class Pupil(Part):
+    """What of the entrance pupil lets light through."""
+
+    secondary: Disc | None = Field(default=None, description="central obstruction")
+    spiders: tuple[Spider, ...] = Field(default=(), description="vanes")
+
+
+class Telescope(Part):
+    """The light path up to the detector."""
+
+    aperture: Metre = Field(description="diameter of the entrance pupil [m]")
+    focal_length: Metre = Field(description="effective focal length [m]")
+    pupil: Pupil = Field(default_factory=Pupil, description="obstructions of the pupil")
+
+
+class Passband(Part):
+    """Wavelengths that reach the detector."""
+
+    minimum: Micron = Field(description="short-wavelength edge [µm]")
+    maximum: Micron = Field(description="long-wavelength edge [µm]")
+
+
+class Detector(Part):
+    """One CCD, as read out."""
+
+    pixel_scale: ArcsecPerPixel = Field(gt=0, description="side of a pixel on the sky [arcsec]")
+    pixel_size: Micron = Field(gt=0, description="side of a pixel [µm]")
+    columns: Annotated[int, Field(gt=0, description="pixels along x")]
+    rows: Annotated[int, Field(gt=0, description="pixels along y")]
+    gain: ElectronPerAdu = Field(gt=0, description="electrons per unit of the image [e/ADU]")
+    read_noise: Electron = Field(ge=0, description="read noise, rms [electron]")
+    saturation: Electron | None = Field(default=None, description="full well [electron]")
+
+
+class GridLayout(Part):
+    """CCDs in rows and columns, numbered along x first; the axis is in the middle."""
+
+    kind: Literal["grid"]
+    columns: Annotated[int, Field(gt=0, description="CCDs along x")]
+    rows: Annotated[int, Field(gt=0, description="CCDs along y")]
+    gap_x: Millimetre = Field(description="between neighbours along x [mm]")
+    gap_y: Millimetre = Field(description="between neighbours along y [mm]")
+
+
+class ReferencePixelLayout(Part):
+    """Each CCD's place follows from its header: CRPIX1, CRPIX2 lie on the optical axis."""
+
+    kind: Literal["reference_pixel"]
+
+
+Layout = Annotated[GridLayout | ReferencePixelLayout, Field(discriminator="kind")]
+
+
+class FocalPlane(Part):
+    """Names and places of the CCDs."""
+
+    first_ccd: int = Field(description="id of the first CCD; the others count up from it")
+    n_ccds: int = Field(gt=0, description="number of CCDs")
+    layout: Layout = Field(description="where the CCDs lie")
+
+    @property
+    def ccd_ids(self) -> range:
+        """Ids of the CCDs, in the order of the stored ``ccd`` axis."""
+        return range(self.first_ccd, self.first_ccd + self.n_ccds)
+
+
+class PsfScale(Part):
+    """What is generally known of the PSF before any fit, for checks and defaults."""
+
+    fwhm_minimum: ArcsecPerPixel = Field(gt=0, description="sharpest believable FWHM [arcsec]")
+    fwhm_maximum: ArcsecPerPixel = Field(gt=0, description="widest believable FWHM [arcsec]")
+    upsampling: Annotated[int, Field(ge=1, description="model pixels per CCD pixel")]
+
+
+class Instrument(Part):
+    """All that is fixed of an instrument."""
+
+    telescope: Telescope
+    passband: Passband
+    detector: Detector
+    focal_plane: FocalPlane
+    psf: PsfScale
+    zero_point: Pure | None = Field(default=None, description="magnitude of 1 electron a second")
+
+    @property
+    def band_limit(self) -> float:
+        """Highest spatial frequency the aperture passes, in cycles per CCD pixel.
+
+        The optical transfer function of an aperture D at wavelength λ ends at D/λ cycles
+        per radian; the shortest wavelength of the passband sets the end.
+        """
+        pixel = self.detector.pixel_scale * _ARCSEC
+        return pixel * self.telescope.aperture / (self.passband.minimum * 1e-6)
