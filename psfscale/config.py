@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from yaml import YAMLError
+from pydantic import BaseModel, ConfigDict, Field
 
-from psfscale.errors import ConfigError
-from psfscale.survey import explain
+from psfscale.yamlfile import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class _Part(BaseModel):
@@ -36,7 +35,9 @@ class PsfProducts(_Part):
     at_galaxies: bool = Field(default=True, description="draw the PSF at every galaxy")
     oversampling: int = Field(default=1, ge=1, description="PSF pixels per CCD pixel")
     size: int | None = Field(
-        default=None, ge=5, description="side of the PSF stamp [PSF pixel]; as the galaxy's if unset"
+        default=None,
+        ge=5,
+        description="side of the PSF stamp [PSF pixel]; as the galaxy's if unset",
     )
 
 
@@ -52,9 +53,7 @@ class Limits(_Part):
     failed_fraction: float = Field(
         default=0.5, ge=0, le=1, description="stop when more of the finished CCDs than this failed"
     )
-    failed_minimum: int = Field(
-        default=10, ge=1, description="and at least so many CCDs failed"
-    )
+    failed_minimum: int = Field(default=10, ge=1, description="and at least so many CCDs failed")
     unit_timeout: float = Field(default=3600, gt=0, description="longest a unit may take [s]")
 
 
@@ -71,7 +70,7 @@ class RunConfig(_Part):
     seed: int = Field(default=0, ge=0, description="root of every unit's random seed")
 
 
-def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run file; relative paths in it are relative to its folder.
 
     Parameters
@@ -84,19 +83,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
     ConfigError
         The file is missing or not YAML, a key is unknown, missing or of the wrong type.
     """
-    if not path.is_file():
-        msg = f"no run file at {path}"
-        raise ConfigError(msg)
-    try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
-        raw = OmegaConf.to_container(tree, resolve=True)
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
-        msg = f"{path} is not a readable run file: {error}"
-        raise ConfigError(msg) from error
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(explain(path, error)) from error
+    config = read_yaml(path, RunConfig, overrides=overrides)
     base = path.resolve().parent
     return config.model_copy(
         update={key: base / getattr(config, key) for key in ("survey", "instrument", "output")}

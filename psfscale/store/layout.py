@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.errors import ZarrUserWarning
 
 from psfscale.errors import StoreError
@@ -77,12 +78,12 @@ def add_arrays(root: zarr.Group, specs: Iterable[ArraySpec], *, sizes: Mapping[s
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             fill_value=spec.fill,
             dimension_names=spec.dims,
-            attributes={
-                "units": spec.units,
-                "long_name": spec.long_name,
-                **dict(spec.attributes),
-            },
+            attributes=_attributes(spec),
         )
+
+
+def _attributes(spec: ArraySpec) -> dict[str, Any]:
+    return {"units": spec.units, "long_name": spec.long_name, **dict(spec.attributes)}
 
 
 def consolidate(path: Path) -> None:
@@ -148,12 +149,14 @@ def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndar
         )
         raise StoreError(msg)
     if values.shape != array.shape[len(index) :]:
-        msg = (
-            f"{array.path}[{index}] takes shape {array.shape[len(index) :]}, "
-            f"got {values.shape}"
-        )
+        msg = f"{array.path}[{index}] takes shape {array.shape[len(index) :]}, got {values.shape}"
         raise StoreError(msg)
     array[index] = values
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
+    metadata = array.metadata
+    return (metadata.dimension_names or ()) if isinstance(metadata, ArrayV3Metadata) else ()
 
 
 def grow(path: Path, n_exposures: int) -> None:
@@ -168,8 +171,7 @@ def grow(path: Path, n_exposures: int) -> None:
     for _, array in root.members(max_depth=None):
         if not isinstance(array, zarr.Array):
             continue
-        names = array.metadata.dimension_names or ()
-        if names[:1] != ("exposure",):
+        if _dims(array)[:1] != ("exposure",):
             continue
         if array.shape[0] > n_exposures:
             msg = f"{path} holds {array.shape[0]} exposures, cannot shrink to {n_exposures}"

@@ -31,7 +31,6 @@ OBJECTS_PER_CHUNK = 16
 EXPOSURES_PER_CHUNK = 1024
 
 Owner = Literal["ccd", "exposure", "driver"]
-Sizes = "Mapping[str, int]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,9 @@ class ArraySpec:
         return shard
 
 
-def _spec(path: str, dims: str, dtype: str, units: str, long_name: str, **rest: object) -> ArraySpec:
+def _spec(
+    path: str, dims: str, dtype: str, units: str, long_name: str, **rest: object
+) -> ArraySpec:
     base = ArraySpec(
         path=path,
         dims=tuple(dims.split()),
@@ -130,9 +131,16 @@ def _exposures() -> Iterable[ArraySpec]:
     per_ccd = "exposure ccd"
     yield _spec("exposures/n_stars", per_ccd, "i4", "1", "stars taken", **also)
     yield _spec("exposures/n_galaxies", per_ccd, "i4", "1", "galaxies taken", **also)
-    yield _spec("exposures/n_masked", per_ccd, "i4", "1", "taken objects with masked pixels", **also)
     yield _spec(
-        "exposures/n_refused", "exposure ccd reason", "i4", "1", "objects refused, by reason", **also
+        "exposures/n_masked", per_ccd, "i4", "1", "taken objects with masked pixels", **also
+    )
+    yield _spec(
+        "exposures/n_refused",
+        "exposure ccd reason",
+        "i4",
+        "1",
+        "objects refused, by reason",
+        **also,
     )
 
 
@@ -152,7 +160,12 @@ def _objects(kind: str) -> Iterable[ArraySpec]:
     yield _spec(f"{group}/flux", one, "f4", "electron", "flux of the catalogue")
     yield _spec(f"{group}/snr", one, "f4", "1", "signal to noise of the catalogue or the stamp")
     yield _spec(
-        f"{group}/flags", one, "u4", "1", "bits of what is known of the object", attributes=_FLAG_BITS
+        f"{group}/flags",
+        one,
+        "u4",
+        "1",
+        "bits of what is known of the object",
+        attributes=_FLAG_BITS,
     )
     yield _spec(
         f"{group}/role", one, "u1", "1", "empty, fit or reserved for validation", attributes=_ROLES
@@ -192,14 +205,21 @@ def _star_metrics() -> Iterable[ArraySpec]:
 
     yield metric("flux", "electron", "best flux of the model on the star")
     yield metric("chi2", "1", "reduced chi² of the star against the model, centroid and flux free")
-    yield metric("rel_rmse", "1", "||star - model|| / ||star|| over unmasked pixels, noise included")
+    yield metric(
+        "rel_rmse", "1", "||star - model|| / ||star|| over unmasked pixels, noise included"
+    )
     yield metric("max_residual", "1", "largest |star - model| over the star's peak")
     for which, what in (("star", "star"), ("model", "model at the star's position")):
         yield metric(f"e1_{which}", "1", f"distortion e1 of the {what}, adaptive moments")
         yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
         yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
     yield _spec(
-        "stars/flags", at, "u4", "1", "bits set by the metrics", stage="metrics",
+        "stars/flags",
+        at,
+        "u4",
+        "1",
+        "bits set by the metrics",
+        stage="metrics",
         attributes=_FLAG_BITS,
     )
 
@@ -229,12 +249,22 @@ def _ccd_metrics() -> Iterable[ArraySpec]:
 
 GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
     _spec(
-        "galaxies/psf", "exposure ccd galaxy y x", "f4", "1", "PSF at the galaxy, unit sum",
-        owner="ccd", stage="psf",
+        "galaxies/psf",
+        "exposure ccd galaxy y x",
+        "f4",
+        "1",
+        "PSF at the galaxy, unit sum",
+        owner="ccd",
+        stage="psf",
     ),
     _spec(
-        "galaxies/flags", "exposure ccd galaxy", "u4", "1", "bits set by the PSF stage",
-        stage="psf", attributes=_FLAG_BITS,
+        "galaxies/flags",
+        "exposure ccd galaxy",
+        "u4",
+        "1",
+        "bits set by the PSF stage",
+        stage="psf",
+        attributes=_FLAG_BITS,
     ),
 )
 
@@ -244,8 +274,14 @@ RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *_star_metrics(),
     *_ccd_metrics(),
     _spec(
-        "ccds/state", "exposure ccd stage", "u1", "1", "what became of the CCD, by stage",
-        owner="driver", stage="driver", attributes=_STATES,
+        "ccds/state",
+        "exposure ccd stage",
+        "u1",
+        "1",
+        "what became of the CCD, by stage",
+        owner="driver",
+        stage="driver",
+        attributes=_STATES,
     ),
     *GALAXY_PRODUCTS,
 )
