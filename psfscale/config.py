@@ -71,7 +71,10 @@ class RunConfig(_Part):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run file; relative paths in it are relative to its folder.
+    """Read a run file.
+
+    Relative paths in the file are relative to its folder, those in `overrides` to the
+    working directory.
 
     Parameters
     ----------
@@ -83,11 +86,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     ConfigError
         The file is missing or not YAML, a key is unknown, missing or of the wrong type.
     """
-    config = read_yaml(path, RunConfig, overrides=overrides)
+    config = read_yaml(path, RunConfig, overrides=[_from_here(item) for item in overrides])
     base = path.resolve().parent
-    return config.model_copy(
-        update={key: base / getattr(config, key) for key in ("survey", "instrument", "output")}
-    )
+    return config.model_copy(update={key: base / getattr(config, key) for key in _PATHS})
+
+
+_PATHS = ("survey", "instrument", "output")
+
+
+def _from_here(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return f"{key}={Path(value).resolve()}" if equals and key in _PATHS else override
 
 
 def fingerprint(*parts: object) -> str:

@@ -146,7 +146,7 @@ def _weights(
         msg = f"{path}: {empty.size} stars hold no finite pixel (first: {empty[:5].tolist()})"
         raise InputError(msg)
     sigma = _sigma(arrays, image, path)
-    return (finite / sigma[:, None, None] ** 2).astype(np.float32)
+    return np.asarray(finite / sigma[:, None, None] ** 2, dtype=np.float32)
 
 
 def _sigma(

@@ -1,0 +1,320 @@
+"""The ``psfscale`` command. Each verb loads its room when it is called, so help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from psfscale.errors import ConfigError, PsfscaleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psfscale.config import RunConfig
+
+USAGE_ERROR = 2
+
+
+class _Verbs(TyperGroup):
+    """Verbs in the order of the walk; errors of psfscale end in one sentence, not a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PsfscaleError as error:
+            typer.secho(f"psfscale: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(USAGE_ERROR) from error
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Survey-scale PSF modelling: exposures in, PSF models, PSFs at galaxies and metrics out.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key.sub=value items laid over the file")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key.sub=value laid over the file; repeatable")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from psfscale import __version__
+
+        typer.echo(f"psfscale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    """Survey-scale PSF modelling: exposures in, PSF models, PSFs at galaxies and metrics out."""
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with rate and time left on a terminal, a line every tenth otherwise."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn(f"{what:9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+        shown = -1
+
+        def advance(done: int, total: int, note: str) -> None:
+            nonlocal shown
+            bar.update(task, completed=done, total=total, description=note)
+            tenth = 10 * done // max(total, 1)
+            if not console.is_terminal and tenth > shown:
+                shown = tenth
+                typer.echo(f"{what} {done}/{total} {note}", err=True)
+
+        yield advance
+
+
+@app.command()
+def simulate(
+    survey: Annotated[Path, typer.Argument(help="survey file with a `simulate` recipe")],
+    output: Annotated[Path, typer.Argument(help="new folder for images, catalogues, truth")],
+    exposures: Annotated[int | None, typer.Option(help="number of exposures")] = None,
+    ccds: Annotated[int | None, typer.Option(help="CCDs an exposure")] = None,
+    stars: Annotated[int | None, typer.Option(help="stars a CCD")] = None,
+    galaxies: Annotated[int | None, typer.Option(help="galaxies a CCD")] = None,
+    seed: Annotated[int | None, typer.Option(help="root of all random numbers")] = None,
+    workers: Annotated[int, typer.Option(help="processes that draw CCDs")] = 1,
+    settings: Settings = None,
+) -> None:
+    """Draw a survey with known truth: FITS exposures, catalogues and truth tables."""
+    from psfscale.simulate import simulate as draw
+    from psfscale.survey import load_survey
+
+    with _progress("simulate") as advance:
+        summary = draw(
+            load_survey(survey, settings or ()),
+            output,
+            exposures=exposures,
+            ccds=ccds,
+            stars=stars,
+            galaxies=galaxies,
+            seed=seed,
+            workers=workers,
+            observer=lambda event: advance(event.done, event.total, event.exposure),
+        )
+    typer.echo(str(summary))
+
+
+@app.command()
+def ingest(
+    survey: Annotated[Path, typer.Argument(help="survey file: instrument and ingest recipe")],
+    files: Annotated[list[Path], typer.Argument(help="LDAC catalogues, FITS exposures or stacks")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="survey store to write")],
+    append: Annotated[bool, typer.Option(help="add exposures to an existing store")] = False,
+    settings: Settings = None,
+) -> None:
+    """Read files into a survey store; every object taken, masked or refused is counted."""
+    from psfscale.store.ingest import ingest as read
+    from psfscale.survey import load_survey
+
+    with _progress("ingest") as advance:
+        summary = read(
+            load_survey(survey, settings or ()),
+            files,
+            output,
+            append=append,
+            observer=lambda event: advance(event.done, event.total, event.exposure),
+        )
+    typer.echo(str(summary))
+    raise typer.Exit(0 if summary.ok else 1)
+
+
+def _config(path: Path, overrides: list[str] | None) -> RunConfig:
+    from psfscale.config import load_config
+
+    return load_config(path, overrides or ())
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="run file")], overrides: Overrides = None
+) -> None:
+    """Print what `run` would do, and what is done already."""
+    from psfscale.pipeline import plan_run
+
+    typer.echo(str(plan_run(_config(config, overrides))))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="run file")],
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str, typer.Option(help="profile: a name in deploy/ or a YAML file")
+    ] = "local",
+    serial: Annotated[bool, typer.Option(help="in this process, without a cluster")] = False,
+    workers: Annotated[int | None, typer.Option(help="workers; overrides the profile")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="try quarantined CCDs again")] = False,
+    dump_config: Annotated[bool, typer.Option(help="print the full run file and stop")] = False,
+) -> None:
+    """Fit, predict and measure all that is missing; the same command resumes.
+
+    Exit code: 0 all good, 1 some CCDs failed, 2 wrong input, 130 interrupted.
+    """
+    run_config = _config(config, overrides)
+    if dump_config:
+        import yaml
+
+        typer.echo(yaml.safe_dump(run_config.model_dump(mode="json"), sort_keys=False), nl=False)
+        return
+    from psfscale.pipeline import load_profile
+    from psfscale.pipeline import run as start
+
+    profile = None if serial else load_profile(cluster, workers=workers)
+    summary = start(run_config, cluster=profile, serial=serial, retry_failed=retry_failed)
+    typer.echo(str(summary))
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def status(
+    path: Annotated[Path, typer.Argument(help="run store")],
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Show units by state and the reason of every failure, from the store alone."""
+    from psfscale.pipeline import status as read_status
+
+    state = read_status(path)
+    typer.echo(json.dumps(state.as_dict(), indent=2) if as_json else str(state))
+
+
+@app.command()
+def metrics(
+    path: Annotated[Path, typer.Argument(help="run store")],
+    table: Annotated[
+        Path | None, typer.Option(help="write per-star metrics as .parquet or .csv")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Aggregate the metrics of a run again and print them."""
+    from psfscale.pipeline import aggregate_run, metrics_of_stars
+
+    summary = aggregate_run(path)
+    if table is not None:
+        metrics_of_stars(path, table)
+    typer.echo(json.dumps(summary.as_dict(), indent=2) if as_json else str(summary))
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="run store")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="page to write")],
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from psfscale.pipeline import report_run
+
+    report_run(path, output)
+    typer.echo(f"report written to {output}")
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="name of the PSF model, e.g. rca")],
+    stars: Annotated[Path, typer.Argument(help="stars.npz: image, x, y, weight or sigma")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model.zarr to write")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="setting=value of the model; repeatable")
+    ] = None,
+    survey: Annotated[
+        Path | None, typer.Option(help="survey file: band limit and upsampling follow from it")
+    ] = None,
+) -> None:
+    """Fit a PSF model to a stack of stars, without a survey."""
+    from time import process_time
+
+    from psfscale.pipeline.drop_in import fit_stack
+
+    start = process_time()
+    result = fit_stack(model, stars, output, settings=settings or (), survey=survey)
+    typer.echo(
+        f"{result.used.sum()} of {result.used.size} stars used, "
+        f"reduced chi² {result.reduced_chi2:.3f}, {process_time() - start:.1f} CPU s; "
+        f"model written to {output}"
+    )
+    if not result.converged:
+        typer.secho("the solver stopped at its iteration limit", err=True, fg=typer.colors.YELLOW)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.zarr from `psfscale fit`")],
+    at: Annotated[Path, typer.Argument(help="at.npz: x, y, optionally sed, wavelength")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="psf.npz to write")],
+    oversampling: Annotated[int, typer.Option(help="PSF pixels per CCD pixel")] = 1,
+    size: Annotated[int | None, typer.Option(help="side of the PSF stamp [PSF pixel]")] = None,
+) -> None:
+    """Draw the PSF of a fitted model at positions; each sums to 1, centred on index size // 2."""
+    from psfscale.pipeline.drop_in import predict_stack
+
+    n = predict_stack(model, at, output, oversampling=oversampling, size=size)
+    typer.echo(f"{n} PSFs written to {output}")
+
+
+@app.command()
+def schema() -> None:
+    """Print every stored array: dims, type, unit, owner and meaning."""
+    from psfscale.pipeline.drop_in import model_schema
+    from psfscale.store.describe import schema_text
+
+    typer.echo(schema_text(model_schema()), nl=False)
+
+
+def _parse(items: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    bad = [item for item in items if "=" not in item]
+    if bad:
+        msg = f"expected key=value, got {', '.join(bad)}"
+        raise ConfigError(msg)
+    parsed = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    return {str(key): value for key, value in dict(parsed).items()}  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(app())

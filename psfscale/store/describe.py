@@ -1,0 +1,61 @@
+"""The schema as a page of text: what ``psfscale schema`` prints and docs/schema.md holds."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from psfscale.store.schema import RUN_SCHEMA, SURVEY_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psfscale.store.schema import ArraySpec
+
+_HEAD = """\
+# Data schema
+
+Every array of every store: its dims, type, unit, who writes it, and what it means. This page
+is what `psfscale schema` prints; `psfscale/store/schema.py` is where it is stated.
+
+Stores are plain Zarr v3 and open with `xarray.open_datatree(path, engine="zarr")`. Positions
+are 0-based: the centre of the first pixel is 0. Entries nobody has written read as NaN
+(floats), 0 (integers) or the empty string. Chunks carry a crc32c checksum.
+
+One stored object has one writer. Arrays of owner `ccd` are cut into one shard a CCD, of owner
+`exposure` into one chunk an exposure, of owner `driver` into chunks of 1024 exposures.
+"""
+
+
+def schema_text(model_arrays: Iterable[ArraySpec] = ()) -> str:
+    """Both schemas as Markdown, with the arrays of the PSF models where given."""
+    return "\n".join(
+        [
+            _HEAD,
+            "## Survey store\n",
+            *_tables(SURVEY_SCHEMA),
+            "## Run store\n",
+            *_tables((*RUN_SCHEMA, *model_arrays)),
+        ]
+    )
+
+
+def _tables(specs: Iterable[ArraySpec]) -> Iterable[str]:
+    for group, members in groupby(sorted(specs, key=lambda s: s.group), key=lambda s: s.group):
+        yield f"### `/{group}`\n"
+        yield "| array | dims | type | unit | owner | written by | meaning |"
+        yield "|---|---|---|---|---|---|---|"
+        for spec in members:
+            yield (
+                f"| `{spec.name}` | {', '.join(spec.dims)} | {spec.dtype} | {spec.units} "
+                f"| {spec.owner} | {spec.stage} | {_meaning(spec)} |"
+            )
+        yield ""
+
+
+def _meaning(spec: ArraySpec) -> str:
+    codes = [
+        ", ".join(f"{code} {name}" for name, code in dict(table).items())  # type: ignore[call-overload]
+        for _, table in spec.attributes
+    ]
+    return " — ".join([spec.long_name, *codes])
