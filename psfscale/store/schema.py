@@ -204,47 +204,71 @@ def _star_metrics() -> Iterable[ArraySpec]:
         return _spec(f"stars/{name}", at, "f4", units, long_name, stage="metrics")
 
     yield metric("flux", "electron", "best flux of the model on the star")
+    yield metric("shift_x", "pixel", "best centroid from the centre of the stamp, x")
+    yield metric("shift_y", "pixel", "best centroid from the centre of the stamp, y")
     yield metric("chi2", "1", "reduced chi² of the star against the model, centroid and flux free")
-    yield metric(
-        "rel_rmse", "1", "||star - model|| / ||star|| over unmasked pixels, noise included"
-    )
+    yield metric("rel_rmse", "1", "||star - model|| / ||star||, unmasked pixels, noise included")
     yield metric("max_residual", "1", "largest |star - model| over the star's peak")
     for which, what in (("star", "star"), ("model", "model at the star's position")):
         yield metric(f"e1_{which}", "1", f"distortion e1 of the {what}, adaptive moments")
         yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
         yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
     yield _spec(
-        "stars/flags",
-        at,
-        "u4",
-        "1",
-        "bits set by the metrics",
-        stage="metrics",
+        "stars/flags", at, "u4", "1", "bits set by the metrics", stage="metrics",
         attributes=_FLAG_BITS,
     )
+
+
+_METRIC_COUNTS = (
+    ("n_fit", "stars given to the fit"),
+    ("n_clipped", "of them, clipped as outliers"),
+    ("n_reserved", "reserved stars"),
+    ("n_measured", "reserved stars whose moments could be measured, star and model"),
+)
+
+
+def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
+    """Name, unit and meaning of what is known of the stars of a CCD, exposure or survey."""
+    yield "clipped_fraction", "1", "n_clipped / n_fit"
+    yield "chi2", "1", "median reduced chi² of the reserved stars"
+    yield "rel_rmse", "1", "relative pixel RMSE over the reserved stars, noise included"
+    yield "noise_rel_rmse", "1", "the same for a perfect model: what the weights promise"
+    yield "mean_star_rel_rmse", "1", "the same with the mean fit star of the CCD as the model"
+    yield "star_power", "electron2", "sum of squared reserved pixels, the RMSEs' denominator"
+    for name in ("e1", "e2", "R2"):
+        what = "relative R2" if name == "R2" else name
+        yield f"{name}_bias", "1", f"mean {what} residual, star - model, reserved"
+        yield f"{name}_rmse", "1", f"rms {what} residual, star - model, reserved"
+    yield "psf_R2", "arcsec2", f"Mxx + Myy of the model, mean over a grid on the {where}"
+    yield "psf_e1", "1", f"e1 of the model, mean over a grid on the {where}"
+    yield "psf_e2", "1", f"e2 of the model, mean over a grid on the {where}"
 
 
 def _ccd_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd"
 
-    def metric(name: str, dtype: str, units: str, long_name: str) -> ArraySpec:
-        return _spec(f"ccds/{name}", at, dtype, units, long_name, stage="metrics")
+    def metric(name: str, dtype: str, units: str, long_name: str, dims: str = at) -> ArraySpec:
+        return _spec(f"ccds/{name}", dims, dtype, units, long_name, stage="metrics")
 
-    yield metric("n_fit", "i4", "1", "stars given to the fit")
-    yield metric("n_clipped", "i4", "1", "of them, clipped as outliers")
-    yield metric("n_reserved", "i4", "1", "reserved stars")
-    yield metric("n_measured", "i4", "1", "reserved stars whose moments could be measured")
-    yield metric("clipped_fraction", "f4", "1", "n_clipped / n_fit")
-    yield metric("chi2", "f4", "1", "median reduced chi² of the reserved stars")
-    yield metric("rel_rmse", "f4", "1", "relative pixel RMSE over the reserved stars")
-    yield metric("mean_star_rel_rmse", "f4", "1", "the same with the mean fit star as the model")
-    for name, units in (("e1", "1"), ("e2", "1"), ("R2", "1")):
-        what = "relative size" if name == "R2" else name
-        yield metric(f"{name}_bias", "f4", units, f"mean {what} residual, star - model, reserved")
-        yield metric(f"{name}_rmse", "f4", units, f"rms {what} residual, star - model, reserved")
-    yield metric("psf_R2", "f4", "arcsec2", "Mxx + Myy of the model, mean over a grid on the CCD")
-    yield metric("psf_e1", "f4", "1", "e1 of the model, mean over a grid on the CCD")
-    yield metric("psf_e2", "f4", "1", "e2 of the model, mean over a grid on the CCD")
+    for name, long_name in _METRIC_COUNTS:
+        yield metric(name, "i4", "1", long_name)
+    for name, units, long_name in _metric_values("CCD"):
+        yield metric(name, "f4", units, long_name)
+    for name, what in (("mean_star", "reserved stars"), ("mean_residual", "star - model")):
+        yield metric(
+            name, "f4", "1", f"mean of {what} over flux, centred, SNR²-weighted", f"{at} y x"
+        )
+
+
+def _aggregates() -> Iterable[ArraySpec]:
+    also = {"owner": "driver", "stage": "driver"}
+    for group, dims, where in (("exposures", "exposure", "exposure"), ("summary", "", "survey")):
+        yield _spec(f"{group}/n_ccds", dims, "i8", "1", "CCDs with metrics", **also)
+        for name, long_name in _METRIC_COUNTS:
+            yield _spec(f"{group}/{name}", dims, "i8", "1", long_name, **also)
+        for name, units, long_name in _metric_values(where):
+            yield _spec(f"{group}/{name}", dims, "f8", units, long_name, **also)
+    yield _spec("summary/n_exposures", "", "i8", "1", "exposures with metrics", **also)
 
 
 GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
@@ -273,6 +297,7 @@ RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *_star_results(),
     *_star_metrics(),
     *_ccd_metrics(),
+    *_aggregates(),
     _spec(
         "ccds/state",
         "exposure ccd stage",
