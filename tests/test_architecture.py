@@ -1,0 +1,72 @@
+"""The shape of the house: light imports, short files, docs that agree with the code."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "psfscale"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"torch", "dask", "distributed", "matplotlib", "galsim", "zarr", "xarray", "scipy"}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    return {name.partition(".")[0] for name in out.split()}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import psfscale", "import psfscale.cli", "import psfscale.errors"]
+)
+def test_import__stays_light(statement: str) -> None:
+    assert not modules_after(statement) & HEAVY
+
+
+@pytest.mark.parametrize(
+    "module", ["psfscale.models", "psfscale.config", "psfscale.survey", "psfscale.pipeline"]
+)
+def test_import__of_settings_and_plans_needs_no_torch(module: str) -> None:
+    assert not modules_after(f"import {module}") & {"torch", "matplotlib", "distributed"}
+
+
+def test_public_names__all_resolve() -> None:
+    import psfscale
+
+    for name in psfscale.__all__:
+        assert getattr(psfscale, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        psfscale.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_source_file__has_one_reason_to_change(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 75, node.name
+
+
+def test_errors__derive_from_a_builtin_and_survive_pickling() -> None:
+    import pickle
+
+    from psfscale import errors
+
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.PsfscaleError)
+    ]
+    assert len(kinds) >= 7
+    for kind in kinds:
+        assert pickle.loads(pickle.dumps(kind("why"))).args == ("why",)
+        if kind is not errors.PsfscaleError:
+            assert len(kind.__mro__) > 4, f"{kind} has no builtin base"
