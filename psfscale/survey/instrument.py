@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from psfscale.errors import ConfigError
 from psfscale.survey.quantity import (
     ArcsecPerPixel,
     Degree,
@@ -138,3 +139,27 @@ class Instrument(Part):
         """
         pixel = self.detector.pixel_scale * _ARCSEC
         return pixel * self.telescope.aperture / (self.passband.minimum * 1e-6)
+
+    def ccd_centre(self, ccd: int) -> tuple[float, float]:
+        """Focal-plane position (x, y) [mm] of the middle of a CCD of a grid layout.
+
+        Raises
+        ------
+        ConfigError
+            There is no such CCD, or the layout is not a grid.
+        """
+        layout, detector = self.focal_plane.layout, self.detector
+        if not isinstance(layout, GridLayout):
+            msg = f"a layout of kind {layout.kind!r} does not say where CCD {ccd} lies; use a grid"
+            raise ConfigError(msg)
+        if ccd not in self.focal_plane.ccd_ids:
+            ids = self.focal_plane.ccd_ids
+            msg = f"no CCD {ccd}; the CCDs are {ids.start} to {ids.stop - 1}"
+            raise ConfigError(msg)
+        row, column = divmod(ccd - self.focal_plane.first_ccd, layout.columns)
+        pitch_x = detector.columns * detector.pixel_size * 1e-3 + layout.gap_x
+        pitch_y = detector.rows * detector.pixel_size * 1e-3 + layout.gap_y
+        return (
+            (column - (layout.columns - 1) / 2) * pitch_x,
+            (row - (layout.rows - 1) / 2) * pitch_y,
+        )

@@ -2,51 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator
+from pydantic import GetCoreSchemaHandler, SerializationInfo, ValidatorFunctionWrapHandler
+from pydantic_core import core_schema
 
 _KEYS = {"value", "unit", "source"}
 
+WITH_SOURCES = {"sources": True}
+"""Context under which ``model_dump`` writes quantities as ``{value, unit, source}``."""
 
-def _convert(raw: Any, unit: str) -> Any:
+
+class Quantity(float):
+    """A number that remembers the unit it is in and where it comes from.
+
+    Arithmetic on it gives a plain float.
+    """
+
+    unit: str
+    source: str
+
+    def __new__(cls, value: float, unit: str, source: str) -> Self:
+        """`value`, given in `unit`."""
+        self = super().__new__(cls, value)
+        self.unit, self.source = unit, source
+        return self
+
+    def __getnewargs__(self) -> tuple[float, str, str]:  # type: ignore[override]
+        return float(self), self.unit, self.source
+
+
+def _convert(raw: Any, unit: str) -> float:
     if not isinstance(raw, dict) or set(raw) != _KEYS:
         msg = f"expected a mapping with keys value, unit [{unit}] and source, got {raw!r}"
         raise ValueError(msg)
-    if not str(raw["source"]).strip():
+    if not str(raw["source"] or "").strip():
         msg = f"the source of {raw['value']!r} {raw['unit']} is empty: say where it comes from"
         raise ValueError(msg)
+    if isinstance(raw["value"], bool) or not isinstance(raw["value"], (int, float)):
+        msg = f"value {raw['value']!r} is not a number"
+        raise ValueError(msg)  # noqa: TRY004  pydantic gathers ValueErrors alone
     from astropy import units as u
 
     try:
-        return (raw["value"] * u.Unit(raw["unit"])).to_value(unit)
-    except TypeError as error:
-        msg = f"value {raw['value']!r} is not a number"
-        raise ValueError(msg) from error
-    except ValueError as error:  # astropy: unknown unit, or one that does not convert
+        return float((raw["value"] * u.Unit(raw["unit"])).to_value(unit))
+    except (TypeError, ValueError) as error:  # unknown unit, or one that does not convert
         msg = f"unit {raw['unit']!r} is unknown or does not convert to {unit!r}: {error}"
         raise ValueError(msg) from error
 
 
-def quantity(unit: str) -> BeforeValidator:
-    """Validator that turns ``{value, unit, source}`` into a number in `unit`.
+def _serialise(value: float, info: SerializationInfo) -> Any:
+    if isinstance(value, Quantity) and info.context == WITH_SOURCES:
+        return {"value": float(value), "unit": value.unit, "source": value.source}
+    return float(value)
 
-    Used as ``Annotated[float, quantity("arcsec")]`` (or a tuple of floats).
+
+@dataclass(frozen=True)
+class _InUnit:
+    unit: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            self._read,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _serialise, info_arg=True
+            ),
+        )
+
+    def _read(self, raw: Any, number: ValidatorFunctionWrapHandler) -> Quantity:
+        if isinstance(raw, Quantity):
+            return raw
+        return Quantity(number(_convert(raw, self.unit)), self.unit, str(raw["source"]))
+
+
+def quantity(unit: str) -> Any:
+    """Field type that turns ``{value, unit, source}`` into a number in `unit`.
+
+    Used as ``Annotated[float, quantity("arcsec")]``. The number is a `Quantity`; it is
+    dumped as a plain number, or with unit and source under the context `WITH_SOURCES`.
     """
-
-    def convert(raw: Any) -> Any:
-        if isinstance(raw, dict) and isinstance(raw.get("value"), (list, tuple)):
-            return tuple(_convert({**raw, "value": v}, unit) for v in raw["value"])
-        return _convert(raw, unit)
-
-    return BeforeValidator(convert)
+    return _InUnit(unit)
 
 
 Metre = Annotated[float, quantity("m")]
 Millimetre = Annotated[float, quantity("mm")]
 Micron = Annotated[float, quantity("um")]
 Degree = Annotated[float, quantity("deg")]
+Arcsec = Annotated[float, quantity("arcsec")]
 ArcsecPerPixel = Annotated[float, quantity("arcsec")]
+Pixels = Annotated[float, quantity("pixel")]
+Second = Annotated[float, quantity("s")]
+Day = Annotated[float, quantity("d")]
 Electron = Annotated[float, quantity("electron")]
 ElectronPerAdu = Annotated[float, quantity("electron / adu")]
+PerAreaAndTime = Annotated[float, quantity("1 / (cm2 s)")]
 Pure = Annotated[float, quantity("")]
