@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from psfscale.arrays import ObjectFlag, Role, UnitState
+from psfscale.store.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,6 +109,7 @@ def _spec(
 
 _FLAG_BITS = (("flag_bits", {flag.name: int(flag) for flag in ObjectFlag}),)
 _ROLES = (("roles", {role.name: int(role) for role in Role}),)
+_REASONS = (("reasons", {reason.name: int(reason) for reason in Refusal}),)
 _STATES = (("states", {state.name: int(state) for state in UnitState}),)
 
 AXES = (
@@ -140,6 +142,7 @@ def _exposures() -> Iterable[ArraySpec]:
         "i4",
         "1",
         "objects refused, by reason",
+        attributes=_REASONS,
         **also,
     )
 

@@ -1,0 +1,24 @@
+"""Why an object of a catalogue is not in the survey store."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Refusal(IntEnum):
+    """Index along the ``reason`` axis of ``exposures/n_refused``; published beside it."""
+
+    NOT_SELECTED = 0
+    """The recipe's cuts leave it out; counted, not listed."""
+    NO_POSITION = 1
+    """Its position is not finite, or the sky position does not fall on the image."""
+    OUTSIDE_CCD = 2
+    """Its centre lies outside the CCD."""
+    NOT_FINITE = 3
+    """No pixel of its stamp is finite."""
+    ALL_MASKED = 4
+    """Every pixel of its stamp is masked."""
+    DUPLICATE_ID = 5
+    """An object of the same id stands before it in the catalogue of the CCD."""
+    OVERFLOW = 6
+    """The store, made for smaller catalogues, has no room left on this CCD."""
