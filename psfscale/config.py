@@ -47,6 +47,14 @@ class Checks(_Part):
     grid: int = Field(default=5, ge=2, description="points along each side of the CCD")
 
 
+class Metrics(_Part):
+    """How the model's own shape is measured."""
+
+    grid: int = Field(
+        default=5, ge=1, description="points along each side of the CCD to average over"
+    )
+
+
 class Limits(_Part):
     """When a run gives up."""
 
@@ -66,6 +74,7 @@ class RunConfig(_Part):
     model: ModelChoice = Field(default_factory=ModelChoice)
     psf: PsfProducts = Field(default_factory=PsfProducts)
     checks: Checks = Field(default_factory=Checks)
+    metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)
     seed: int = Field(default=0, ge=0, description="root of every unit's random seed")
 

@@ -297,6 +297,7 @@ GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
 
 RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *AXES,
+    _spec("stage", "stage", "str", "", "stage of the run", owner="driver", stage="driver"),
     *_star_results(),
     *_star_metrics(),
     *_ccd_metrics(),
