@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from psfscale.errors import ConfigError
 from psfscale.survey.quantity import (
@@ -89,6 +89,13 @@ class GridLayout(Part):
     gap_x: Millimetre = Field(description="between neighbours along x [mm]")
     gap_y: Millimetre = Field(description="between neighbours along y [mm]")
 
+    def pitch(self, detector: Detector) -> tuple[float, float]:
+        """From one CCD's middle to its neighbour's, along x and y [mm]."""
+        return (
+            detector.columns * detector.pixel_size * 1e-3 + self.gap_x,
+            detector.rows * detector.pixel_size * 1e-3 + self.gap_y,
+        )
+
 
 class ReferencePixelLayout(Part):
     """Each CCD's place follows from its header: CRPIX1, CRPIX2 lie on the optical axis."""
@@ -105,6 +112,14 @@ class FocalPlane(Part):
     first_ccd: int = Field(description="id of the first CCD; the others count up from it")
     n_ccds: int = Field(gt=0, description="number of CCDs")
     layout: Layout = Field(description="where the CCDs lie")
+
+    @model_validator(mode="after")
+    def _grid_holds_ccds(self) -> Self:
+        grid = self.layout
+        if isinstance(grid, GridLayout) and self.n_ccds > grid.columns * grid.rows:
+            msg = f"{self.n_ccds} CCDs do not fit a grid of {grid.columns} x {grid.rows}"
+            raise ValueError(msg)
+        return self
 
     @property
     def ccd_ids(self) -> range:
@@ -148,7 +163,7 @@ class Instrument(Part):
         ConfigError
             There is no such CCD, or the layout is not a grid.
         """
-        layout, detector = self.focal_plane.layout, self.detector
+        layout = self.focal_plane.layout
         if not isinstance(layout, GridLayout):
             msg = f"a layout of kind {layout.kind!r} does not say where CCD {ccd} lies; use a grid"
             raise ConfigError(msg)
@@ -157,8 +172,7 @@ class Instrument(Part):
             msg = f"no CCD {ccd}; the CCDs are {ids.start} to {ids.stop - 1}"
             raise ConfigError(msg)
         row, column = divmod(ccd - self.focal_plane.first_ccd, layout.columns)
-        pitch_x = detector.columns * detector.pixel_size * 1e-3 + layout.gap_x
-        pitch_y = detector.rows * detector.pixel_size * 1e-3 + layout.gap_y
+        pitch_x, pitch_y = layout.pitch(self.detector)
         return (
             (column - (layout.columns - 1) / 2) * pitch_x,
             (row - (layout.rows - 1) / 2) * pitch_y,

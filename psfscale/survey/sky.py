@@ -64,7 +64,10 @@ class OpticsRecipe(Part):
         ge=1, le=64, description="equal bins of the passband, each with the same photons"
     )
     pupil_pixels: int = Field(
-        ge=128, le=1024, multiple_of=2, description="pixels across 2.06 pupil diameters"
+        ge=128,
+        le=1024,
+        multiple_of=2,
+        description="pixels across 3 pupil diameters; 256 is fine enough",
     )
 
 
