@@ -1,0 +1,64 @@
+"""Run a survey: plan what is missing, run it on a cluster or in this process, resume.
+
+Import is light: Dask, torch and the rest are loaded by the call that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from psfscale.pipeline.events import Event, Observer
+    from psfscale.pipeline.launch import RunSummary, run
+    from psfscale.pipeline.plan import Plan, plan_run
+    from psfscale.pipeline.products import (
+        MetricsSummary,
+        aggregate_run,
+        metrics_of_stars,
+        open_run,
+        report_run,
+    )
+    from psfscale.pipeline.profiles import ClusterProfile, load_profile
+    from psfscale.pipeline.state import RunStatus, status
+
+__all__ = [
+    "ClusterProfile",
+    "Event",
+    "MetricsSummary",
+    "Observer",
+    "Plan",
+    "RunStatus",
+    "RunSummary",
+    "aggregate_run",
+    "load_profile",
+    "metrics_of_stars",
+    "open_run",
+    "plan_run",
+    "report_run",
+    "run",
+    "status",
+]
+
+_HOMES = {
+    "events": ("Event", "Observer"),
+    "plan": ("Plan", "plan_run"),
+    "products": (
+        "MetricsSummary",
+        "aggregate_run",
+        "metrics_of_stars",
+        "open_run",
+        "report_run",
+    ),
+    "profiles": ("ClusterProfile", "load_profile"),
+    "launch": ("RunSummary", "run"),
+    "state": ("RunStatus", "status"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"psfscale.pipeline.{module}"), name)
+    msg = f"module 'psfscale.pipeline' has no attribute {name!r}"
+    raise AttributeError(msg)

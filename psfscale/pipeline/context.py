@@ -1,0 +1,181 @@
+"""All that the units of a run share: configuration, instrument, model settings, shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any, Self
+
+from psfscale.arrays import PixelGrid
+from psfscale.config import RunConfig
+from psfscale.errors import StoreError
+from psfscale.models import load_model_class, settings_class
+from psfscale.pipeline.storage import array_of
+from psfscale.store.layout import open_root
+from psfscale.survey import Instrument, load_survey
+from psfscale.survey.quantity import WITH_SOURCES
+from psfscale.yamlfile import validate
+
+if TYPE_CHECKING:
+    import zarr
+    from pydantic import BaseModel
+
+    from psfscale.models.base import PsfModel
+
+PACKAGES = ("psfscale", "torch", "numpy", "scipy", "zarr", "xarray", "dask", "distributed")
+
+
+def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | None) -> BaseModel:
+    """Settings of a model with nothing left open.
+
+    What is not given follows the instrument where it says something (``upsampling``, and
+    ``band_limit`` where the model's grid does not already cut below it), else the defaults.
+
+    Raises
+    ------
+    ConfigError
+        There is no such model, or no such setting, or a value is wrong.
+    """
+    kind = settings_class(name)
+    settings = validate(given, kind, name=f"settings of model {name!r}")
+    if instrument is None:
+        return settings
+    open_keys = set(kind.model_fields) - settings.model_fields_set
+    follows: dict[str, Any] = {}
+    if "upsampling" in open_keys:
+        follows["upsampling"] = instrument.psf.upsampling
+    upsampling = follows.get("upsampling", getattr(settings, "upsampling", 1))
+    if "band_limit" in open_keys and instrument.band_limit < upsampling / 2:
+        follows["band_limit"] = instrument.band_limit
+    return validate({**given, **follows}, kind, name=f"settings of model {name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What every stage may ask for; the same in the driver, on a worker and in a notebook.
+
+    Attributes
+    ----------
+    config : of the run
+    instrument : of the survey
+    model_settings : frozen settings of the model, nothing left open
+    sizes : length of every dim of the run store; ``group.dim`` comes before ``dim``
+    stamp_shape : (y, x) [pixel] of the star stamps
+    has_galaxies : whether the survey store holds galaxies
+    """
+
+    config: RunConfig
+    instrument: Instrument
+    model_settings: BaseModel
+    sizes: dict[str, int]
+    stamp_shape: tuple[int, int]
+    has_galaxies: bool
+
+    @property
+    def run(self) -> Path:
+        """Path of the run store."""
+        return self.config.output
+
+    @property
+    def model_class(self) -> type[PsfModel]:
+        """Class of the PSF model; the first use imports its room."""
+        return load_model_class(self.config.model.name)
+
+    @property
+    def psf_grid(self) -> PixelGrid:
+        """The stamp on which PSFs at galaxies are drawn."""
+        shape = self.sizes["galaxies.y"], self.sizes["galaxies.x"]
+        return PixelGrid(shape=shape, oversampling=self.config.psf.oversampling)
+
+    @property
+    def wants_galaxy_psfs(self) -> bool:
+        """Whether the run draws PSFs at galaxies."""
+        return self.has_galaxies and self.config.psf.at_galaxies
+
+    @classmethod
+    def build(cls, config: RunConfig, instrument: Instrument | None = None) -> Self:
+        """Read the survey store and settle every setting.
+
+        Parameters
+        ----------
+        config : of the run
+        instrument : read from the file that `config` names, if not given
+
+        Raises
+        ------
+        ConfigError
+            The instrument file or the model's settings are wrong.
+        StoreError
+            There is no survey store.
+        """
+        if instrument is None:
+            instrument = load_survey(config.instrument).instrument
+        sizes, stamp_shape = _sizes(open_root(config.survey), config)
+        return cls(
+            config=config,
+            instrument=instrument,
+            model_settings=resolve_settings(config.model.name, config.model.settings, instrument),
+            sizes=sizes,
+            stamp_shape=stamp_shape,
+            has_galaxies="galaxies.y" in sizes,
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """What the run store says of itself: enough to build this context again."""
+        return {
+            "kind": "run",
+            "config": self.config.model_dump(mode="json"),
+            "instrument": self.instrument.model_dump(mode="json", context=WITH_SOURCES),
+            "model_settings": self.model_settings.model_dump(mode="json"),
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    return {"python": python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@lru_cache(maxsize=4)
+def stored_context(run: Path, lease: str) -> RunContext:  # noqa: ARG001 (part of the cache's key)
+    """The context that the driver of this lease wrote into the run store.
+
+    Raises
+    ------
+    StoreError
+        There is no run store, or it does not hold a run.
+    """
+    return read_context(run)
+
+
+def read_context(run: Path) -> RunContext:
+    """The context of the latest driver of a run store.
+
+    Raises
+    ------
+    StoreError
+        There is no run store, or it does not hold a run.
+    """
+    attributes = open_root(run).attrs
+    if attributes.get("kind") != "run":
+        msg = f"{run} is a store, but not of a run: it was not written by `psfscale run`"
+        raise StoreError(msg)
+    stored = RunConfig.model_validate(attributes["config"])
+    config = stored.model_copy(update={"output": run})
+    return RunContext.build(config, Instrument.model_validate(attributes["instrument"]))
+
+
+def _sizes(root: zarr.Group, config: RunConfig) -> tuple[dict[str, int], tuple[int, int]]:
+    n_exposures, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
+    sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": n_stars}
+    sizes |= {"y": rows, "x": columns}
+    if "galaxies/image" in root:
+        *_, n_galaxies, height, width = array_of(root, "galaxies/image").shape
+        scale, side = config.psf.oversampling, config.psf.size
+        sizes["galaxy"] = n_galaxies
+        sizes["galaxies.y"] = side or height * scale
+        sizes["galaxies.x"] = side or width * scale
+    return sizes, (rows, columns)

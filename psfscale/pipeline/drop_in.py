@@ -1,0 +1,96 @@
+"""Fit and predict on plain arrays: what ``psfscale fit`` and ``predict`` do without a survey."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from psfscale.arrays import PixelGrid
+from psfscale.errors import ConfigError, StoreError
+from psfscale.models import SETTINGS, load_model_class, settings_class
+from psfscale.store.models import load_model, run_specs, save_model
+from psfscale.store.stacks import read_points, read_stars, write_psfs
+from psfscale.survey import load_survey
+from psfscale.yamlfile import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from psfscale.models.base import FitReport
+    from psfscale.store.schema import ArraySpec
+
+
+def fit_stack(
+    name: str, stars: Path, output: Path, *, settings: Sequence[str], survey: Path | None
+) -> FitReport:
+    """Fit model `name` to a star stack and save it.
+
+    Parameters
+    ----------
+    name : of the model
+    stars : npz, see `psfscale.store.stacks`
+    output : store to write; must not exist
+    settings : ``key=value`` items of the model's settings
+    survey : survey file that supplies what `settings` leave out, where given
+
+    Raises
+    ------
+    ConfigError, InputError, StoreError, FitError
+        The settings, the stack or the output are wrong, or the stars do not fix the model.
+    """
+    chosen = validate(
+        {**_from_survey(name, survey), **_parse(settings)},
+        settings_class(name),
+        name=f"settings of {name}",
+    )
+    batch = read_stars(stars)
+    if output.exists():
+        msg = f"{output} exists already; choose another path or remove it"
+        raise StoreError(msg)
+    model: Any = load_model_class(name)(chosen)  # type: ignore[call-arg]
+    report: FitReport = model.fit(batch)
+    save_model(model, output)
+    return report
+
+
+def predict_stack(
+    path: Path, at: Path, output: Path, *, oversampling: int, size: int | None
+) -> int:
+    """Draw a saved model's PSFs at the points of an npz; returns how many."""
+    model = load_model(path)
+    points = read_points(at)
+    side = size if size is not None else model.stamp_shape[0] * oversampling
+    psf = model.predict(points, PixelGrid(shape=(side, side), oversampling=oversampling))
+    write_psfs(output, psf.cpu().numpy(), at=points)
+    return len(points)
+
+
+def model_schema() -> Iterable[ArraySpec]:
+    """Stored arrays of every model at its default settings."""
+    for name, settings in SETTINGS.items():
+        arrays = load_model_class(name).state_arrays(settings(), (32, 32))
+        yield from run_specs(name, arrays)
+
+
+def _from_survey(name: str, survey: Path | None) -> dict[str, Any]:
+    if survey is None:
+        return {}
+    instrument = load_survey(survey).instrument
+    known = {"band_limit": instrument.band_limit, "upsampling": instrument.psf.upsampling}
+    return {key: value for key, value in known.items() if key in settings_class(name).model_fields}
+
+
+def _parse(items: Sequence[str]) -> dict[str, Any]:
+    bad = [item for item in items if "=" not in item]
+    if bad:
+        msg = f"expected setting=value, got {', '.join(bad)}"
+        raise ConfigError(msg)
+    try:
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(items)), resolve=True)
+    except OmegaConfBaseException as error:
+        msg = f"settings cannot be read: {error}"
+        raise ConfigError(msg) from error
+    return dict(parsed)

@@ -1,0 +1,129 @@
+"""What a run tells while it goes: typed events. Bar and log are subscribers like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+__all__ = [
+    "CcdFailed",
+    "ClusterLost",
+    "Event",
+    "Observer",
+    "RunFinished",
+    "RunStarted",
+    "UnitDied",
+    "UnitFinished",
+    "UnitSubmitted",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something happened at `time` (Unix, seconds)."""
+
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStarted(Event):
+    """The plan is made and the run store stands.
+
+    Attributes
+    ----------
+    run : path of the run store
+    n_units : to do now
+    n_done : done before
+    """
+
+    run: str
+    n_units: int
+    n_done: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitSubmitted(Event):
+    """A unit was handed to the executor."""
+
+    stage: str
+    exposure: int
+    attempt: int
+    alone: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitFinished(Event):
+    """A unit has its marker.
+
+    Attributes
+    ----------
+    stage, exposure, exposure_id : the unit
+    n_done, n_empty, n_failed, n_blocked : CCDs by state
+    seconds : wall time
+    peak_memory : largest resident memory of its process so far [byte]
+    host : that ran it
+    """
+
+    stage: str
+    exposure: int
+    exposure_id: str
+    n_done: int
+    n_empty: int
+    n_failed: int
+    n_blocked: int
+    seconds: float
+    peak_memory: int
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CcdFailed(Event):
+    """A CCD was quarantined."""
+
+    stage: str
+    exposure_id: str
+    ccd_id: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitDied(Event):
+    """A unit's process died under it."""
+
+    stage: str
+    exposure: int
+    n_deaths: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterLost(Event):
+    """The executor is given up and built anew."""
+
+    reason: str
+    n_restarts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFinished(Event):
+    """The driver is about to end.
+
+    Attributes
+    ----------
+    n_units : finished by this driver
+    n_left : still to do
+    reason : why it ends
+    seconds : wall time
+    peak_memory : of the driver's process [byte]
+    """
+
+    n_units: int
+    n_left: int
+    reason: str
+    seconds: float
+    peak_memory: int
+
+
+Observer = Callable[[Event], None]
+"""What a subscriber is: any callable of one event."""

@@ -1,0 +1,250 @@
+"""Run a survey: plan, prepare the store, drive the units, compact and aggregate."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from psfscale.arrays import UnitState
+from psfscale.errors import ConfigError
+from psfscale.pipeline.context import RunContext
+from psfscale.pipeline.driver import Driver, peak_memory
+from psfscale.pipeline.events import Observer, RunFinished, RunStarted
+from psfscale.pipeline.events.log import EventLog
+from psfscale.pipeline.executor import Executor, SerialExecutor
+from psfscale.pipeline.ledger.files import sweep
+from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.ledger.marker import Failure, read_markers
+from psfscale.pipeline.ledger.table import compact, valid, write_plan
+from psfscale.pipeline.plan import Plan, remaining, wanted_units
+from psfscale.pipeline.profiles import LocalProfile
+from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+    from types import FrameType
+
+    from psfscale.config import RunConfig
+    from psfscale.pipeline.profiles import ClusterProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a run stands when its driver ends.
+
+    Attributes
+    ----------
+    run : path of the run store
+    n_units : units finished by this driver
+    n_skipped : units that were done before
+    n_left : units still to do
+    ccds : CCDs by stage and state, over the whole run
+    failures : of all quarantined CCDs of the run
+    seconds : wall time of this driver
+    peak_memory : of this driver's process [byte]
+    signal : that interrupted the run, or None
+    """
+
+    run: Path
+    n_units: int
+    n_skipped: int
+    n_left: int
+    ccds: dict[str, dict[str, int]]
+    failures: tuple[Failure, ...]
+    seconds: float
+    peak_memory: int
+    signal: int | None = None
+
+    @property
+    def n_blocked(self) -> int:
+        """CCDs not tried because a stage before failed on them."""
+        return sum(states.get(UnitState.BLOCKED.name, 0) for states in self.ccds.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 1 some CCDs failed or are blocked, 128 + signal where interrupted."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.failures or self.n_blocked or self.n_left else 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_units} units run, {self.n_skipped} were done before, {self.n_left} left, "
+            f"{self.seconds:.1f} s"
+        ]
+        for stage, states in self.ccds.items():
+            counts = ", ".join(f"{n} {name.lower()}" for name, n in states.items() if n)
+            lines.append(f"  {stage:8} CCDs: {counts}")
+        if self.failures:
+            lines.append(f"{len(self.failures)} CCDs quarantined; `psfscale status {self.run}`")
+        if self.signal is not None:
+            name = signal.Signals(self.signal).name
+            lines.append(f"interrupted by {name}; the same command resumes")
+        return "\n".join(lines)
+
+
+def run(
+    config: RunConfig,
+    *,
+    cluster: ClusterProfile | None = None,
+    serial: bool = False,
+    retry_failed: bool = False,
+    observers: Iterable[Observer] | None = None,
+) -> RunSummary:
+    """Run all units that are not done; the same call resumes whatever ended a run before.
+
+    Parameters
+    ----------
+    config : of the run
+    cluster : where workers come from; processes on this machine if not given
+    serial : run everything in this process, without a cluster
+    retry_failed : try quarantined CCDs again
+    observers : are told every event; a progress bar if not given
+
+    Raises
+    ------
+    ConfigError
+        The instrument file or a setting is wrong, or `cluster` is given for a serial run.
+    StoreError
+        There is no survey store, or the output path holds something else.
+    RunError
+        Another driver holds the run, too many CCDs failed, or clusters were lost again and
+        again.
+    """
+    if serial and cluster is not None:
+        msg = "a serial run takes no cluster: leave out one of the two"
+        raise ConfigError(msg)
+    start = time.time()
+    context = RunContext.build(config)
+    create_run_store(context)
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        lease = stack.enter_context(Lease(context.run))
+        log = stack.enter_context(EventLog(context.run))
+        sweep(context.run)
+        prepare_run_store(context)
+        plan = _plan(context, retry_failed)
+        write_plan(context.run, plan.wanted)
+        driver = Driver(
+            run=context.run,
+            lease=lease,
+            limits=config.limits,
+            make_executor=_executors(serial, cluster or LocalProfile(), interrupt),
+            restarts=(cluster or LocalProfile()).restarts,
+            stop=interrupt.caught,
+            observers=(log, *(_bar() if observers is None else observers)),
+        )
+        _drive(driver, plan, context, start)
+        return _summarise(context.run, plan, driver, interrupt, start)
+
+
+def _plan(context: RunContext, retry_failed: bool) -> Plan:
+    wanted, n_incomplete = wanted_units(context)
+    return Plan(
+        wanted=wanted,
+        todo=remaining(wanted, read_markers(context.run), retry_failed=retry_failed),
+        n_exposures=context.sizes["exposure"],
+        n_incomplete=n_incomplete,
+    )
+
+
+def _executors(
+    serial: bool, profile: ClusterProfile, interrupt: Interrupt
+) -> Callable[[], Executor]:
+    if serial:
+        return lambda: SerialExecutor(interrupt.caught)
+
+    def make() -> Executor:
+        from psfscale.pipeline.cluster import DaskExecutor
+
+        return DaskExecutor(profile)
+
+    return make
+
+
+def _bar() -> tuple[Observer, ...]:
+    from psfscale.pipeline.events.bar import ProgressBar
+
+    return (ProgressBar(),)
+
+
+def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> None:
+    """Run the units; compact and close the books however that ends."""
+    reason = "all units are finished"
+    driver.tell(RunStarted(run=str(driver.run), n_units=len(plan.todo), n_done=plan.n_done))
+    try:
+        driver.go(plan.todo)
+        if driver.stop():
+            reason = "interrupted"
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        compact(driver.run, valid(plan.wanted, read_markers(driver.run)))
+        driver.tell(
+            RunFinished(
+                n_units=driver.n_finished,
+                n_left=len(plan.todo) - driver.n_finished,
+                reason=reason,
+                seconds=round(time.time() - start, 3),
+                peak_memory=peak_memory(),
+            )
+        )
+    if not driver.stop():
+        from psfscale.pipeline.products import write_aggregates
+
+        write_aggregates(context)
+
+
+def _summarise(
+    run: Path, plan: Plan, driver: Driver, interrupt: Interrupt, start: float
+) -> RunSummary:
+    markers = valid(plan.wanted, read_markers(run))
+    ccds: dict[str, Counter[str]] = {}
+    for marker in markers.values():
+        names = (UnitState(state).name for state in marker.states)
+        ccds.setdefault(marker.stage, Counter()).update(names)
+    return RunSummary(
+        run=run,
+        n_units=driver.n_finished,
+        n_skipped=plan.n_done,
+        n_left=len(plan.todo) - driver.n_finished,
+        ccds={stage: dict(counts) for stage, counts in ccds.items()},
+        failures=tuple(f for marker in markers.values() for f in marker.failures),
+        seconds=time.time() - start,
+        peak_memory=peak_memory(),
+        signal=interrupt.signal,
+    )
+
+
+class Interrupt:
+    """Takes the first SIGINT or SIGTERM as a wish to stop cleanly; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def caught(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self.__exit__()

@@ -1,0 +1,312 @@
+"""The stages of a run: pure functions from one CCD's arrays to one CCD's arrays.
+
+A stage takes an `xarray.Dataset` whose variables bear their paths in the stores
+(``stars/image``) with the axes exposure and ccd taken away, and returns one alike. It reads
+and writes no file and knows no cluster, so it runs in a test or a notebook:
+
+>>> ccd = read_ccd(context, stage, exposure=0, ccd=3)  # doctest: +SKIP
+>>> stage.run(ccd, context)["stars/fit_flux"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from psfscale.arrays import FieldPoints, ObjectFlag, Role, StarBatch
+from psfscale.errors import FitError, PsfCheckError
+from psfscale.store.models import run_specs
+from psfscale.store.schema import RUN_SCHEMA, ArraySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psfscale.models.base import PsfModel
+    from psfscale.pipeline.context import RunContext
+
+STAGE_NAMES = ("fit", "psf", "metrics")
+"""All stages, each after those it needs; the order of the stored ``stage`` axis."""
+
+PREDICT_BLOCK = 512
+"""PSFs drawn in one call of a model: bounds the memory of a CCD with many galaxies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One array that a stage reads: its path, and in which store it lies."""
+
+    path: str
+    store: Literal["survey", "run"] = "survey"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step from stars to products, as declared to the runner.
+
+    Attributes
+    ----------
+    name : one of `STAGE_NAMES`
+    version : counts changes of the code that change results; part of the fingerprint
+    needs : stages whose results on the same CCD it reads
+    run : the function
+    inputs : arrays it reads
+    outputs : arrays it returns
+    settings : all that it depends on beside its inputs; part of the fingerprint
+    objects : the array of roles that says whether a CCD has anything to do
+    missing : the array of flags that tells its objects that a CCD has no result
+    resources : of a worker that can run it
+    """
+
+    name: str
+    version: int
+    needs: tuple[str, ...]
+    run: Callable[[xr.Dataset, RunContext], xr.Dataset]
+    inputs: tuple[Input, ...]
+    outputs: tuple[ArraySpec, ...]
+    settings: Mapping[str, Any]
+    objects: str
+    missing: str
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+def settings_of(name: str, context: RunContext) -> dict[str, Any]:
+    """The part of the configuration that a stage depends on; JSON-able."""
+    config = context.config
+    parts: dict[str, dict[str, Any]] = {
+        "fit": {
+            "model": config.model.name,
+            "settings": context.model_settings.model_dump(mode="json"),
+            "checks": config.checks.model_dump(),
+        },
+        "psf": {
+            "oversampling": config.psf.oversampling,
+            "shape": [context.sizes.get("galaxies.y"), context.sizes.get("galaxies.x")],
+        },
+        "metrics": config.metrics.model_dump(),
+    }
+    return parts[name]
+
+
+VERSIONS = {"fit": 1, "psf": 1, "metrics": 1}
+NEEDS: dict[str, tuple[str, ...]] = {"fit": (), "psf": ("fit",), "metrics": ("fit",)}
+
+
+def stages_of(context: RunContext) -> dict[str, Stage]:
+    """The stages of a run by name, each after those it needs."""
+    arrays = context.model_class.state_arrays(context.model_settings, context.stamp_shape)
+    model = run_specs(context.config.model.name, arrays)
+    stages = [_fit_stage(context, model), _metrics_stage(context, model)]
+    if context.wants_galaxy_psfs:
+        stages.insert(1, _psf_stage(context, model))
+    return {stage.name: stage for stage in stages}
+
+
+def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
+    outputs = tuple(spec for spec in RUN_SCHEMA if spec.stage == name)
+    return Stage(
+        name=name,
+        version=VERSIONS[name],
+        needs=NEEDS[name],
+        settings=settings_of(name, context),
+        outputs=(*outputs, *rest.pop("more_outputs", ())),
+        **rest,
+    )
+
+
+def _survey(group: str, *names: str) -> tuple[Input, ...]:
+    return tuple(Input(path=f"{group}/{name}") for name in names)
+
+
+def _stored(specs: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
+    return tuple(Input(path=spec.path, store="run") for spec in specs)
+
+
+_STAR_INPUTS = _survey("stars", "image", "weight", "x", "y", "role")
+_FIT_FLAGS = Input(path="stars/fit_flags", store="run")
+
+
+def _fit_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    return _declare(
+        "fit",
+        context,
+        run=fit_psf,
+        inputs=_STAR_INPUTS,
+        more_outputs=model,
+        objects="stars/role",
+        missing="stars/fit_flags",
+    )
+
+
+def _psf_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    return _declare(
+        "psf",
+        context,
+        run=draw_psfs,
+        inputs=(
+            *_survey("galaxies", "x", "y", "role"),
+            *_survey("stars", "x", "y", "role"),
+            _FIT_FLAGS,
+            *_stored(model),
+        ),
+        objects="galaxies/role",
+        missing="galaxies/flags",
+    )
+
+
+def _metrics_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    return _declare(
+        "metrics",
+        context,
+        run=measure_stars,
+        inputs=(*_STAR_INPUTS, _FIT_FLAGS, *_stored(model)),
+        objects="stars/role",
+        missing="stars/flags",
+    )
+
+
+def group_of(ccd: xr.Dataset, group: str) -> xr.Dataset:
+    """The arrays of one group under their own names: ``stars/image`` becomes ``image``."""
+    chosen = [str(name) for name in ccd.data_vars if str(name).rpartition("/")[0] == group]
+    names = {name: name.rpartition("/")[2] for name in chosen}
+    dims = {str(dim): str(dim).removeprefix(f"{group}.") for dim in ccd[chosen].dims}
+    return ccd[chosen].rename({**names, **dims})
+
+
+def fit_psf(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
+    """Fit the PSF field to the stars of role fit, and check it on a grid over the CCD.
+
+    Raises
+    ------
+    FitError
+        The stars do not determine the model.
+    InputError
+        A star has NaN or infinite pixels with a positive weight.
+    PsfCheckError
+        The fitted PSF is not fit for release.
+    """
+    from psfscale.metrics import check_psf
+
+    stars = group_of(ccd, "stars")
+    chosen = np.flatnonzero(stars["role"].values == Role.FIT)
+    if not chosen.size:
+        msg = "no star of role fit on this CCD; the model needs some"
+        raise FitError(msg)
+    batch = StarBatch(**{k: stars[k].values[chosen] for k in ("image", "weight", "x", "y")})
+    model = context.model_class(context.model_settings)  # type: ignore[call-arg]
+    report = model.fit(batch)
+    detector, known = context.instrument.detector, context.instrument.psf
+    check_psf(
+        model,
+        columns=detector.columns,
+        rows=detector.rows,
+        grid=context.config.checks.grid,
+        pixel_scale=detector.pixel_scale,
+        fwhm_range=(known.fwhm_minimum, known.fwhm_maximum),
+    )
+    flags = np.where(report.used, 0, int(ObjectFlag.OUTLIER))
+    if not report.converged:
+        flags |= int(ObjectFlag.NOT_CONVERGED)
+    results = {
+        "fit_flux": report.flux,
+        "fit_shift_x": report.shift_x,
+        "fit_shift_y": report.shift_y,
+        "fit_chi2": report.chi2,
+        "fit_flags": flags.astype(np.uint32),
+    }
+    n = stars.sizes["star"]
+    padded = {f"stars/{name}": ("star", _pad(v, chosen, n)) for name, v in results.items()}
+    return xr.Dataset({**padded, **_state_variables(model, context)})
+
+
+def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
+    """Draw the PSF at every galaxy; flag those outside the stars' range.
+
+    Raises
+    ------
+    PsfCheckError
+        A drawn PSF is not finite.
+    """
+    galaxies = group_of(ccd, "galaxies")
+    chosen = np.flatnonzero(galaxies["role"].values != Role.EMPTY)
+    x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
+    model, grid = _stored_model(ccd, context), context.psf_grid
+    psf = np.full((galaxies.sizes["galaxy"], *grid.shape), np.nan, np.float32)
+    for start in range(0, chosen.size, PREDICT_BLOCK):
+        part = slice(start, start + PREDICT_BLOCK)
+        psf[chosen[part]] = np.asarray(model.predict(FieldPoints(x=x[part], y=y[part]), grid))
+    bad = chosen[~np.isfinite(psf[chosen]).all(axis=(1, 2))]
+    if bad.size:
+        msg = f"the PSF of {bad.size} galaxies is not finite (first: {bad[:5].tolist()})"
+        raise PsfCheckError(msg)
+    outside = _outside(group_of(ccd, "stars"), x, y)
+    flags = np.where(outside, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+    return xr.Dataset(
+        {
+            "galaxies/psf": (("galaxy", "galaxies.y", "galaxies.x"), psf),
+            "galaxies/flags": ("galaxy", _pad(flags, chosen, galaxies.sizes["galaxy"])),
+        }
+    )
+
+
+def measure_stars(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
+    """Measure all stars of the CCD against its model."""
+    from psfscale.metrics import measure_ccd
+
+    detector = context.instrument.detector
+    stars = group_of(ccd, "stars")
+    measured = measure_ccd(
+        stars.drop_vars("fit_flags"),
+        _stored_model(ccd, context),
+        fit_flags=stars["fit_flags"].values,
+        pixel_scale=detector.pixel_scale,
+        ccd_shape=(detector.rows, detector.columns),
+        grid=context.config.metrics.grid,
+    )
+    return xr.Dataset({_metric_path(v): v.variable for v in measured.values()})
+
+
+def _metric_path(metric: xr.DataArray) -> str:
+    """Group of a metric: per star where it has the axis, else per CCD."""
+    name = str(metric.name)
+    return name if "/" in name else f"{'stars' if 'star' in metric.dims else 'ccds'}/{name}"
+
+
+def _pad(values: np.ndarray, chosen: np.ndarray, n: int) -> np.ndarray:
+    fill = np.nan if values.dtype.kind == "f" else 0
+    padded = np.full(n, fill, values.dtype)
+    padded[chosen] = values
+    return padded
+
+
+def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
+    group = f"models/{context.config.model.name}"
+    arrays = model.state_arrays(model.settings, context.stamp_shape)
+    state = model.state()
+    return {
+        f"{group}/{a.name}": (tuple(f"{group}.{dim}" for dim in a.dims), state[a.name])
+        for a in arrays
+    }
+
+
+def _stored_model(ccd: xr.Dataset, context: RunContext) -> PsfModel:
+    stored = group_of(ccd, f"models/{context.config.model.name}")
+    state = {str(name): v.values for name, v in stored.items()}
+    return context.model_class.from_state(state, context.model_settings)
+
+
+def _outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Whether points lie outside the convex hull of the stars the model was fitted to."""
+    from scipy.spatial import Delaunay, QhullError
+
+    clipped = (stars["fit_flags"].values & int(ObjectFlag.OUTLIER)) > 0
+    used = (stars["role"].values == Role.FIT) & ~clipped
+    places = np.column_stack([stars["x"].values[used], stars["y"].values[used]])
+    try:
+        hull = Delaunay(places)
+    except (QhullError, ValueError):  # fewer than three stars, or all on a line: no hull
+        return np.ones(x.shape, bool)
+    return np.asarray(hull.find_simplex(np.column_stack([x, y])) < 0)

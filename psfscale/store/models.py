@@ -1,0 +1,124 @@
+"""Fitted models as plain arrays: many in a run store, one in a small store of its own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psfscale.errors import StoreError
+from psfscale.store.layout import create_store, open_root
+from psfscale.store.schema import ArraySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def run_specs(name: str, arrays: Iterable[Any]) -> tuple[ArraySpec, ...]:
+    """A model's state as arrays of a run store, ``models/<name>/<array>``.
+
+    Parameters
+    ----------
+    name : of the model
+    arrays : of its state, as `psfscale.models.base.StateArray`
+    """
+    return tuple(
+        ArraySpec(
+            path=f"models/{name}/{array.name}",
+            dims=("exposure", "ccd", *array.dims),
+            dtype=array.dtype,
+            units=array.units,
+            long_name=array.long_name,
+            owner="exposure",
+            stage="fit",
+        )
+        for array in arrays
+    )
+
+
+def run_sizes(name: str, arrays: Iterable[Any]) -> dict[str, int]:
+    """Lengths of the dims of a model's arrays in a run store.
+
+    Raises
+    ------
+    StoreError
+        Two arrays give one dim different lengths.
+    """
+    sizes: dict[str, int] = {}
+    for array in arrays:
+        for dim, length in zip(array.dims, array.shape, strict=True):
+            key = f"models/{name}.{dim}"
+            if sizes.setdefault(key, length) != length:
+                msg = f"the state of {name} has dim {dim!r} with lengths {sizes[key]} and {length}"
+                raise StoreError(msg)
+    return sizes
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Write a fitted model to a store of its own.
+
+    Parameters
+    ----------
+    model : a fitted `psfscale.models.base.PsfModel`
+    path : of the store; must not exist
+
+    Raises
+    ------
+    StoreError
+        Something lies at `path`, or the state is not as the model declares it.
+    """
+    declared = type(model).state_arrays(model.settings, model.stamp_shape)
+    state = model.state()
+    if set(state) != {array.name for array in declared}:
+        msg = f"{model.name} declares {[a.name for a in declared]}, its state has {sorted(state)}"
+        raise StoreError(msg)
+    specs = tuple(
+        ArraySpec(
+            path=array.name,
+            dims=array.dims,
+            dtype=array.dtype,
+            units=array.units,
+            long_name=array.long_name,
+            owner="driver",
+            stage="fit",
+        )
+        for array in declared
+    )
+    sizes = {d: n for a in declared for d, n in zip(a.dims, a.shape, strict=True)}
+    attributes = {
+        "kind": "model",
+        "model": model.name,
+        "settings": model.settings.model_dump(mode="json"),
+        "stamp_shape": list(model.stamp_shape),
+    }
+    root = create_store(path, specs, sizes=sizes, attributes=attributes)
+    for name, values in state.items():
+        root[name][...] = values  # type: ignore[index]
+
+
+def load_model(path: Path | str) -> Any:
+    """The model that `save_model` wrote; predicts the same bits.
+
+    Raises
+    ------
+    StoreError
+        There is no store at `path`, or it holds no model.
+    ConfigError
+        This psfscale has no such model, or its settings have changed.
+    """
+    root = open_root(Path(path))
+    if root.attrs.get("kind") != "model":
+        msg = f"{path} is a store, but not of a model: it was not written by save_model"
+        raise StoreError(msg)
+    # The stores know no model: the registry of names is asked when one is to be loaded.
+    models = import_module("psfscale.models")
+    name = str(root.attrs["model"])
+    settings = models.settings_class(name).model_validate(root.attrs["settings"])
+    return models.load_model_class(name).from_state(read_state(root), settings)
+
+
+def read_state(root: Any) -> Mapping[str, np.ndarray]:
+    """All arrays of an open store of one model, by name."""
+    return {name: np.asarray(array[...]) for name, array in root.arrays()}

@@ -1,0 +1,30 @@
+"""A toy survey and a toy model for the runs of these tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import mean_star
+import toy
+
+from psfscale import models
+
+
+@pytest.fixture
+def mean_model(monkeypatch):
+    """The mean star stands in for the model `rca`, in this process."""
+    monkeypatch.setitem(models.MODELS, "rca", "mean_star:MeanStar")
+    monkeypatch.setitem(models.SETTINGS, "rca", mean_star.MeanStarSettings)
+
+
+@pytest.fixture
+def survey(tmp_path, mean_model):
+    """A folder with the toy instrument and a survey of 3 exposures."""
+    toy.write_instrument(tmp_path)
+    toy.make_survey(tmp_path / "survey.zarr", 3)
+    return tmp_path
