@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import xarray as xr
+
+from psfscale.arrays import FieldPoints, ObjectFlag, PixelGrid, Role
+from psfscale.metrics.field import OVERSAMPLING, drawn, lattice
+from psfscale.metrics.meanstar import mean_star
+from psfscale.metrics.moments import adaptive_moments
+from psfscale.metrics.refit import MARGIN, Refit, refit
+from psfscale.metrics.star import StarMetrics, measure_stars, power
+
 if TYPE_CHECKING:
-    import numpy as np
-    import xarray as xr
+    from jaxtyping import Bool
 
     from psfscale.metrics.field import PsfField
+
+_STARS_AT_ONCE = 128
+"""Bounds memory: the fine PSFs of so many stars exist at a time."""
 
 
 def measure_ccd(
@@ -39,4 +51,152 @@ def measure_ccd(
         Arrays over ``star`` belong to the group ``stars``; scalars, and the stacks over
         ``y, x``, to the group ``ccds``. What cannot be measured is NaN and has its flag.
     """
-    raise NotImplementedError
+    role = stars["role"].values
+    present = np.flatnonzero(role != Role.EMPTY)
+    clipped = (fit_flags & ObjectFlag.OUTLIER) != 0
+    fit, reserved = role == Role.FIT, role == Role.RESERVED
+    chosen = stars.isel(star=present)
+    image = chosen["image"].values.astype(np.float64)
+    weight = chosen["weight"].values.astype(np.float64)
+    measured = _in_parts(chosen, image, weight, model, pixel_scale)
+    kept = reserved[present]
+    baseline = _mean_star_power(image, weight, measured.at, (fit & ~clipped)[present], kept)
+    counts = {
+        "n_fit": fit.sum(),
+        "n_clipped": (fit & clipped).sum(),
+        "n_reserved": kept.sum(),
+        "n_measured": (measured.both_shapes & kept).sum(),
+    }
+    values = {
+        "clipped_fraction": _ratio(counts["n_clipped"], counts["n_fit"]),
+        **_over_reserved(measured, image, weight, kept),
+        "mean_star_rel_rmse": np.sqrt(_ratio(baseline, power(image, weight)[kept].sum())),
+        **_model_shape(model, stars, pixel_scale, ccd_shape, grid),
+    }
+    return xr.Dataset(
+        {name: ("star", _padded(v, present, len(role))) for name, v in measured.columns.items()}
+        | {name: ((), np.int32(value)) for name, value in counts.items()}
+        | {name: ((), np.float32(value)) for name, value in values.items()}
+        | {name: (("y", "x"), stack) for name, stack in measured.stacks(kept).items()}
+    )
+
+
+def _points(stars: xr.Dataset) -> FieldPoints:
+    sed = stars["sed"].values if "sed" in stars else None
+    return FieldPoints(
+        x=stars["x"].values,
+        y=stars["y"].values,
+        sed=sed,
+        wavelength=None if sed is None else stars["wavelength"].values,
+    )
+
+
+def _in_parts(
+    stars: xr.Dataset,
+    image: np.ndarray,
+    weight: np.ndarray,
+    model: PsfField,
+    pixel_scale: float,
+) -> StarMetrics:
+    grid = _fine_grid(image.shape[1:])
+    parts = []
+    for start in range(0, max(len(image), 1), _STARS_AT_ONCE):
+        part = slice(start, start + _STARS_AT_ONCE)
+        psf = drawn(model, _points(stars.isel(star=part)), grid)
+        parts.append(measure_stars(image[part], weight[part], psf, pixel_scale=pixel_scale))
+    return StarMetrics.joined(parts)
+
+
+def _fine_grid(stamp: tuple[int, ...]) -> PixelGrid:
+    """The stamp and a margin, `OVERSAMPLING` times finer."""
+    height, width = ((n + 2 * MARGIN) * OVERSAMPLING for n in stamp)
+    return PixelGrid(shape=(height, width), oversampling=OVERSAMPLING)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else np.nan
+
+
+def _padded(values: np.ndarray, present: np.ndarray, n: int) -> np.ndarray:
+    """Values back at the stars' places on the padded axis, as stored."""
+    kind = np.uint32 if values.dtype.kind in "ui" else np.float32
+    full = np.full(n, 0 if kind is np.uint32 else np.nan, dtype=kind)
+    full[present] = values
+    return full
+
+
+def _over_reserved(
+    measured: StarMetrics, image: np.ndarray, weight: np.ndarray, kept: Bool[np.ndarray, " star"]
+) -> dict[str, float]:
+    """Pixel errors and shape residuals of the reserved stars, in sum."""
+    columns = measured.columns
+    variance = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0)
+    star_power = power(image, weight)[kept].sum()
+    residual = power(image - measured.at.model, weight)[kept].sum()
+    shaped = kept & measured.both_shapes
+    chi2 = columns["chi2"][kept & np.isfinite(columns["chi2"])]
+    values = {
+        "chi2_median": np.median(chi2) if chi2.size else np.nan,
+        "model_rel_rmse": np.sqrt(_ratio(residual, star_power)),
+        "noise_rel_rmse": np.sqrt(_ratio(variance[kept].sum(), star_power)),
+        "star_power": star_power,
+    }
+    for name in ("e1", "e2", "R2"):
+        difference = (columns[f"{name}_star"] - columns[f"{name}_model"])[shaped]
+        if name == "R2":
+            difference = difference / columns["R2_model"][shaped]
+        values[f"{name}_bias"] = difference.mean() if difference.size else np.nan
+        values[f"{name}_rmse"] = np.sqrt((difference**2).mean()) if difference.size else np.nan
+    return values
+
+
+def _mean_star_power(
+    image: np.ndarray,
+    weight: np.ndarray,
+    at: Refit,
+    used: Bool[np.ndarray, " star"],
+    kept: Bool[np.ndarray, " star"],
+) -> float:
+    """Residual power of the reserved stars when the mean of the used ones is the model."""
+    used = used & at.converged
+    if not (used.any() and kept.any()):
+        return np.nan
+    mean = mean_star(image[used], weight[used], at.select(used), oversampling=1)[None]
+    again = refit(image[used], weight[used], mean, oversampling=1)
+    settled = again.converged
+    if settled.any():
+        mean = mean_star(
+            image[used][settled], weight[used][settled], again.select(settled), oversampling=1
+        )[None]
+    model = refit(image[kept], weight[kept], mean, oversampling=1).model
+    return float(power(image[kept] - model, weight[kept]).sum())
+
+
+def _model_shape(
+    model: PsfField,
+    stars: xr.Dataset,
+    pixel_scale: float,
+    ccd_shape: tuple[int, int],
+    grid: int,
+) -> dict[str, float]:
+    """Mean R², e1 and e2 of the model over the CCD; NaN where no point can be measured."""
+    rows, columns = ccd_shape
+    at = lattice(columns=columns, rows=rows, grid=grid)
+    if "sed" in stars:
+        at = _with_mean_spectrum(at, stars)
+    psf = drawn(model, at, _fine_grid(stars["image"].shape[1:]))
+    found = adaptive_moments(psf, pixel_scale=pixel_scale / OVERSAMPLING)
+    return {
+        f"psf_{name}": getattr(found, name)[found.ok].mean() if found.ok.any() else np.nan
+        for name in ("R2", "e1", "e2")
+    }
+
+
+def _with_mean_spectrum(at: FieldPoints, stars: xr.Dataset) -> FieldPoints:
+    sed = stars["sed"].values[stars["role"].values != Role.EMPTY].mean(axis=0)
+    return FieldPoints(
+        x=at.x,
+        y=at.y,
+        sed=np.broadcast_to(sed, (len(at), len(sed))),
+        wavelength=stars["wavelength"].values,
+    )

@@ -26,6 +26,8 @@ class PsfField(Protocol):
 
 def drawn(model: PsfField, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
     """The model's PSFs as a float64 array on the host."""
+    if not len(at):
+        return np.zeros((0, *grid.shape))
     return np.asarray(model.predict(at, grid).detach().cpu().numpy(), dtype=np.float64)
 
 

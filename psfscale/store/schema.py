@@ -233,8 +233,8 @@ _METRIC_COUNTS = (
 def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
     """Name, unit and meaning of what is known of the stars of a CCD, exposure or survey."""
     yield "clipped_fraction", "1", "n_clipped / n_fit"
-    yield "chi2", "1", "median reduced chi² of the reserved stars"
-    yield "rel_rmse", "1", "relative pixel RMSE over the reserved stars, noise included"
+    yield "chi2_median", "1", "median reduced chi² of the reserved stars"
+    yield "model_rel_rmse", "1", "relative pixel RMSE over the reserved stars, noise included"
     yield "noise_rel_rmse", "1", "the same for a perfect model: what the weights promise"
     yield "mean_star_rel_rmse", "1", "the same with the mean fit star of the CCD as the model"
     yield "star_power", "electron2", "sum of squared reserved pixels, the RMSEs' denominator"
