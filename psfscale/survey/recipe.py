@@ -27,6 +27,7 @@ __all__ = [
     "IngestRecipe",
     "LdacRecipe",
     "NumberSource",
+    "ObjectsRecipe",
     "Plane",
     "ScienceHdus",
     "StackRecipe",
@@ -139,7 +140,9 @@ class Cut(Part):
     bits_clear: int | None = Field(default=None, ge=1, description="bits that must be 0")
 
 
-class _Objects(Part):
+class ObjectsRecipe(Part):
+    """Which rows and columns of a catalogue are taken."""
+
     columns: ColumnMap
     origin: Literal[0, 1] = Field(
         default=1, description="x and y of the first pixel's centre: 1 in FITS, 0 in numpy"
@@ -155,7 +158,7 @@ class _Objects(Part):
         return self
 
 
-class StampObjects(_Objects):
+class StampObjects(ObjectsRecipe):
     """A catalogue that holds the stamps themselves."""
 
     image: str = Field(default="VIGNET", description="column of the stamps")
@@ -168,7 +171,7 @@ class StampObjects(_Objects):
         return self
 
 
-class CatalogueRecipe(_Objects):
+class CatalogueRecipe(ObjectsRecipe):
     """A catalogue beside the exposures: FITS table, LDAC, ECSV, CSV or Parquet, by its suffix.
 
     `path` may hold ``{directory}``, ``{root}`` (the folder above), ``{stem}`` (the image's
@@ -341,7 +344,7 @@ class StackRecipe(_Recipe):
     weight: str | None = Field(default=None, description="key of the inverse variances")
     sigma: str | None = Field(default=None, description="key of the noise rms: object or one")
     mask: str | None = Field(default=None, description="key of the mask, not 0 = bad")
-    stars: _Objects
+    stars: ObjectsRecipe
     catalogue: str | None = Field(
         default=None, description="pattern of a table that holds the columns instead"
     )

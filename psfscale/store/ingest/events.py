@@ -1,0 +1,125 @@
+"""What an ingest tells while it works, and what it hands back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from psfscale.store.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRefusal:
+    """A file, or one CCD of it, that could not be read, and why.
+
+    `exposure` and `ccd` are None where the file does not even tell them.
+    """
+
+    file: Path
+    exposure: str | None
+    ccd: int | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcdCount:
+    """What became of the objects of one CCD."""
+
+    exposure: str
+    ccd: int
+    n_stars: int = 0
+    n_galaxies: int = 0
+    n_masked: int = 0
+    refused: Mapping[Refusal, int] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> int:
+        """Stars and galaxies in the store."""
+        return self.n_stars + self.n_galaxies
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestEvent:
+    """One step of an ingest is over.
+
+    Attributes
+    ----------
+    phase : ``scan``: a file was looked at; ``write``: a CCD stands in the store (its
+        exposure counts once all its CCDs do)
+    done, total : files (scan) or CCDs (write), this one included
+    file : the file looked at or read
+    count : what became of the CCD's objects; None while scanning and for a refused file
+    refused : why the file or CCD was refused, or None
+    """
+
+    phase: Literal["scan", "write"]
+    done: int
+    total: int
+    file: Path
+    exposure: str | None = None
+    ccd: int | None = None
+    count: CcdCount | None = None
+    refused: FileRefusal | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSummary:
+    """The outcome of an ingest.
+
+    Attributes
+    ----------
+    exposures : ids written and complete
+    resumed : ids that an interrupted ingest of the same files had completed before
+    incomplete : ids with a refused file; they are redone when the ingest is repeated
+    ccds : one entry for each CCD read, empty ones too
+    files_refused : files and CCDs that could not be read
+    """
+
+    exposures: tuple[str, ...]
+    resumed: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    ccds: tuple[CcdCount, ...]
+    files_refused: tuple[FileRefusal, ...]
+
+    @property
+    def n_stars(self) -> int:
+        """Stars taken."""
+        return sum(count.n_stars for count in self.ccds)
+
+    @property
+    def n_galaxies(self) -> int:
+        """Galaxies taken."""
+        return sum(count.n_galaxies for count in self.ccds)
+
+    @property
+    def n_masked(self) -> int:
+        """Objects taken that have masked pixels."""
+        return sum(count.n_masked for count in self.ccds)
+
+    @property
+    def n_empty(self) -> int:
+        """CCDs without a single object."""
+        return sum(count.taken == 0 for count in self.ccds)
+
+    @property
+    def refused(self) -> dict[Refusal, int]:
+        """Objects refused, by reason."""
+        total: Counter[Refusal] = Counter()
+        for count in self.ccds:
+            total.update(count.refused)
+        return {reason: total[reason] for reason in Refusal if total[reason]}
+
+    @property
+    def overflow(self) -> int:
+        """Objects for which the store had no room."""
+        return self.refused.get(Refusal.OVERFLOW, 0)
+
+    @property
+    def ok(self) -> bool:
+        """No file was refused and every object had room."""
+        return not self.files_refused and self.overflow == 0

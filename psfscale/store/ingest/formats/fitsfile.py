@@ -1,0 +1,140 @@
+"""FITS files, opened lazily and checked for being whole."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+
+from psfscale.store.ingest.formats.lookup import FileDefectError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_BROKEN = re.compile("truncated|corrupted|Error validating header", re.IGNORECASE)
+_OPEN_FILES = 8
+_CARD_LENGTH = 80
+FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fz", ".gz", ".ldac", ".cat")
+
+
+class FitsFiles:
+    """The FITS files in use, at most a few open at a time."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, fits.HDUList] = OrderedDict()
+
+    def get(self, path: Path) -> fits.HDUList:
+        """The open file; all its headers are read and its length is checked once.
+
+        Raises
+        ------
+        FileDefectError
+            The file is missing, not FITS, or shorter than its headers say.
+        """
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        hdus = open_fits(path)
+        self._open[path] = hdus
+        while len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return hdus
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def open_fits(path: Path) -> fits.HDUList:
+    """Open a FITS file, lazily in its data, and check that it is whole.
+
+    Raises
+    ------
+    FileDefectError
+        The file is missing, not FITS, or shorter than its headers say.
+    """
+    hdus = None
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AstropyWarning)
+            hdus = fits.open(path, memmap=True, lazy_load_hdus=True)
+            n_hdus = len(hdus)
+            _require_length(path, hdus)
+        _require_sound(path, [str(item.message) for item in caught], hdus, n_hdus)
+    except FileDefectError:
+        if hdus is not None:
+            hdus.close()
+        raise
+    except FileNotFoundError as error:
+        msg = f"{path}: no such file"
+        raise FileDefectError(msg) from error
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"{path} cannot be read as FITS: {error}"
+        raise FileDefectError(msg) from error
+    return hdus
+
+
+def _require_length(path: Path, hdus: fits.HDUList) -> None:
+    if path.suffix in (".gz", ".bz2", ".xz"):
+        return  # the length on disk says nothing; a short stream fails when it is read
+    info = hdus.fileinfo(len(hdus) - 1)
+    wanted, found = info["datLoc"] + hdus[-1].size, path.stat().st_size
+    if found < wanted:
+        msg = f"{path} is truncated: {found} bytes, its headers tell of {wanted}"
+        raise FileDefectError(msg)
+
+
+def _require_sound(path: Path, messages: list[str], hdus: fits.HDUList, n_hdus: int) -> None:
+    broken = [text for text in messages if _BROKEN.search(text)]
+    if broken:
+        msg = f"{path} is broken: {broken[0]}"
+        raise FileDefectError(msg)
+    promised = hdus[0].header.get("NEXTEND", n_hdus - 1)
+    if promised > n_hdus - 1:
+        msg = f"{path} is truncated: {n_hdus - 1} extensions, NEXTEND tells of {promised}"
+        raise FileDefectError(msg)
+
+
+def image_hdus(hdus: fits.HDUList) -> Iterator[tuple[int, Any]]:
+    """Index and HDU of every 2-D image, compressed ones included."""
+    for index, hdu in enumerate(hdus):
+        if getattr(hdu, "is_image", False) and hdu.header.get("NAXIS") == 2:
+            yield index, hdu
+
+
+def read_plane(hdu: Any, dtype: type[np.generic] | None = None) -> np.ndarray:
+    """The pixels (y, x) of an image HDU, as a copy; nothing stays cached in the HDU.
+
+    Raises
+    ------
+    FileDefectError
+        The pixels cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            plane = np.array(hdu.data, dtype=dtype)
+            del hdu.data
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        msg = f"the pixels of HDU {hdu.name!r} cannot be read: {error}"
+        raise FileDefectError(msg) from error
+    return plane if plane.dtype.isnative else plane.astype(plane.dtype.newbyteorder("="))
+
+
+def ldac_header(hdu: Any) -> fits.Header:
+    """The image header that an LDAC_IMHEAD table holds in its one row."""
+    raw = hdu.data.field(0)[0]
+    if isinstance(raw, np.ndarray):
+        text = "".join(str(card).ljust(_CARD_LENGTH) for card in raw.ravel())
+    else:
+        text = str(raw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        return fits.Header.fromstring(text)

@@ -1,0 +1,185 @@
+"""SExtractor FITS_LDAC catalogues with VIGNET stamps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.io import fits
+
+from psfscale.errors import InputError
+from psfscale.store.ingest.events import FileRefusal
+from psfscale.store.ingest.formats.calibrate import (
+    Calibration,
+    border_noise,
+    calibration,
+    check_columns,
+    describe,
+    mask_saturated,
+    with_source_noise,
+)
+from psfscale.store.ingest.formats.damaged import damaged_exposure
+from psfscale.store.ingest.formats.fitsfile import FitsFiles, ldac_header
+from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups
+from psfscale.store.ingest.formats.reader import (
+    CcdContent,
+    FileScan,
+    Piece,
+    ccd_number,
+    exposure_facts,
+    known_ccd,
+    unknown_ccd_message,
+)
+from psfscale.store.ingest.formats.sky import celestial_wcs, pixel_to_sky, reference_pixel
+from psfscale.store.ingest.formats.tables import Table, fits_table, selected
+from psfscale.store.ingest.objects import Objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from psfscale.survey import Survey
+    from psfscale.survey.recipe import LdacRecipe, NumberSource
+
+_MASKED = -1e29
+"""SExtractor writes -1e30 where a stamp has no pixel."""
+
+
+class LdacReader:
+    """One file a CCD, or several (LDAC_IMHEAD, LDAC_OBJECTS) pairs in a file."""
+
+    def __init__(self, survey: Survey, recipe: LdacRecipe) -> None:
+        self._survey = survey
+        self._recipe = recipe
+        self._files = FitsFiles()
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._files.close()
+
+    def exposure_of(self, path: Path) -> str | None:
+        """Exposure id of a damaged file, as far as it still tells."""
+        return damaged_exposure(path, self._recipe, ldac=True)
+
+    def scan(self, path: Path) -> FileScan:
+        """The CCDs of the file and how many objects each has."""
+        pieces: list[Piece] = []
+        refused: list[FileRefusal] = []
+        for index, facts in self._pairs(path):
+            exposure = exposure_facts(self._survey, facts)
+            ccd = self._ccd(facts)
+            if ccd in self._recipe.skip_ccds:
+                continue
+            if not known_ccd(self._survey, ccd):
+                why = unknown_ccd_message(self._survey, ccd)
+                refused.append(FileRefusal(file=path, exposure=exposure.id, ccd=ccd, reason=why))
+                continue
+            table = fits_table(self._files.get(path)[index], path)
+            check_columns(table, self._recipe.stars)
+            calibration(self._survey, facts, unit=table.units.get(self._recipe.stars.image))
+            pieces.append(
+                Piece(
+                    path=path,
+                    exposure=exposure,
+                    ccd=ccd,
+                    index=index,
+                    counts={"star": int(selected(table, self._recipe.stars.select).sum())},
+                    stamp_shapes={"star": self._stamp_shape(self._files.get(path)[index], path)},
+                )
+            )
+        return FileScan(pieces=tuple(pieces), refused=tuple(refused))
+
+    def read(self, piece: Piece) -> CcdContent:
+        """The stars of one LDAC_OBJECTS table."""
+        facts = dict(self._pairs(piece.path))[piece.index]
+        header = facts.headers[0]
+        table = fits_table(self._files.get(piece.path)[piece.index], piece.path)
+        stars = self._stars(table, facts)
+        if self._recipe.stars.columns.ra is None:
+            ra, dec = pixel_to_sky(celestial_wcs(header), stars.x, stars.y)
+            stars = replace(stars, ra=ra, dec=dec)
+        return CcdContent(objects={"star": stars}, reference_pixel=reference_pixel(header))
+
+    def _stars(self, table: Table, facts: Facts) -> Objects:
+        recipe = self._recipe.stars
+        keep = selected(table, recipe.select)
+        rows = np.flatnonzero(keep)
+        calibrate = calibration(self._survey, facts, unit=table.units.get(recipe.image))
+        raw = table.raw(recipe.image)[rows].astype(np.float32)
+        usable = np.isfinite(raw) & (raw > _MASKED)
+        image = np.where(usable | np.isnan(raw), raw, 0) * np.float32(calibrate.electrons)
+        noise = self._sky_noise(table, rows, facts, calibrate, image=image, usable=usable)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            weight = np.where(usable, (1 / np.square(noise))[:, None, None], 0).astype(np.float32)
+        if calibrate.source_noise:
+            weight = with_source_noise(weight, image)
+        described = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
+        stars = Objects(image=image, weight=weight, n_not_selected=int((~keep).sum()), **described)
+        sky = self._level(self._recipe.sky, table, rows, facts, calibrate, "sky")
+        weight, flags = mask_saturated(stars, calibrate.saturation, sky=sky[:, None, None])
+        return replace(stars, weight=weight, flags=flags)
+
+    def _sky_noise(
+        self,
+        table: Table,
+        rows: np.ndarray,
+        facts: Facts,
+        calibrate: Calibration,
+        *,
+        image: np.ndarray,
+        usable: np.ndarray,
+    ) -> np.ndarray:
+        """(star,) rms of the sky in a pixel [electron]."""
+        if self._recipe.sky_noise is None:
+            return np.full(len(rows), border_noise(image, usable=usable))
+        return self._level(self._recipe.sky_noise, table, rows, facts, calibrate, "sky noise")
+
+    def _level(
+        self,
+        source: NumberSource | None,
+        table: Table,
+        rows: np.ndarray,
+        facts: Facts,
+        calibrate: Calibration,
+        what: str,
+    ) -> np.ndarray:
+        """(star,) a level from a card, a column or the recipe [electron]."""
+        if source is None:
+            return np.zeros(len(rows))
+        if source.column is not None:
+            values: np.ndarray = table.raw(source.column)[rows].astype(np.float64)
+            return values * calibrate.of_unit(source.unit)
+        return np.full(len(rows), calibrate.level(source, facts, what))
+
+    def _ccd(self, facts: Facts) -> int:
+        if self._recipe.ccd is None:
+            return self._survey.instrument.focal_plane.first_ccd
+        return ccd_number(facts, facts.text(self._recipe.ccd, "CCD id"))
+
+    def _pairs(self, path: Path) -> Iterator[tuple[int, Facts]]:
+        """Index of every LDAC_OBJECTS table, with the facts of its LDAC_IMHEAD."""
+        groups = filename_groups(path, self._recipe.filename)
+        header: Any = fits.Header()
+        found = False
+        for index, hdu in enumerate(self._files.get(path)):
+            if hdu.name == "LDAC_IMHEAD":
+                header = ldac_header(hdu)
+            elif hdu.name == "LDAC_OBJECTS":
+                found = True
+                yield index, Facts(path=path, headers=(header,), groups=groups)
+                header = fits.Header()
+        if not found:
+            msg = f"{path} has no LDAC_OBJECTS table; is it a FITS_LDAC catalogue?"
+            raise FileDefectError(msg)
+
+    def _stamp_shape(self, hdu: Any, path: Path) -> tuple[int, int]:
+        name = self._recipe.stars.image
+        if name not in hdu.columns.names:
+            msg = f"{path} has no column {name!r}; it has {', '.join(hdu.columns.names)}"
+            raise InputError(msg)
+        shape = hdu.data[name].shape[1:]
+        if len(shape) != 2:
+            msg = f"{path}: column {name!r} has cells of shape {shape}, expected stamps (y, x)"
+            raise InputError(msg)
+        return int(shape[0]), int(shape[1])

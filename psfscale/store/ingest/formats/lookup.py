@@ -1,0 +1,149 @@
+"""Single values of an exposure or a CCD: from cards, file names, keys or the recipe."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psfscale.errors import InputError
+from psfscale.store.ingest.formats.units import to_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psfscale.survey.recipe import NumberSource, TextSource
+
+
+class FileDefectError(InputError):
+    """A file that cannot be ingested, where the recipe is not to blame: it is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Where the recipe's sources look things up.
+
+    Attributes
+    ----------
+    path : of the file
+    headers : FITS headers, the CCD's own first
+    groups : named groups of the file name
+    keys : single values of a stack
+    """
+
+    path: Path
+    headers: tuple[Mapping[str, Any], ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    def card(self, names: tuple[str, ...], what: str) -> Any:
+        """Value of the first of these cards that a header has."""
+        for name in names:
+            for header in self.headers:
+                if name in header:
+                    return header[name]
+        msg = f"{self.path}: no header card {' or '.join(names)} for the {what}"
+        raise FileDefectError(msg)
+
+    def text(self, source: TextSource, what: str) -> str:
+        """The word that `source` points to.
+
+        Raises
+        ------
+        FileDefectError
+            It is missing, empty, or does not match the source's pattern.
+        """
+        word = str(self._raw(source, what)).strip()
+        if source.pattern is not None:
+            match = re.search(source.pattern, word)
+            if match is None or not match.groups():
+                msg = f"{self.path}: the {what} {word!r} does not match {source.pattern!r}"
+                raise FileDefectError(msg)
+            word = match.group(1)
+        if not word:
+            msg = f"{self.path}: the {what} is empty"
+            raise FileDefectError(msg)
+        return source.names.get(word, word)
+
+    def number(self, source: NumberSource, target: str, what: str) -> float:
+        """The number that `source` points to, in the unit `target`.
+
+        Raises
+        ------
+        FileDefectError
+            It is missing or not a number.
+        InputError
+            Its unit is unknown or of another kind.
+        """
+        raw = self._raw(source, what)
+        if hasattr(raw, "item"):
+            raw = raw.item()
+        try:
+            return to_number(raw, source.unit, target)
+        except InputError as error:
+            msg = f"{self.path}: {what}: {error}"
+            raise InputError(msg) from error
+
+    def _raw(self, source: TextSource | NumberSource, what: str) -> Any:
+        if source.card is not None:
+            return self.card(source.card, what)
+        if source.value is not None:
+            return source.value
+        if source.key is not None:
+            return self._named(self.keys, source.key, f"key for the {what}")
+        group = getattr(source, "group", None)
+        if group is not None:
+            return self._named(self.groups, group, f"group in the file name for the {what}")
+        msg = f"{self.path}: the {what} cannot come from a column here"
+        raise InputError(msg)
+
+    def _named(self, values: Mapping[str, Any], name: str, what: str) -> Any:
+        if name not in values:
+            msg = f"{self.path}: no {what} named {name!r}; there are {sorted(values) or 'none'}"
+            raise FileDefectError(msg)
+        return values[name]
+
+
+def filename_groups(path: Path, pattern: str | None) -> dict[str, str]:
+    """Named groups of the file name; empty without a pattern.
+
+    Raises
+    ------
+    FileDefectError
+        The name does not match.
+    """
+    if pattern is None:
+        return {}
+    match = re.fullmatch(pattern, path.name)
+    if match is None:
+        msg = f"{path}: the file name does not match {pattern!r}"
+        raise FileDefectError(msg)
+    return {name: text for name, text in match.groupdict().items() if text is not None}
+
+
+def sibling(path: Path, pattern: str, names: Mapping[str, object]) -> Path:
+    """Path of a file beside `path`, its pattern filled in.
+
+    Raises
+    ------
+    FileDefectError
+        A filled-in word holds a path separator.
+    InputError
+        The pattern names something unknown.
+    """
+    for name, word in names.items():
+        if "/" in str(word) or "\\" in str(word) or str(word) == "..":
+            msg = f"{path}: {name} {word!r} must not hold a path"
+            raise FileDefectError(msg)
+    known = {
+        "directory": path.parent,
+        "root": path.parent.parent,
+        "stem": path.name.partition(".")[0],
+        **names,
+    }
+    try:
+        return Path(pattern.format(**known))
+    except (KeyError, IndexError) as error:
+        msg = f"path pattern {pattern!r} names {error}; known are {sorted(known)}"
+        raise InputError(msg) from error

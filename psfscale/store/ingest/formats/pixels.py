@@ -1,0 +1,126 @@
+"""The pixels of one CCD: background, noise and masks, and stamps cut from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sep  # type: ignore[import-not-found]
+from jaxtyping import Bool, Float
+
+from psfscale.errors import InputError
+from psfscale.store.ingest.objects import nearest_pixel
+from psfscale.survey.recipe import MeshBackground
+
+if TYPE_CHECKING:
+    from psfscale.store.ingest.formats.calibrate import Calibration
+
+_NOISE_BOX = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcdPixels:
+    """One CCD in electrons, background removed.
+
+    Attributes
+    ----------
+    image : (y, x) [electron]; NaN where the file has none
+    weight : (y, x) [1/electron²], 0 where masked
+    saturated : (y, x)
+    """
+
+    image: Float[np.ndarray, "y x"]
+    weight: Float[np.ndarray, "y x"]
+    saturated: Bool[np.ndarray, "y x"]
+
+
+def inverse_variance(plane: np.ndarray, kind: str, electrons: float) -> np.ndarray:
+    """A noise plane, in place, as inverse variance [1/electron²]; 0 where it makes no sense.
+
+    Parameters
+    ----------
+    plane : (y, x) float32, in the unit of the image
+    kind : ``inverse_variance``, ``variance`` or ``rms``
+    electrons : in one unit of the image
+    """
+    bad = ~(np.isfinite(plane) & (plane > 0))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if kind == "rms":
+            np.square(plane, out=plane)
+        if kind != "inverse_variance":
+            np.reciprocal(plane, out=plane)
+    plane /= np.float32(electrons**2)
+    plane[bad | ~np.isfinite(plane)] = 0
+    return plane
+
+
+def mesh_background(
+    image: np.ndarray, *, bad: np.ndarray, recipe: MeshBackground
+) -> Float[np.ndarray, "y x"]:
+    """Background (y, x) of an image, from clipped modes on a mesh (SExtractor's method)."""
+    return np.asarray(_mesh(image, bad, recipe.box, recipe.filter).back(dtype=np.float32))
+
+
+def measured_noise(image: np.ndarray, *, bad: np.ndarray) -> float:
+    """Rms of the sky of a background-subtracted image."""
+    return float(_mesh(image, bad, _NOISE_BOX, 3).globalrms)
+
+
+def _mesh(image: np.ndarray, bad: np.ndarray, box: int, cells: int) -> sep.Background:
+    clean = np.where(bad, np.float32(0), image)
+    return sep.Background(clean, mask=bad, bw=box, bh=box, fw=cells, fh=cells)
+
+
+def modelled_weight(
+    background: np.ndarray | float, *, read_noise: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """(y, x) inverse variance [1/electron²] of sky and read-out, the objects aside.
+
+    Raises
+    ------
+    InputError
+        Neither background nor read noise is positive.
+    """
+    variance = np.maximum(np.asarray(background, np.float32), 0) + np.float32(read_noise**2)
+    if not (variance > 0).any():
+        msg = "the noise cannot be modelled: neither background nor read noise is positive"
+        raise InputError(msg)
+    with np.errstate(divide="ignore"):
+        weight = np.where(variance > 0, 1 / variance, 0).astype(np.float32)
+    return np.broadcast_to(weight, shape)
+
+
+def cut(
+    pixels: CcdPixels,
+    x: np.ndarray,
+    y: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    calibrate: Calibration,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stamps around positions: image, weight, and whether a pixel is saturated.
+
+    The pixel nearest to the position lies on index ``n // 2`` of the stamp. What reaches
+    over the edge of the CCD is 0 with weight 0.
+
+    Parameters
+    ----------
+    pixels : of the CCD
+    x, y : (object,) [pixel], 0-based
+    shape : (y, x) pixels of a stamp
+    calibrate : tells whether the objects' own noise is added
+    """
+    height, width = pixels.image.shape
+    rows = nearest_pixel(y)[:, None] + np.arange(shape[0]) - shape[0] // 2
+    columns = nearest_pixel(x)[:, None] + np.arange(shape[1]) - shape[1] // 2
+    on_ccd = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None, :
+    ]
+    at = (np.clip(rows, 0, height - 1)[:, :, None], np.clip(columns, 0, width - 1)[:, None, :])
+    image = np.where(on_ccd, pixels.image[at], np.float32(0))
+    weight = np.where(on_ccd, pixels.weight[at], np.float32(0))
+    if calibrate.source_noise:
+        weight = weight / (1 + weight * np.maximum(np.nan_to_num(image), 0))
+    saturated = (on_ccd & pixels.saturated[at]).any(axis=(1, 2))
+    return image, weight, saturated

@@ -1,0 +1,138 @@
+"""What every format offers to the ingest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from psfscale.store.ingest.formats.lookup import Facts, FileDefectError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from psfscale.store.ingest.events import FileRefusal
+    from psfscale.store.ingest.objects import Kind, Objects
+    from psfscale.survey import Survey
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureFacts:
+    """What the files tell of a whole exposure; NaN or empty where the recipe has no source."""
+
+    id: str
+    time: float
+    filter: str
+    ra: float
+    dec: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One CCD in one file.
+
+    Attributes
+    ----------
+    index : where in the file: the reader's own
+    counts : objects selected, an upper bound of what is taken
+    stamp_shapes : (y, x) pixels
+    """
+
+    path: Path
+    exposure: ExposureFacts
+    ccd: int
+    index: int
+    counts: Mapping[Kind, int]
+    stamp_shapes: Mapping[Kind, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileScan:
+    """What a first look at a file found, without reading pixels."""
+
+    pieces: tuple[Piece, ...] = ()
+    refused: tuple[FileRefusal, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcdContent:
+    """All objects of one CCD; the reference pixel where the header tells it (1-based)."""
+
+    objects: Mapping[Kind, Objects] = field(default_factory=dict)
+    reference_pixel: tuple[float, float] | None = None
+
+
+class Reader(Protocol):
+    """One format. It reads one CCD at a time."""
+
+    def scan(self, path: Path) -> FileScan:
+        """Look at a file without reading its pixels.
+
+        Raises
+        ------
+        FileDefectError
+            The file is damaged: it is refused, the others go on.
+        InputError
+            The recipe does not fit the file.
+        """
+        ...
+
+    def read(self, piece: Piece) -> CcdContent:
+        """The objects of one CCD.
+
+        Raises
+        ------
+        FileDefectError, InputError
+            As `scan`.
+        """
+        ...
+
+    def exposure_of(self, path: Path) -> str | None:
+        """Exposure id of a damaged file, as far as it still tells."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all files."""
+        ...
+
+
+def exposure_facts(survey: Survey, facts: Facts) -> ExposureFacts:
+    """What the recipe's sources tell of the exposure."""
+    recipe = survey.ingest
+    nan = float("nan")
+    return ExposureFacts(
+        id=facts.text(recipe.exposure, "exposure id"),
+        time=facts.number(recipe.time, "d", "time") if recipe.time else nan,
+        filter=facts.text(recipe.filter, "filter") if recipe.filter else "",
+        ra=facts.number(recipe.ra, "deg", "right ascension") if recipe.ra else nan,
+        dec=facts.number(recipe.dec, "deg", "declination") if recipe.dec else nan,
+    )
+
+
+def known_ccd(survey: Survey, ccd: int) -> bool:
+    """Whether the survey has this CCD."""
+    return ccd in survey.instrument.focal_plane.ccd_ids
+
+
+def unknown_ccd_message(survey: Survey, ccd: int) -> str:
+    """Why a CCD is refused, and what to do about it."""
+    ids = survey.instrument.focal_plane.ccd_ids
+    return (
+        f"CCD {ccd} is none of the survey's {ids.start} to {ids.stop - 1}; "
+        "list it under skip_ccds to leave it out"
+    )
+
+
+def ccd_number(facts: Facts, word: str) -> int:
+    """`word` as a CCD id.
+
+    Raises
+    ------
+    FileDefectError
+        It is not an integer.
+    """
+    try:
+        return int(word)
+    except ValueError as error:
+        msg = f"{facts.path}: CCD id {word!r} is no integer; map it with `names` or `pattern`"
+        raise FileDefectError(msg) from error

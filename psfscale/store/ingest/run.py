@@ -1,0 +1,173 @@
+"""Ingest: files of a survey become its store, one CCD in memory at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psfscale.store.ingest.events import CcdCount, FileRefusal, IngestEvent, IngestSummary
+from psfscale.store.ingest.formats.images import ImagesReader
+from psfscale.store.ingest.formats.ldac import LdacReader
+from psfscale.store.ingest.formats.stack import StackReader
+from psfscale.store.ingest.objects import Kind, Placed, admit
+from psfscale.store.ingest.scan import scan_files
+from psfscale.store.ingest.state import drop_refusals, file_line, object_lines, write_refusals
+from psfscale.store.ingest.target import prepared
+from psfscale.store.ingest.writer import ExposureWriter
+from psfscale.survey.geometry import field_position
+from psfscale.survey.recipe import ImagesRecipe, LdacRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psfscale.store.ingest.formats.reader import CcdContent, Piece, Reader
+    from psfscale.store.ingest.scan import ExposurePlan, IngestPlan
+    from psfscale.store.ingest.target import Target
+    from psfscale.survey import Survey
+
+
+def ingest(
+    survey: Survey,
+    files: Sequence[Path],
+    output: Path,
+    *,
+    append: bool = False,
+    observer: Callable[[IngestEvent], None] | None = None,
+) -> IngestSummary:
+    """Read files by the survey's recipe and write the survey store.
+
+    Stopped at any moment, the same call goes on where it was: exposures already complete
+    are left as they are, an incomplete one is redone. An exposure is complete only when
+    everything of it is written and none of its files was refused.
+
+    Parameters
+    ----------
+    survey : with the recipe of its files
+    files : exposures (``images``), catalogues (``ldac``) or stacks; any order
+    output : path of the store
+    append : add exposures to a store that exists; what exceeds its room is refused,
+        counted, and makes the outcome not ok
+    observer : called after every file looked at and every CCD written
+
+    Returns
+    -------
+    IngestSummary
+        Counts of what was taken, masked and refused; `ok` tells whether it is all.
+
+    Raises
+    ------
+    InputError
+        A file is missing, the recipe does not fit a file (column, unit, stamps), an exposure
+        comes twice or stands in the store already, or no file is readable. Nothing is written.
+    StoreError
+        The store exists and `append` is False, or another ingest is writing to it.
+    """
+    tell = observer or (lambda _: None)
+    reader = _reader(survey)
+    try:
+        plan = scan_files(reader, [Path(path) for path in files], tell)
+        with prepared(survey, plan, Path(output), append=append) as target:
+            todo = {exposure.facts.id for exposure in target.todo}
+            drop_refusals(target.path, exposures=todo, files={Path(path) for path in files})
+            write_refusals(target.path, map(file_line, plan.refused))
+            return _Ingest(survey, reader, target, tell).run(plan)
+    finally:
+        reader.close()
+
+
+def _reader(survey: Survey) -> Reader:
+    recipe = survey.ingest
+    if isinstance(recipe, LdacRecipe):
+        return LdacReader(survey, recipe)
+    if isinstance(recipe, ImagesRecipe):
+        return ImagesReader(survey, recipe)
+    return StackReader(survey, recipe)
+
+
+class _Ingest:
+    """The second pass: every CCD is read, admitted and written."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        reader: Reader,
+        target: Target,
+        tell: Callable[[IngestEvent], None],
+    ) -> None:
+        self._survey, self._reader, self._target, self._tell = survey, reader, target, tell
+        self._counts: list[CcdCount] = []
+        self._refused: list[FileRefusal] = []
+        self._done = 0
+        self._total = sum(len(exposure.pieces) for exposure in target.todo)
+
+    def run(self, plan: IngestPlan) -> IngestSummary:
+        """Write all exposures that are left to write."""
+        whole = {exposure.facts.id: self._write(exposure) for exposure in self._target.todo}
+        return IngestSummary(
+            exposures=tuple(identity for identity, good in whole.items() if good),
+            resumed=self._target.resumed,
+            incomplete=tuple(identity for identity, good in whole.items() if not good),
+            ccds=tuple(self._counts),
+            files_refused=(*plan.refused, *self._refused),
+        )
+
+    def _write(self, exposure: ExposurePlan) -> bool:
+        """Write one exposure; False where a file of it was refused."""
+        writer = ExposureWriter(self._target, self._survey, exposure)
+        n_refused = len(self._refused)
+        for piece in exposure.pieces:
+            event = IngestEvent(
+                phase="write",
+                done=self._done + 1,
+                total=self._total,
+                file=piece.path,
+                exposure=exposure.facts.id,
+                ccd=piece.ccd,
+            )
+            found = self._read(piece)
+            if isinstance(found, FileRefusal):
+                write_refusals(self._target.path, [file_line(found)])
+                self._refused.append(found)
+                event = replace(event, refused=found)
+            else:
+                write_refusals(self._target.path, object_lines(piece, found))
+                count = writer.write_ccd(piece.ccd, found)
+                self._counts.append(count)
+                event = replace(event, count=count)
+            self._done += 1
+            self._tell(event)
+        whole = not exposure.damaged and len(self._refused) == n_refused
+        writer.close(whole=whole)
+        return whole
+
+    def _read(self, piece: Piece) -> dict[Kind, Placed] | FileRefusal:
+        """The objects of a CCD that go into the store, or why it cannot be read."""
+        try:
+            content = self._reader.read(piece)
+            return {kind: self._place(kind, content, piece.ccd) for kind in self._target.kinds}
+        except Exception as error:  # noqa: BLE001  one bad CCD is quarantined with its reason
+            return FileRefusal(
+                file=piece.path,
+                exposure=piece.exposure.id,
+                ccd=piece.ccd,
+                reason=f"{type(error).__name__}: {error}",
+            )
+
+    def _place(self, kind: Kind, content: CcdContent, ccd: int) -> Placed:
+        instrument = self._survey.instrument
+        admitted = admit(
+            content.objects[kind],
+            ccd_shape=(instrument.detector.rows, instrument.detector.columns),
+            capacity=self._target.capacity(kind),
+        )
+        field_x, field_y = field_position(
+            instrument,
+            ccd,
+            admitted.objects.x,
+            admitted.objects.y,
+            reference_pixel=content.reference_pixel,
+        )
+        return Placed(
+            objects=admitted.objects, refused=admitted.refused, field_x=field_x, field_y=field_y
+        )

@@ -1,0 +1,150 @@
+"""The first pass over the files: which exposures and CCDs there are, and how large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psfscale.errors import InputError
+from psfscale.store.ingest.events import FileRefusal, IngestEvent
+from psfscale.store.ingest.formats.lookup import FileDefectError
+from psfscale.store.ingest.formats.reader import FileScan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from psfscale.store.ingest.formats.reader import ExposureFacts, Piece, Reader
+    from psfscale.store.ingest.objects import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposurePlan:
+    """One exposure: its CCDs in the order of their ids, and whether a file of it was refused."""
+
+    facts: ExposureFacts
+    pieces: tuple[Piece, ...]
+    damaged: bool
+
+    @property
+    def source(self) -> str:
+        """Names of the files it comes from."""
+        return ", ".join(sorted({piece.path.name for piece in self.pieces}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestPlan:
+    """All that is to be ingested."""
+
+    exposures: tuple[ExposurePlan, ...]
+    refused: tuple[FileRefusal, ...]
+    stamp_shapes: dict[Kind, tuple[int, int]]
+
+    def largest(self, kind: Kind) -> int:
+        """Most objects of this kind on one CCD."""
+        return max(
+            (p.counts.get(kind, 0) for exposure in self.exposures for p in exposure.pieces),
+            default=0,
+        )
+
+
+def scan_files(
+    reader: Reader, files: Sequence[Path], observer: Callable[[IngestEvent], None]
+) -> IngestPlan:
+    """Look at all files, in the order given.
+
+    Raises
+    ------
+    InputError
+        A file is missing or given twice, the recipe does not fit a file, two files hold
+        the same CCD of an exposure, stamps differ in shape, or no file is readable.
+    """
+    _require_files(files)
+    pieces: list[Piece] = []
+    refused: list[FileRefusal] = []
+    for number, path in enumerate(files, start=1):
+        found = _scan(reader, path)
+        pieces.extend(found.pieces)
+        refused.extend(found.refused)
+        observer(
+            IngestEvent(
+                phase="scan",
+                done=number,
+                total=len(files),
+                file=path,
+                refused=found.refused[0] if found.refused else None,
+            )
+        )
+    if not pieces:
+        why = "; ".join(item.reason for item in refused[:3]) or "they hold no CCD to take"
+        msg = f"none of the {len(files)} files can be ingested: {why}"
+        raise InputError(msg)
+    return IngestPlan(
+        exposures=_exposures(pieces, refused),
+        refused=tuple(refused),
+        stamp_shapes=_stamp_shapes(pieces),
+    )
+
+
+def _require_files(files: Sequence[Path]) -> None:
+    if not files:
+        msg = "no files to ingest"
+        raise InputError(msg)
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        msg = f"{len(missing)} of {len(files)} files do not exist: {', '.join(missing[:5])}"
+        raise InputError(msg)
+    if len(set(files)) < len(files):
+        twice = sorted({str(path) for path in files if files.count(path) > 1})
+        msg = f"files are given twice: {', '.join(twice[:5])}"
+        raise InputError(msg)
+
+
+def _scan(reader: Reader, path: Path) -> FileScan:
+    try:
+        return reader.scan(path)
+    except FileDefectError as error:
+        return _refuse(reader, path, str(error))
+    except InputError:
+        raise  # the recipe does not fit: nothing is written
+    except Exception as error:  # noqa: BLE001  a damaged file fails in any way; it is quarantined
+        return _refuse(reader, path, f"{path}: {type(error).__name__}: {error}")
+
+
+def _refuse(reader: Reader, path: Path, reason: str) -> FileScan:
+    exposure = reader.exposure_of(path)
+    return FileScan(refused=(FileRefusal(file=path, exposure=exposure, ccd=None, reason=reason),))
+
+
+def _exposures(pieces: list[Piece], refused: list[FileRefusal]) -> tuple[ExposurePlan, ...]:
+    damaged = {item.exposure for item in refused}
+    found: dict[str, dict[int, Piece]] = {}
+    for piece in pieces:
+        ccds = found.setdefault(piece.exposure.id, {})
+        if piece.ccd in ccds:
+            msg = (
+                f"duplicate exposure: CCD {piece.ccd} of exposure {piece.exposure.id} stands in "
+                f"{ccds[piece.ccd].path} and in {piece.path}; give one of them"
+            )
+            raise InputError(msg)
+        ccds[piece.ccd] = piece
+    return tuple(
+        ExposurePlan(
+            facts=next(iter(ccds.values())).exposure,
+            pieces=tuple(ccds[ccd] for ccd in sorted(ccds)),
+            damaged=identity in damaged,
+        )
+        for identity, ccds in found.items()
+    )
+
+
+def _stamp_shapes(pieces: list[Piece]) -> dict[Kind, tuple[int, int]]:
+    first = pieces[0]
+    for piece in pieces:
+        if piece.stamp_shapes != first.stamp_shapes:
+            msg = (
+                f"stamps differ in shape: {dict(piece.stamp_shapes)} in {piece.path}, "
+                f"{dict(first.stamp_shapes)} in {first.path}; ingest them into different stores"
+            )
+            raise InputError(msg)
+    return dict(first.stamp_shapes)

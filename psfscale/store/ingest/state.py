@@ -1,0 +1,128 @@
+"""What an ingest keeps beside the arrays: which exposures it owes, refusals, a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from psfscale.errors import StoreError
+from psfscale.store.layout import STATE_DIRECTORY
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from psfscale.store.ingest.events import FileRefusal
+    from psfscale.store.ingest.formats.reader import Piece
+    from psfscale.store.ingest.objects import Admitted, Kind
+
+OWED = "ingest.json"
+REFUSED = "refused.jsonl"
+_LOCK = "ingest.lock"
+
+
+def owed(store: Path) -> set[str]:
+    """Exposures of an ingest that has not come to its end."""
+    path = store / STATE_DIRECTORY / OWED
+    if not path.is_file():
+        return set()
+    return set(json.loads(path.read_text(encoding="utf-8"))["exposures"])
+
+
+def write_owed(store: Path, exposures: Collection[str]) -> None:
+    """Say which exposures the ingest in hand is to write, whole or not at all."""
+    text = json.dumps({"exposures": sorted(exposures)})
+    _replace(store / STATE_DIRECTORY / OWED, text)
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Keep a second ingest out of the store; the lock goes with the process.
+
+    Raises
+    ------
+    StoreError
+        Another ingest is at work.
+    """
+    (store / STATE_DIRECTORY).mkdir(exist_ok=True)
+    with (store / STATE_DIRECTORY / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"another ingest is writing to {store}; wait for its end"
+            raise StoreError(msg) from error
+        yield
+
+
+def file_line(item: FileRefusal) -> dict[str, Any]:
+    """A refused file as a line of the list."""
+    return {
+        "file": str(item.file),
+        "exposure": item.exposure,
+        "ccd": item.ccd,
+        "id": None,
+        "reason": item.reason,
+    }
+
+
+def object_lines(piece: Piece, found: Mapping[Kind, Admitted]) -> list[dict[str, Any]]:
+    """Every refused object of a CCD as a line of the list."""
+    return [
+        {
+            "file": str(piece.path),
+            "exposure": piece.exposure.id,
+            "ccd": piece.ccd,
+            "kind": kind,
+            "id": identity,
+            "reason": reason.name.lower(),
+        }
+        for kind, admitted in found.items()
+        for identity, reason in admitted.refused
+    ]
+
+
+def write_refusals(store: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Append to the list of what was refused."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if not text:
+        return
+    with (store / STATE_DIRECTORY / REFUSED).open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_refusals(store: Path, *, exposures: Collection[str], files: Collection[Path]) -> None:
+    """Forget what is about to be done again, and a last line that was cut off."""
+    path = store / STATE_DIRECTORY / REFUSED
+    if not path.is_file():
+        return
+    names = {str(file) for file in files}
+    kept = [
+        text
+        for text in path.read_text(encoding="utf-8").splitlines()
+        if _stays(text, exposures, names)
+    ]
+    _replace(path, "".join(f"{text}\n" for text in kept))
+
+
+def _stays(text: str, exposures: Collection[str], files: Collection[str]) -> bool:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return False
+    refused_file = line["id"] is None and line["file"] in files
+    return line["exposure"] not in exposures and not refused_file
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

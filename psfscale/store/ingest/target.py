@@ -1,0 +1,206 @@
+"""The survey store under an ingest: made, grown or taken up where it was left."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psfscale.errors import InputError, StoreError
+from psfscale.store.ingest.objects import GROUPS, Kind
+from psfscale.store.ingest.state import locked, owed, write_owed
+from psfscale.store.layout import STATE_DIRECTORY, create_store, grow, open_root
+from psfscale.store.refusal import Refusal
+from psfscale.store.schema import OBJECTS_PER_CHUNK, SURVEY_SCHEMA, ArraySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import zarr
+
+    from psfscale.store.ingest.scan import ExposurePlan, IngestPlan
+    from psfscale.survey import Survey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An open survey store with a row for every exposure to write."""
+
+    path: Path
+    root: Any
+    rows: Mapping[str, int]
+    todo: tuple[ExposurePlan, ...]
+    resumed: tuple[str, ...]
+    rewritten: frozenset[str]
+    """Exposures whose rows may hold what an earlier attempt left."""
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """An array of the store."""
+        array: zarr.Array[Any] = self.root[path]
+        return array
+
+    def capacity(self, kind: Kind) -> int:
+        """Room for objects of this kind on a CCD; 0 where the store has none."""
+        group = GROUPS[kind]
+        return self.array(f"{group}/id").shape[2] if group in self.root else 0
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of objects the store holds."""
+        return tuple(kind for kind, group in GROUPS.items() if group in self.root)
+
+
+@contextmanager
+def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Iterator[Target]:
+    """Make the store, or make room in it, and say which exposures are left to write.
+
+    The store is locked as long as the target is in use.
+
+    Raises
+    ------
+    InputError
+        An exposure stands in the store already, or its stamps do not fit the store.
+    StoreError
+        The store exists and `append` is False, unless an ingest of the same exposures
+        was interrupted there; or another ingest is writing to it.
+    """
+    fresh = not output.exists()
+    if fresh:
+        _create(survey, plan, output)
+    with locked(output):
+        target = _open(survey, plan, output, append=append)
+        yield replace(target, rewritten=frozenset()) if fresh else target
+        _settle(target)
+
+
+def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
+    partial = output.with_name(f".{output.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)  # an ingest died before its store was born
+    output.parent.mkdir(parents=True, exist_ok=True)
+    ids = [item.facts.id for item in plan.exposures]
+    root: Any = create_store(
+        partial,
+        _specs(plan),
+        sizes=_sizes(survey, plan),
+        attributes={
+            "survey": survey.name,
+            "pixel_origin": 0,
+            "stamp_centre": "index n // 2 of each axis is the pixel nearest to x, y",
+            "reserved_fraction": survey.ingest.reserved_fraction,
+        },
+    )
+    root["ccd"][:] = np.asarray(survey.instrument.focal_plane.ccd_ids, np.int32)
+    _write_ids(root, dict(enumerate(ids)))
+    (partial / STATE_DIRECTORY).mkdir()
+    write_owed(partial, ids)
+    partial.rename(output)
+
+
+def _specs(plan: IngestPlan) -> Iterable[ArraySpec]:
+    left_out = {GROUPS[kind] for kind in GROUPS if kind not in plan.stamp_shapes}
+    return [spec for spec in SURVEY_SCHEMA if spec.group not in left_out]
+
+
+def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
+    sizes = {
+        "exposure": len(plan.exposures),
+        "ccd": survey.instrument.focal_plane.n_ccds,
+        "reason": len(Refusal),
+    }
+    for kind, (height, width) in plan.stamp_shapes.items():
+        chunks = -(-max(plan.largest(kind), 1) // OBJECTS_PER_CHUNK)
+        sizes |= {kind: chunks * OBJECTS_PER_CHUNK}
+        sizes |= {f"{GROUPS[kind]}.y": height, f"{GROUPS[kind]}.x": width}
+    return sizes
+
+
+def _open(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Target:
+    root: Any = open_root(output, mode="r+")
+    _require_fit(survey, plan, root, output)
+    stored = [str(item) for item in root["exposures/id"][:]]
+    complete = np.asarray(root["exposures/complete"][:]).astype(bool)
+    rows = {item: row for row, item in enumerate(stored) if item}
+    wanted = [item.facts.id for item in plan.exposures]
+    open_ids = owed(output)
+    done = {item for item in wanted if item in rows and complete[rows[item]]}
+    new = [item for item in wanted if item not in rows]
+    _require_allowed(output, done=done, new=new, open_ids=open_ids, append=append)
+    write_owed(output, open_ids | set(wanted))
+    rewritten = frozenset(set(wanted) & set(rows))
+    rows |= _make_room(output, root, stored, new)
+    return Target(
+        path=output,
+        root=open_root(output, mode="r+"),
+        rows=rows,
+        todo=tuple(item for item in plan.exposures if item.facts.id not in done),
+        resumed=tuple(item for item in wanted if item in done),
+        rewritten=rewritten,
+    )
+
+
+def _require_allowed(
+    output: Path, *, done: set[str], new: list[str], open_ids: set[str], append: bool
+) -> None:
+    if not append and (not open_ids or new):
+        state = "holds an unfinished ingest of other exposures" if open_ids else "exists already"
+        msg = f"{output} {state}; add to it with append, or choose another path"
+        raise StoreError(msg)
+    duplicates = sorted(done - open_ids)
+    if duplicates:
+        msg = (
+            f"duplicate exposure: {', '.join(duplicates[:5])} ({len(duplicates)} in all) "
+            f"stand complete in {output}; leave their files out"
+        )
+        raise InputError(msg)
+
+
+def _require_fit(survey: Survey, plan: IngestPlan, root: Any, output: Path) -> None:
+    if root.attrs.get("survey") != survey.name:
+        msg = f"{output} is of survey {root.attrs.get('survey')!r}, not {survey.name!r}"
+        raise InputError(msg)
+    ids = list(survey.instrument.focal_plane.ccd_ids)
+    if np.asarray(root["ccd"][:]).tolist() != ids:
+        msg = f"{output} has other CCDs than the survey's {ids[0]} to {ids[-1]}"
+        raise InputError(msg)
+    for kind, group in GROUPS.items():
+        stored = root[f"{group}/image"].shape[3:] if group in root else None
+        if plan.stamp_shapes.get(kind) != stored:
+            msg = (
+                f"{group} of {output} have stamps of shape {stored}, the files bring "
+                f"{plan.stamp_shapes.get(kind)}; ingest them into a store of their own"
+            )
+            raise InputError(msg)
+
+
+def _make_room(output: Path, root: Any, stored: list[str], new: list[str]) -> dict[str, int]:
+    """A row for each new exposure: first those an interrupted ingest never named."""
+    free = [row for row, item in enumerate(stored) if not item]
+    extra = max(len(new) - len(free), 0)
+    if extra:
+        grow(output, len(stored) + extra)
+        root = open_root(output, mode="r+")
+    rows = dict(zip(new, [*free, *range(len(stored), len(stored) + extra)], strict=False))
+    _write_ids(root, {row: item for item, row in rows.items()})
+    return rows
+
+
+def _write_ids(root: Any, ids: Mapping[int, str]) -> None:
+    for name in ("exposure", "exposures/id"):
+        array: Any = root[name]
+        values = array[:]
+        for row, identity in ids.items():
+            values[row] = identity
+        array[:] = values
+
+
+def _settle(target: Target) -> None:
+    """Close the ingest's account when all its exposures are complete; else it stays open."""
+    complete = np.asarray(target.array("exposures/complete")[:]).astype(bool)
+    open_ids = owed(target.path)
+    if all(complete[target.rows[item]] for item in open_ids):
+        write_owed(target.path, ())

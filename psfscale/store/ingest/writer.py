@@ -1,0 +1,134 @@
+"""One exposure into the store: stamps CCD by CCD, small columns at the end, ``complete`` last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from psfscale.store.ingest.events import CcdCount
+from psfscale.store.ingest.objects import GROUPS, Kind, Placed, roles
+from psfscale.store.layout import write_region
+from psfscale.store.refusal import Refusal
+from psfscale.store.schema import SURVEY_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psfscale.store.ingest.scan import ExposurePlan
+    from psfscale.store.ingest.target import Target
+    from psfscale.survey import Survey
+
+
+class ExposureWriter:
+    """Writes one exposure: stamps CCD by CCD, small columns at the end, ``complete`` last."""
+
+    def __init__(self, target: Target, survey: Survey, exposure: ExposurePlan) -> None:
+        self._target, self._survey, self._exposure = target, survey, exposure
+        self._row = target.rows[exposure.facts.id]
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._counts: dict[int, CcdCount] = {}
+        self._written: set[tuple[Kind, int]] = set()
+        self._columns = {
+            spec.path: np.full(target.array(spec.path).shape[1:], spec.fill, spec.dtype)
+            for spec in SURVEY_SCHEMA
+            if spec.owner == "exposure" and spec.group in map(GROUPS.get, target.kinds)
+        }
+
+    def write_ccd(self, ccd: int, found_by_kind: Mapping[Kind, Placed]) -> CcdCount:
+        """Write the stamps of a CCD and keep its columns for the end."""
+        index = self._survey.instrument.focal_plane.ccd_ids.index(ccd)
+        refused: Counter[Refusal] = Counter()
+        for kind, found in found_by_kind.items():
+            columns = self._columns_of(kind, found)
+            self._write_stamps(kind, index, columns)
+            for name, values in columns.items():
+                path = f"{GROUPS[kind]}/{name}"
+                if path in self._columns:
+                    self._columns[path][index, : len(values)] = values
+            refused.update(reason for _, reason in found.refused)
+            refused[Refusal.NOT_SELECTED] += found.objects.n_not_selected
+        count = CcdCount(
+            exposure=self._exposure.facts.id,
+            ccd=ccd,
+            n_stars=len(found_by_kind["star"].objects),
+            n_galaxies=len(found_by_kind["galaxy"].objects) if "galaxy" in found_by_kind else 0,
+            n_masked=sum(found.n_masked for found in found_by_kind.values()),
+            refused={reason: n for reason, n in refused.items() if n},
+        )
+        self._counts[index] = count
+        return count
+
+    def close(self, *, whole: bool) -> None:
+        """Write columns and facts; mark the exposure complete if it is `whole`."""
+        self._clear_leftovers()
+        for path, values in self._columns.items():
+            write_region(self._target.array(path), (self._row,), values)
+        facts = self._exposure.facts
+        content = self._digest.hexdigest() if whole else ""
+        for name, value in (
+            ("time", facts.time),
+            ("filter", facts.filter),
+            ("ra", facts.ra),
+            ("dec", facts.dec),
+            ("content", content),
+            ("source", self._exposure.source),
+        ):
+            self._target.array(f"exposures/{name}")[self._row] = value
+        self._write_counts()
+        if whole:
+            self._target.array("exposures/complete")[self._row] = 1
+
+    def _columns_of(self, kind: Kind, found: Placed) -> dict[str, np.ndarray]:
+        """Every array of the CCD's objects, by name, in the schema's order and types."""
+        fraction = self._survey.ingest.reserved_fraction
+        values = dict(found.objects.arrays()) | {
+            "field_x": found.field_x,
+            "field_y": found.field_y,
+            "role": roles(kind, self._exposure.facts.id, found.objects.id, fraction),
+        }
+        return {
+            spec.name: np.ascontiguousarray(values[spec.name], spec.dtype)
+            for spec in SURVEY_SCHEMA
+            if spec.group == GROUPS[kind]
+        }
+
+    def _write_stamps(self, kind: Kind, index: int, columns: Mapping[str, np.ndarray]) -> None:
+        for name, values in columns.items():
+            label = f"{index}/{kind}/{name}/{values.dtype.str}/{values.shape}"
+            self._digest.update(label.encode())
+            self._digest.update(values.tobytes())
+        for name in ("image", "weight"):
+            values = columns[name]
+            array = self._target.array(f"{GROUPS[kind]}/{name}")
+            padded = np.full(array.shape[2:], np.nan, np.float32)
+            padded[: len(values)] = values
+            write_region(array, (self._row, index), padded)
+        self._written.add((kind, index))
+
+    def _clear_leftovers(self) -> None:
+        """Remove stamps that an earlier attempt wrote and this one did not."""
+        if self._exposure.facts.id not in self._target.rewritten:
+            return
+        for kind in self._target.kinds:
+            for name in ("image", "weight"):
+                array = self._target.array(f"{GROUPS[kind]}/{name}")
+                for index in range(array.shape[1]):
+                    if (kind, index) not in self._written:
+                        empty = np.full(array.shape[2:], np.nan, np.float32)
+                        write_region(array, (self._row, index), empty)
+
+    def _write_counts(self) -> None:
+        n_ccds = self._survey.instrument.focal_plane.n_ccds
+        table = {name: np.zeros(n_ccds, np.int32) for name in ("n_stars", "n_galaxies", "n_masked")}
+        refused = np.zeros((n_ccds, len(Refusal)), np.int32)
+        for index, count in self._counts.items():
+            for name, values in table.items():
+                values[index] = getattr(count, name)
+            for reason, n in count.refused.items():
+                refused[index, reason] = n
+        for name, values in table.items():
+            self._target.array(f"exposures/{name}")[self._row] = values
+        self._target.array("exposures/n_refused")[self._row] = refused
