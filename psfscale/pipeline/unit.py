@@ -207,7 +207,7 @@ def _map_ccds(
 ) -> tuple[list[int], list[Failure]]:
     stage = reader.stage
     writer = ExposureWriter(stage, context, task.exposure, lease=task.lease, keep=bool(task.keep))
-    upstream = [read_marker(context.run, (need, task.exposure)) for need in stage.needs]
+    upstream = [_upstream(context.run, (need, task.exposure)) for need in stage.needs]
     states: list[int] = []
     failures: list[Failure] = []
     for ccd in range(context.sizes["ccd"]):
@@ -228,11 +228,20 @@ def _map_ccds(
     return states, failures
 
 
-def _state_before(ccd: int, roles: np.ndarray, upstream: list[Marker | None]) -> UnitState:
+def _upstream(run: Path, key: Key) -> Marker:
+    """The marker of a unit that the driver knows to be done; a slow file system may lag."""
+    marker = read_marker(run, key)
+    if marker is None:
+        msg = f"the marker of {key[0]} of exposure {key[1]} is not to be seen in {run} yet"
+        raise FileNotFoundError(msg)
+    return marker
+
+
+def _state_before(ccd: int, roles: np.ndarray, upstream: list[Marker]) -> UnitState:
     """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
     if not (roles != Role.EMPTY).any():
         return UnitState.EMPTY
-    ready = all(marker is not None and marker.states[ccd] == UnitState.DONE for marker in upstream)
+    ready = all(marker.states[ccd] == UnitState.DONE for marker in upstream)
     return UnitState.PENDING if ready else UnitState.BLOCKED
 
 

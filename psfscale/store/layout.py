@@ -168,7 +168,10 @@ def grow(path: Path, n_exposures: int) -> None:
         The store is longer already, or missing.
     """
     root = open_root(path, mode="r+")
-    for _, array in root.members(max_depth=None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # zarr-python warns of our state folder
+        members = root.members(max_depth=None)
+    for _, array in members:
         if not isinstance(array, zarr.Array):
             continue
         if _dims(array)[:1] != ("exposure",):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+import zarr
 
 from psfscale.arrays import Role
 from psfscale.config import RunConfig, fingerprint
@@ -154,10 +155,8 @@ def make_config(folder: Path, **changes) -> RunConfig:
 
 def run_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a run store by path."""
-    root = open_root(path)
-    return {
-        name: array[...] for name, array in root.members(max_depth=None) if hasattr(array, "shape")
-    }
+    members = zarr.open_group(path, mode="r").members(max_depth=None)
+    return {name: array[...] for name, array in members if isinstance(array, zarr.Array)}
 
 
 def require_same_arrays(one: Path, other: Path) -> None:

@@ -1,0 +1,324 @@
+"""Units on a Dask cluster. Bulk data never passes through it: a task is a name, its result a file.
+
+A worker writes arrays and marker; the driver learns from the scheduler only that a unit ended,
+and reads the marker. Nothing relies on Dask's memory or on its retries: a worker's death comes
+back at once, and the driver decides what becomes of the units it held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin
+from distributed.scheduler import KilledWorker
+from distributed.security import Security
+
+from psfscale.errors import ConfigError, RunError
+from psfscale.pipeline.executor import ExecutorLostError, Outcome, summary
+from psfscale.pipeline.ledger.marker import read_marker
+from psfscale.pipeline.profiles import (
+    AddressProfile,
+    ClusterProfile,
+    LocalProfile,
+    SchedulerFileProfile,
+    SlurmProfile,
+)
+from psfscale.pipeline.unit import Task, execute, execute_alone, explain
+
+if TYPE_CHECKING:
+    from psfscale.pipeline.unit import Reason
+
+SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
+    "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits in the scheduler
+    "distributed.scheduler.work-stealing": False,  # units take minutes
+    "distributed.scheduler.worker-ttl": None,  # a fit may hold the GIL longer; see unit_timeout
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.comm.timeouts.tcp": "120s",
+    "distributed.comm.retry.count": 3,
+    "distributed.worker.memory.target": False,  # nothing worth spilling is kept
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.admin.low-level-log-length": 100,  # these logs grow with the number of units
+    "distributed.admin.log-length": 100,
+}
+CHECK_EVERY = 2.0
+"""Seconds between two looks at the cluster's health while nothing ends."""
+ANSWER_WITHIN = 30.0
+"""Seconds in which a live scheduler answers."""
+CLOSE_WITHIN = 10.0
+"""Seconds in which a cluster closes; after that its processes are left to notice."""
+
+
+class ChildDiedError(Exception):
+    """The unit ran in a process of its own, which died; the message says how."""
+
+
+class OneThread(WorkerPlugin):
+    """One thread a worker process, whatever started it; results do not depend on the machine."""
+
+    name = "psfscale-one-thread"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 (Dask calls it so)
+        """Limit the thread pools of this process."""
+        import torch
+
+        torch.set_num_threads(1)
+
+
+class DaskExecutor:
+    """Units on the workers of a cluster.
+
+    Parameters
+    ----------
+    profile : where the workers come from
+
+    Raises
+    ------
+    RunError
+        No worker came within the profile's patience, or the scheduler cannot be reached.
+    """
+
+    def __init__(self, profile: ClusterProfile) -> None:
+        self.profile = profile
+        self._ended: queue.SimpleQueue[tuple[Task, Future]] = queue.SimpleQueue()
+        self._futures: dict[Task, Future] = {}
+        self._group = f"unit-{uuid.uuid4().hex}"
+        self._n_submitted = 0
+        self._checked = self._seen = time.monotonic()
+        self._stack = contextlib.ExitStack()
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def window(self) -> int:
+        """Units it wants to be given at a time: a few for each thread."""
+        return max(self.n_workers, 1) * self.profile.units_per_thread
+
+    def submit(self, task: Task) -> None:
+        """Take a unit."""
+        key = (self._group, self._n_submitted)
+        self._n_submitted += 1
+        future = self._client.submit(_run, task, key=key, pure=False)
+        self._futures[task] = future
+        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+
+    def collect(self, timeout: float) -> list[Outcome]:
+        """What ended; waits up to `timeout` seconds for a first one.
+
+        Raises
+        ------
+        ExecutorLostError
+            The scheduler is gone, or there has been no worker for longer than the profile's
+            patience.
+        """
+        outcomes = []
+        with contextlib.suppress(queue.Empty):
+            task, future = self._ended.get(timeout=timeout)
+            outcomes.append(self._outcome(task, future))
+            while True:
+                task, future = self._ended.get_nowait()
+                outcomes.append(self._outcome(task, future))
+        if not outcomes and time.monotonic() - self._checked > CHECK_EVERY:
+            self._look()
+        return outcomes
+
+    def close(self, *, kill: bool) -> None:
+        """End; with `kill`, without waiting for units that run."""
+        if kill:
+            with contextlib.suppress(Exception):
+                self._client.cancel(list(self._futures.values()), force=True)
+            self._kill_workers()
+        self._futures.clear()
+        with _hushed():
+            self._stack.close()
+
+    def _start(self) -> None:
+        self._stack.enter_context(dask.config.set(SETTINGS))
+        self._cluster = _make_cluster(self.profile, self._stack)
+        try:
+            self._client = self._stack.enter_context(_client(self.profile, self._cluster))
+            self._client.register_plugin(OneThread())
+            self._client.wait_for_workers(1, timeout=self.profile.patience)
+        except (OSError, TimeoutError) as error:
+            msg = f"no worker came within {self.profile.patience:g} s: {error}"
+            raise RunError(msg) from error
+        self.n_workers = 1
+        self._look()
+
+    def _outcome(self, task: Task, future: Future) -> Outcome:
+        self._futures.pop(task, None)
+        if future.status == "finished":
+            marker = read_marker(Path(task.run), task.key)
+            if marker is None:
+                message = f"the unit ended, but its marker is not to be seen in {task.run}"
+                return Outcome(task=task, error=("StoreError", message, ""))
+            return Outcome(task=task, counts=summary(marker))
+        if future.status != "error":
+            msg = f"the scheduler dropped a unit ({future.status})"
+            raise ExecutorLostError(msg)
+        error: Any = future.exception()
+        if isinstance(error, KilledWorker):
+            return Outcome(task=task, died=f"its worker {error.last_worker.address} died")
+        if isinstance(error, ChildDiedError):
+            return Outcome(task=task, died=str(error))
+        return Outcome(task=task, error=_reason(error))
+
+    def _look(self) -> None:
+        """Count the workers; give up where there is no scheduler, or no worker for too long."""
+        if self._client.status != "running":
+            msg = f"the scheduler is lost (client is {self._client.status})"
+            raise ExecutorLostError(msg)
+        try:
+            threads = self._client.sync(self._client.scheduler.ncores, callback_timeout=ANSWER_WITHIN)
+        except (OSError, TimeoutError) as error:
+            msg = f"the scheduler does not answer: {error!r}"
+            raise ExecutorLostError(msg) from error
+        self._checked = time.monotonic()
+        self.n_workers = sum(threads.values())
+        if self.n_workers:
+            self._seen = self._checked
+        elif self._checked - self._seen > self.profile.patience:
+            msg = f"there has been no worker for {self.profile.patience:g} s"
+            raise ExecutorLostError(msg)
+
+    def _kill_workers(self) -> None:
+        """End local worker processes at once; what they have not marked is done again."""
+        if not isinstance(self._cluster, LocalCluster):
+            return
+        for nanny in self._cluster.workers.values():
+            with contextlib.suppress(Exception):
+                nanny.process.process._process.kill()  # noqa: SLF001 (distributed offers no other)
+
+
+def _reason(error: BaseException) -> Reason:
+    return explain(error)
+
+
+def _run(task: Task) -> None:
+    """Run a unit on a worker; its result is its marker.
+
+    A unit that takes too long ends its worker, since a thread cannot be ended otherwise.
+    """
+    if task.alone:
+        died = execute_alone(task)
+        if isinstance(died, str):
+            raise ChildDiedError(died)
+        return
+    timer = None
+    if task.timeout is not None:
+        timer = threading.Timer(task.timeout, os._exit, args=(124,))
+        timer.daemon = True
+        timer.start()
+    try:
+        execute(task)
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:
+    """The cluster of a profile that has one to start; None where one runs already."""
+    if isinstance(profile, LocalProfile):
+        cluster = LocalCluster(
+            n_workers=profile.workers or os.cpu_count(),
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=profile.memory_per_worker,
+            local_directory=None if profile.scratch is None else str(profile.scratch),
+            silence_logs=logging.CRITICAL,
+        )
+        stack.callback(_close, cluster)
+        return cluster
+    if isinstance(profile, SlurmProfile):
+        cluster = _slurm_cluster(profile)
+        stack.callback(_close, cluster)
+        return cluster
+    return None
+
+
+def _slurm_cluster(profile: SlurmProfile) -> Any:
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
+        raise ConfigError(msg) from error
+    return SLURMCluster(n_workers=profile.workers, **slurm_options(profile))
+
+
+def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
+    """What dask-jobqueue is told of a profile."""
+    return {
+        "queue": profile.partition,
+        "account": profile.account,
+        "cores": 1,
+        "processes": 1,
+        "memory": profile.memory,
+        "walltime": profile.walltime,
+        "interface": profile.interface,
+        "job_extra_directives": list(profile.directives),
+        "job_script_prologue": list(profile.prologue),
+        "log_directory": None if profile.log_directory is None else str(profile.log_directory),
+        "worker_extra_args": ["--lifetime", profile.lifetime, "--lifetime-stagger", "2m"],
+        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+    }
+
+
+def _client(profile: ClusterProfile, cluster: Any) -> Client:
+    if isinstance(profile, (AddressProfile, SchedulerFileProfile)):
+        security = _security(profile)
+        if isinstance(profile, AddressProfile):
+            return Client(profile.address, security=security, timeout=profile.patience)
+        if not profile.path.is_file():
+            msg = f"no scheduler file at {profile.path}; start the scheduler first"
+            raise ConfigError(msg)
+        return Client(
+            scheduler_file=str(profile.path), security=security, timeout=profile.patience
+        )
+    return Client(cluster, timeout=profile.patience)
+
+
+def _security(profile: AddressProfile | SchedulerFileProfile) -> Security | None:
+    if profile.tls_ca is None:
+        return None
+    return Security(
+        tls_ca_file=str(profile.tls_ca),
+        tls_client_cert=str(profile.tls_cert),
+        tls_client_key=str(profile.tls_key),
+        require_encryption=True,
+    )
+
+
+def _close(cluster: Any) -> None:
+    with _hushed(), contextlib.suppress(OSError, TimeoutError):
+        cluster.close(timeout=CLOSE_WITHIN)
+
+
+@contextlib.contextmanager
+def _hushed() -> Any:
+    """Without the complaints of a cluster whose processes have been killed."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
