@@ -9,6 +9,7 @@ effective PSF lies at its origin: the true position of a star is the centroid of
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ _GSPARAMS = galsim.GSParams(folding_threshold=0.01)
 """With 256 pupil pixels, 0.2 % relative RMSE from the limit of fine sampling, at a tenth of
 its time; GalSim's default (0.005) doubles the time, 0.02 triples the error."""
 _CENTRING_OVERSAMPLING = 3
-_CENTRING_SIZE = 63
+_CENTRING_REACH = 2.5
+"""The centring stamp reaches so many of the widest believable FWHM from its middle."""
 
 
 def pupil_mask(telescope: Telescope, side: float, n: int) -> Bool[np.ndarray, "y x"]:
@@ -110,6 +112,8 @@ class PsfField:
         self._telescope = instrument.telescope
         self._recipe = recipe
         self._pixel_scale = float(instrument.detector.pixel_scale)
+        reach = _CENTRING_REACH * instrument.psf.fwhm_maximum / self._pixel_scale
+        self._centring_size = 2 * math.ceil(reach * _CENTRING_OVERSAMPLING) + 1
         self._extent = _extent(instrument)
         band = instrument.passband
         bins = (np.arange(recipe.wavelengths) + 0.5) / recipe.wavelengths
@@ -135,7 +139,7 @@ class PsfField:
         Raises
         ------
         ConfigError
-            The PSF is so aberrated that it has no windowed centroid.
+            The PSF is so wide that it has no windowed centroid.
         """
         optics = [self._monochromatic(w, zernikes) for w in self._wavelengths]
         jitter = galsim.Gaussian(sigma=self._recipe.jitter)
@@ -156,11 +160,12 @@ class PsfField:
         )
 
     def _centroid(self, psf: galsim.GSObject) -> tuple[float, float]:
-        image = self._drawn(psf, _CENTRING_OVERSAMPLING, _CENTRING_SIZE)
+        image = self._drawn(psf, _CENTRING_OVERSAMPLING, self._centring_size)
         try:
             centroid = galsim.hsm.FindAdaptiveMom(image).moments_centroid - image.true_center
         except galsim.GalSimHSMError as error:
-            msg = f"the PSF has no windowed centroid ({error}); lower optics.wavefront_error"
+            reason = str(error).strip()
+            msg = f"the PSF has no windowed centroid ({reason}); lower its aberrations or jitter"
             raise ConfigError(msg) from error
         step = self._pixel_scale / _CENTRING_OVERSAMPLING
         return centroid.x * step, centroid.y * step

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _TRIES = 300
 """Places tried for each object before the CCD counts as full."""
+_JAMMING = 0.547
+"""Discs thrown at random on a plane never cover more of it (Feder 1980)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +129,17 @@ def _place(
         )
         raise ConfigError(msg)
     taken, separation = np.empty((n, 2)), keep_off[0][1]
-    count = tries = 0
+    room = np.prod(highest - lowest + separation) * _JAMMING
+    tries = _TRIES * n if n * np.pi * separation**2 / 4 <= room else 0
+    count = 0
     while count < n:
-        tries += 1
-        if tries > _TRIES * n:
+        if tries == 0:
             msg = (
-                f"no room for {n} {what} on a CCD of {detector.columns} x {detector.rows} pixels "
-                f"(placed {count}); ask for fewer or lower the separations in the survey file"
+                f"no room for {n} {what} on a CCD of {detector.columns} x {detector.rows} pixels; "
+                f"ask for fewer or lower the separations in the survey file"
             )
             raise ConfigError(msg)
+        tries -= 1
         place = rng.uniform(lowest, highest)
         rules = [(taken[:count], separation), *keep_off[1:]]
         if all(_clear(place, others, distance) for others, distance in rules):
