@@ -8,7 +8,7 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +30,7 @@ from psfscale.survey.sky import Size
 from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -152,9 +152,9 @@ def simulate(
         for ccd in ids
     ]
     collector = _Collector(survey, output, ids, len(tasks), observer)
-    with _folders(output):
+    with _folders(output), closing(_drawn(tasks, workers)) as drawn:
         write_survey_file(survey, output / "survey.yaml")
-        for done in _drawn(tasks, workers):
+        for done in drawn:
             collector.take(done)
     return collector.summary()
 
@@ -276,7 +276,7 @@ def _folders(output: Path) -> Iterator[None]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _drawn(tasks: list[_Task], workers: int) -> Iterator[_Done]:
+def _drawn(tasks: list[_Task], workers: int) -> Generator[_Done, None, None]:
     """Draw the tasks, in any order when several workers do it."""
     if workers == 1:
         yield from map(_draw, tasks)

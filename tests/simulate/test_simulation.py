@@ -5,11 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from psfscale.errors import ConfigError
+from psfscale.errors import ConfigError, RunError
 from psfscale.simulate import SimulateEvent, simulate
 from psfscale.survey import Survey, load_survey
 
@@ -202,6 +203,17 @@ def test_error__of_a_worker_process_reaches_the_caller(tiny: Tiny, tmp_path: Pat
     with pytest.raises(ConfigError, match="no room for 200 stars"):
         simulate(tiny(), tmp_path, stars=200, workers=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_worker_process__that_dies_is_a_clear_error(tiny: Tiny, tmp_path: Path) -> None:
+    def kill(event: SimulateEvent) -> None:
+        for process in psutil.Process().children():
+            if "spawn_main" in " ".join(process.cmdline()):
+                process.kill()
+
+    with pytest.raises(RunError, match=r"a drawing process died .* Try fewer workers"):
+        simulate(tiny(), tmp_path, exposures=20, workers=2, observer=kill)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
 def test_noiseless_pixels__are_refused(tiny: Tiny, tmp_path: Path) -> None:
