@@ -134,6 +134,7 @@ class RunContext:
         }
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result."""
     return {"python": python_version(), **{name: version(name) for name in PACKAGES}}

@@ -9,11 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, StoreError
-from psfscale.models import SETTINGS, load_model_class, settings_class
+from psfscale.models import SETTINGS, load_model_class
+from psfscale.pipeline.context import resolve_settings
 from psfscale.store.models import load_model, run_specs, save_model
 from psfscale.store.stacks import read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
-from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,11 +41,8 @@ def fit_stack(
     ConfigError, InputError, StoreError, FitError
         The settings, the stack or the output are wrong, or the stars do not fix the model.
     """
-    chosen = validate(
-        {**_from_survey(name, survey), **_parse(settings)},
-        settings_class(name),
-        name=f"settings of {name}",
-    )
+    instrument = None if survey is None else load_survey(survey).instrument
+    chosen = resolve_settings(name, _parse(settings), instrument)
     batch = read_stars(stars)
     if output.exists():
         msg = f"{output} exists already; choose another path or remove it"
@@ -73,14 +70,6 @@ def model_schema() -> Iterable[ArraySpec]:
     for name, settings in SETTINGS.items():
         arrays = load_model_class(name).state_arrays(settings(), (32, 32))
         yield from run_specs(name, arrays)
-
-
-def _from_survey(name: str, survey: Path | None) -> dict[str, Any]:
-    if survey is None:
-        return {}
-    instrument = load_survey(survey).instrument
-    known = {"band_limit": instrument.band_limit, "upsampling": instrument.psf.upsampling}
-    return {key: value for key, value in known.items() if key in settings_class(name).model_fields}
 
 
 def _parse(items: Sequence[str]) -> dict[str, Any]:
