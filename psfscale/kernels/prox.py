@@ -1,0 +1,35 @@
+"""Proximal operators in closed form, and the Moreau identity that gives their conjugates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["conjugate_prox", "project_box", "project_positive", "soft_threshold"]
+
+
+def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
+    """Proximal operator of Σ threshold·|x|."""
+    return torch.sign(x) * torch.clamp(x.abs() - threshold, min=0)
+
+
+def project_positive(x: Tensor) -> Tensor:
+    """Proximal operator of the indicator of x ≥ 0."""
+    return torch.clamp(x, min=0)
+
+
+def project_box(x: Tensor, half_width: Tensor | float) -> Tensor:
+    """Proximal operator of the indicator of |x| ≤ half_width; conjugate of the soft threshold."""
+    half = torch.as_tensor(half_width, dtype=x.dtype, device=x.device)
+    return torch.minimum(torch.maximum(x, -half), half)
+
+
+def conjugate_prox(prox: Callable[[Tensor, float], Tensor], x: Tensor, step: float) -> Tensor:
+    """Proximal operator of step·g*, from ``prox(x, t)`` of t·g (Moreau identity)."""
+    return x - step * prox(x / step, 1 / step)

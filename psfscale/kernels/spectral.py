@@ -1,0 +1,235 @@
+r"""PSF fields as Fourier series of period one stamp, and their samples on CCD pixels.
+
+A stamp of ``(ny, nx)`` CCD pixels is one period of the series; upsampling ``D`` admits the
+frequencies below ``D/2`` cycles per CCD pixel, a band limit cuts them to a disc. A fine image
+of ``(D·ny, D·nx)`` pixels and its *coefficients* are one orthonormal transform apart:
+
+======  ========================================  =================================
+symbol  name                                      unit
+======  ========================================  =================================
+c       coefficients, complex, half plane         as the image
+k       frequency (`ky`, `kx`), kx ≥ 0            cycles per stamp
+D       upsampling                                fine pixels per CCD pixel
+======  ========================================  =================================
+
+Coefficients of the half plane stand for the whole of a real image; the inner product of two
+images is ``sum(multiplicity * Re(conj(a) * b))``. The frequency D/2 itself is left out, so
+that a sub-pixel shift is exactly a phase.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from psfscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex, Float, Int
+    from torch import Tensor
+
+__all__ = ["FrequencyGrid", "complex_dtype", "frequency_grid"]
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The complex type of the same precision as a real (or complex) one."""
+    return torch.promote_types(dtype, torch.complex64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrequencyGrid:
+    """The frequencies of a PSF field and their aliases on the CCD's pixel grid.
+
+    Attributes
+    ----------
+    shape : (y, x) CCD pixels of a stamp, the period
+    upsampling : fine pixels per CCD pixel
+    band_limit : radius of the admitted disc [cycles per CCD pixel], or None
+    ky, kx : (frequency,) [cycles per stamp], kx ≥ 0
+    """
+
+    shape: tuple[int, int]
+    upsampling: int
+    band_limit: float | None
+    ky: Int[np.ndarray, " frequency"]
+    kx: Int[np.ndarray, " frequency"]
+
+    def __len__(self) -> int:
+        return len(self.ky)
+
+    @property
+    def fine_shape(self) -> tuple[int, int]:
+        """(y, x) fine pixels of a stamp."""
+        return self.shape[0] * self.upsampling, self.shape[1] * self.upsampling
+
+    @property
+    def fraction(self) -> float:
+        """Share of the fine image's degrees of freedom that the grid admits."""
+        return float(self.multiplicity.sum()) / math.prod(self.fine_shape)
+
+    @cached_property
+    def multiplicity(self) -> Float[Tensor, " frequency"]:
+        """2 where a coefficient stands for itself and its conjugate, else 1."""
+        return torch.from_numpy(np.where(self.kx > 0, 2.0, 1.0))
+
+    @cached_property
+    def cycles(self) -> Float[Tensor, "2 frequency"]:
+        """Frequencies along y and x [cycles per CCD pixel]."""
+        return torch.from_numpy(np.stack([self.ky / self.shape[0], self.kx / self.shape[1]]))
+
+    @cached_property
+    def _fine_bins(self) -> Int[Tensor, " frequency"]:
+        ny, nx = self.fine_shape
+        return torch.from_numpy((self.ky % ny) * (nx // 2 + 1) + self.kx)
+
+    @cached_property
+    def _whole_plane(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All frequencies (ky, kx), where each is stored, and whether as its conjugate."""
+        mirrored = np.flatnonzero(self.kx > 0)
+        here = np.arange(len(self))
+        return (
+            np.concatenate([self.ky, -self.ky[mirrored]]),
+            np.concatenate([self.kx, -self.kx[mirrored]]),
+            np.concatenate([here, mirrored]),
+            np.arange(len(self) + len(mirrored)) >= len(self),
+        )
+
+    @cached_property
+    def _fold_table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For each frequency in a stamp's half plane: its bin, its source, and if conjugate."""
+        ky, kx, source, conjugate = self._whole_plane
+        ny, nx = self.shape
+        width = nx // 2 + 1
+        seen = (kx % nx) < width
+        bins = (ky % ny) * width + kx % nx
+        return (
+            torch.from_numpy(bins[seen]),
+            torch.from_numpy(source[seen]),
+            torch.from_numpy(conjugate[seen]),
+        )
+
+    @cached_property
+    def _unfold_table(self) -> tuple[Tensor, Tensor]:
+        """For each coefficient: the bin of a stamp's half plane it falls on, and if conjugate."""
+        ny, nx = self.shape
+        width = nx // 2 + 1
+        conjugate = (self.kx % nx) >= width
+        sign = np.where(conjugate, -1, 1)
+        bins = (sign * self.ky) % ny * width + (sign * self.kx) % nx
+        return torch.from_numpy(bins), torch.from_numpy(conjugate)
+
+    @cached_property
+    def aliases(self) -> dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]:
+        """Pairs of frequencies that fall on one bin of the CCD's pixel grid.
+
+        For each whole difference (my, mx) in cycles per CCD pixel: the coefficients k, the
+        coefficient that stores k − (my·ny, mx·nx), and whether it stores the conjugate.
+        """
+        ky, kx, source, conjugate = self._whole_plane
+        ny, nx = self.shape
+        reach_y, reach_x = int(ky.max(initial=0)), int(kx.max(initial=0))
+        where = np.full((2 * reach_y + 1, 2 * reach_x + 1), -1)
+        where[ky + reach_y, kx + reach_x] = np.arange(len(ky))
+        table = {}
+        for my in range(-2 * reach_y // ny, 2 * reach_y // ny + 1):
+            for mx in range(-2 * reach_x // nx, 2 * reach_x // nx + 1):
+                y, x = self.ky - my * ny + reach_y, self.kx - mx * nx + reach_x
+                inside = (y >= 0) & (y <= 2 * reach_y) & (x >= 0) & (x <= 2 * reach_x)
+                found = np.full(len(self), -1)
+                found[inside] = where[y[inside], x[inside]]
+                here = np.flatnonzero(found >= 0)
+                if here.size:
+                    there = found[here]
+                    table[my, mx] = (
+                        torch.from_numpy(here),
+                        torch.from_numpy(source[there]),
+                        torch.from_numpy(conjugate[there]),
+                    )
+        return table
+
+    @cached_property
+    def most_aliases(self) -> int:
+        """Largest number of frequencies that share a bin of the CCD's pixel grid."""
+        ky, kx, _, _ = self._whole_plane
+        ny, nx = self.shape
+        return int(np.bincount((ky % ny) * nx + kx % nx).max(initial=1))
+
+    def image(self, c: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch y x"]:
+        """The fine image of coefficients; orthonormal."""
+        ny, nx = self.fine_shape
+        plane = c.new_zeros((*c.shape[:-1], ny * (nx // 2 + 1)))
+        plane[..., self._fine_bins.to(c.device)] = c
+        plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
+        image: Tensor = torch.fft.irfft2(plane, s=(ny, nx), norm="ortho")
+        return image
+
+    def coefficients(
+        self, image: Float[Tensor, "*batch y x"]
+    ) -> Complex[Tensor, "*batch frequency"]:
+        """The coefficients of a fine image: adjoint of `image`, and its inverse on the grid."""
+        plane: Tensor = torch.fft.rfft2(image, norm="ortho").flatten(-2)
+        return plane[..., self._fine_bins.to(image.device)]
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """Inner product of the images of two sets of coefficients, all axes summed."""
+        weight = self.multiplicity.to(a.real.dtype).to(a.device)
+        return (weight * (a.real * b.real + a.imag * b.imag)).sum()
+
+    def phases(self, dy: Tensor, dx: Tensor) -> Complex[Tensor, "*batch frequency"]:
+        """Factors that move an image by (dy, dx) CCD pixels towards larger y and x."""
+        cycles = self.cycles.to(dy.dtype).to(dy.device)
+        angle = -2 * math.pi * (dy[..., None] * cycles[0] + dx[..., None] * cycles[1])
+        return torch.polar(torch.ones_like(angle), angle)
+
+    def sample(self, c: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch y x"]:
+        """The image of coefficients at the centres of the CCD pixels, (0, 0) first."""
+        ny, nx = self.shape
+        bins, source, conjugate = (t.to(c.device) for t in self._fold_table)
+        values = c[..., source]
+        values = torch.where(conjugate, values.conj(), values)
+        plane = c.new_zeros((*c.shape[:-1], ny * (nx // 2 + 1)))
+        plane.index_add_(plane.ndim - 1, bins, values)
+        plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
+        stamp: Tensor = torch.fft.irfft2(plane, s=(ny, nx), norm="ortho")
+        return stamp / self.upsampling
+
+    def sample_adjoint(
+        self, stamp: Float[Tensor, "*batch y x"]
+    ) -> Complex[Tensor, "*batch frequency"]:
+        """Adjoint of `sample`."""
+        bins, conjugate = (t.to(stamp.device) for t in self._unfold_table)
+        values = torch.fft.rfft2(stamp, norm="ortho").flatten(-2)[..., bins]
+        return torch.where(conjugate, values.conj(), values) / self.upsampling
+
+
+@lru_cache(maxsize=8)
+def frequency_grid(
+    shape: tuple[int, int], *, upsampling: int, band_limit: float | None = None
+) -> FrequencyGrid:
+    """The frequencies below ``upsampling / 2``, and inside the band limit where one is given.
+
+    Raises
+    ------
+    ConfigError
+        The stamp, the upsampling or the band limit is not positive.
+    """
+    if min(shape) < 1 or upsampling < 1 or (band_limit is not None and band_limit <= 0):
+        msg = (
+            "a frequency grid needs a positive stamp, upsampling and band limit, got "
+            f"{shape}, {upsampling}, {band_limit}"
+        )
+        raise ConfigError(msg)
+    ny, nx = shape
+    reach_y, reach_x = (ny * upsampling - 1) // 2, (nx * upsampling - 1) // 2
+    ky, kx = np.mgrid[-reach_y : reach_y + 1, 0 : reach_x + 1].reshape(2, -1)
+    keep = np.ones(ky.shape, dtype=bool)
+    if band_limit is not None:
+        keep = (ky / ny) ** 2 + (kx / nx) ** 2 <= band_limit**2
+    return FrequencyGrid(
+        shape=shape, upsampling=upsampling, band_limit=band_limit, ky=ky[keep], kx=kx[keep]
+    )

@@ -1,0 +1,233 @@
+"""RCA: a PSF field of resolved components, super-resolved from the stars of one CCD.
+
+Paper: Ngolè, Starck, Ronayette, Okumura & Amiaux 2016, Inverse Problems 32, 124001
+(arXiv:1608.08104). What is solved, and what departs from the paper, stands in
+``docs/methods/rca.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.kernels.spectral import complex_dtype, frequency_grid
+from psfscale.models.base import FitReport, StateArray
+from psfscale.models.position import PositionPolynomials, n_polynomials
+from psfscale.models.rca_draw import FieldDrawing
+from psfscale.models.rca_fit import fit_field
+from psfscale.models.settings import RCASettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Float
+
+    from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+    from psfscale.models.rca_fit import FittedField
+
+__all__ = ["RCA"]
+
+CHUNK_BYTES = 64e6
+"""Memory that one chunk of a prediction may take."""
+
+
+class RCA:
+    """Resolved component analysis: ``PSF(x, y) = Σ_k (Σ_l α_kl B_l(x, y)) S_k``.
+
+    Parameters
+    ----------
+    settings : all settings, or None for the defaults
+    **options : single settings, over `settings`
+
+    Examples
+    --------
+    >>> RCA(upsampling=3).settings.upsampling
+    3
+    """
+
+    name: ClassVar[str] = "rca"
+
+    def __init__(self, settings: RCASettings | None = None, **options: Any) -> None:
+        base = settings or RCASettings()
+        try:
+            self._settings = RCASettings(**{**base.model_dump(), **options})
+        except ValueError as error:
+            msg = f"RCA settings: {error}"
+            raise ConfigError(msg) from error
+        self._state: dict[str, np.ndarray] | None = None
+
+    @property
+    def settings(self) -> RCASettings:
+        """The frozen settings the model was built from."""
+        return self._settings
+
+    @classmethod
+    def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
+        """The arrays that `state` returns for these settings and star stamps (y, x)."""
+        rank, functions = settings.largest_rank, settings.n_functions
+        fine = (stamp_shape[0] * settings.upsampling, stamp_shape[1] * settings.upsampling)
+        return (
+            StateArray(
+                name="component",
+                dims=("component", "fine_y", "fine_x"),
+                shape=(rank, *fine),
+                dtype="float32",
+                units="1",
+                long_name="eigen-PSFs S, pixel response included, centred on index n // 2",
+            ),
+            StateArray(
+                name="alpha",
+                dims=("component", "function"),
+                shape=(rank, functions),
+                dtype="float64",
+                units="1",
+                long_name="weight of each position function in each component",
+            ),
+            StateArray(
+                name="box",
+                dims=("axis", "bound"),
+                shape=(2, 2),
+                dtype="float64",
+                units="pixel",
+                long_name="range of x and y that the position functions map to [-1, 1]",
+            ),
+            StateArray(
+                name="width",
+                dims=(),
+                shape=(),
+                dtype="float64",
+                units="pixel",
+                long_name="σ of the window that defines the PSF's centroid [CCD pixel]",
+            ),
+        )
+
+    def fit(self, stars: StarBatch) -> FitReport:
+        """Fit the field to the stars, replacing what was fitted before.
+
+        Raises
+        ------
+        FitError
+            Too few stars with signal, or their positions do not determine the field.
+        """
+        fitted = fit_field(stars, self._settings)
+        self._state = _state_of(fitted, self._settings)
+        return _report(fitted, stars)
+
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+        """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid.
+
+        The effective PSF: pixel response included, sampled at the grid's pixel centres. Any
+        oversampling and size will do; beyond the stars' stamp the PSF is 0.
+
+        Raises
+        ------
+        FitError
+            The model was not fitted yet.
+        """
+        drawing = _drawing(self._fitted(), self._settings)
+        return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
+        return {name: array.copy() for name, array in self._fitted().items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
+        """The model that `state` came from; predicts the same bits.
+
+        Raises
+        ------
+        InputError
+            An array is missing or of another shape than the settings say.
+        """
+        model = cls(settings)
+        fine = np.shape(state.get("component", np.empty((0, 0, 0))))[1:]
+        stamp = tuple(n // model.settings.upsampling for n in fine)
+        arrays = {}
+        for expected in cls.state_arrays(model.settings, (stamp[0], stamp[1])):
+            array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
+            if array.shape != expected.shape:
+                msg = (
+                    f"state array {expected.name!r} has shape {array.shape}, expected "
+                    f"{expected.shape} for these settings"
+                )
+                raise InputError(msg)
+            arrays[expected.name] = array.copy()
+        model._state = arrays
+        return model
+
+    def _fitted(self) -> dict[str, np.ndarray]:
+        if self._state is None:
+            msg = "this RCA model has no field yet: call fit, or build it with from_state"
+            raise FitError(msg)
+        return self._state
+
+
+def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    out = np.full(shape, np.nan, dtype=array.dtype)
+    out[tuple(slice(n) for n in array.shape)] = array
+    return out
+
+
+def _centred(fitted: FittedField) -> torch.Tensor:
+    """Component images with their centre on index n // 2 of the fine grid."""
+    grid = fitted.grid
+    offset = [torch.tensor([n // 2 / grid.upsampling]) for n in grid.fine_shape]
+    c = fitted.field.coefficients
+    return grid.image(c * grid.phases(offset[0].to(c.real.dtype), offset[1].to(c.real.dtype)))
+
+
+def _state_of(fitted: FittedField, settings: RCASettings) -> dict[str, np.ndarray]:
+    (x0, x1), (y0, y1) = fitted.positions.box
+    images = _centred(fitted).numpy().astype(np.float32)
+    alpha = fitted.field.mixing.T.numpy()
+    rank, functions = settings.largest_rank, settings.n_functions
+    return {
+        "component": _padded(images, (rank, *fitted.grid.fine_shape)),
+        "alpha": _padded(alpha, (rank, functions)),
+        "box": np.array([[x0, x1], [y0, y1]]),
+        "width": np.array(fitted.width),
+    }
+
+
+def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDrawing:
+    n_functions = int(np.isfinite(state["alpha"][0]).sum())
+    rank = int(np.isfinite(state["alpha"][:, 0]).sum())
+    degree = next(d for d in range(settings.degree + 1) if n_polynomials(d) == n_functions)
+    images = torch.from_numpy(state["component"][:rank])
+    ny, nx = (n // settings.upsampling for n in images.shape[1:])
+    grid = frequency_grid((ny, nx), upsampling=settings.upsampling, band_limit=settings.band_limit)
+    (x0, x1), (y0, y1) = state["box"].tolist()
+    c = grid.coefficients(images).to(complex_dtype(images.dtype))
+    back = [torch.tensor([-(n // 2) / settings.upsampling]) for n in images.shape[1:]]
+    return FieldDrawing(
+        grid=grid,
+        coefficients=c * grid.phases(back[0], back[1]),
+        alpha=torch.from_numpy(state["alpha"][:rank, :n_functions]),
+        positions=PositionPolynomials(degree=degree, box=((x0, x1), (y0, y1))),
+        width=float(state["width"]),
+    )
+
+
+def _report(fitted: FittedField, stars: StarBatch) -> FitReport:
+    grid, values = fitted.grid, fitted.values
+    ny, nx = grid.shape
+    zero = (grid.ky == 0) & (grid.kx == 0)
+    total = fitted.field.at_stars()[:, torch.from_numpy(zero)].real[:, 0]
+    total = total * math.sqrt(math.prod(grid.fine_shape)) / grid.upsampling**2
+    n_pixels = torch.from_numpy((stars.weight > 0).sum((1, 2)) - 3).clamp(min=1)
+    used, chi2 = fitted.used, fitted.chi2
+    return FitReport(
+        used=used.numpy(),
+        flux=(values.flux * total).double().numpy(),
+        shift_x=(values.dx - nx // 2).double().numpy(),
+        shift_y=(values.dy - ny // 2).double().numpy(),
+        chi2=chi2.double().numpy(),
+        reduced_chi2=float((chi2 * n_pixels)[used].sum() / n_pixels[used].sum()),
+        n_iterations=fitted.n_rounds,
+        converged=fitted.converged,
+    )

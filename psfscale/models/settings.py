@@ -1,0 +1,75 @@
+"""Settings of the PSF models, importable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["RCASettings"]
+
+
+class RCASettings(BaseModel):
+    """Settings of the resolved-components field, `psfscale.models.rca.RCA`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_components: int | Literal["auto"] = Field(
+        default="auto",
+        description="eigen-PSFs kept at most; auto keeps those that stand out of the noise [1]",
+    )
+    max_components: int = Field(
+        default=20, ge=1, description="largest number that auto may keep; sizes the state [1]"
+    )
+    upsampling: int = Field(
+        default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
+    )
+    spatial: Literal["polynomial"] = Field(
+        default="polynomial", description="functions of position that the coefficients follow"
+    )
+    degree: int = Field(
+        default=6,
+        ge=0,
+        le=10,
+        description="total degree of the position polynomials; lowered where stars are few [1]",
+    )
+    band_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="cut-off of the optics, pixel_scale·aperture/λ_min [cycle/CCD pixel]; "
+        "unset = unknown",
+    )
+    threshold: float = Field(
+        default=3.0, ge=0, description="starlet threshold; 0 = no sparsity [noise σ]"
+    )
+    n_scales: int = Field(default=3, ge=1, le=6, description="starlet scales, without the coarse")
+    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
+    positivity: bool = Field(default=True, description="hold the PSFs of the field positive")
+    n_rounds: int = Field(
+        default=10, ge=4, description="alternations of field and star parameters [1]"
+    )
+    max_shift: float = Field(
+        default=3.0,
+        gt=0,
+        description="stars off their stamp's centre by more are clipped [CCD pixel]",
+    )
+    clip: float = Field(
+        default=6.0,
+        gt=0,
+        description="stars whose reduced χ² stands out by more are clipped [robust σ]",
+    )
+    min_snr: float = Field(
+        default=5.0, gt=0, description="stars of lower signal-to-noise are not fitted [1]"
+    )
+    min_stars: int = Field(default=6, ge=1, description="fewest usable stars of a fit [1]")
+
+    @property
+    def largest_rank(self) -> int:
+        """Components that a fit with these settings can return at most."""
+        limit = self.max_components if self.n_components == "auto" else self.n_components
+        return min(limit, self.n_functions)
+
+    @property
+    def n_functions(self) -> int:
+        """Functions of position at the full degree."""
+        return (self.degree + 1) * (self.degree + 2) // 2
