@@ -1,10 +1,17 @@
-"""The page that shows a run."""
+"""The page that shows a run.
+
+`write_report` reads the run and survey stores exposure by exposure and writes one HTML
+file that needs nothing else: figures are inline SVG, styles are in the page.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from psfscale.errors import RunError
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import xarray as xr
@@ -13,7 +20,30 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    tree: xr.DataTree, *, survey: xr.DataTree, status: dict[str, Any], output: Path
+    tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any], output: Path
 ) -> None:
-    """Write one self-contained HTML page about a run."""
-    raise NotImplementedError
+    """Write one self-contained HTML page about a run.
+
+    Parameters
+    ----------
+    tree : of the run store
+    survey : of the survey store it was made from
+    status : plain values of the run's status: ``units`` and ``ccds`` (stage → state →
+        count), ``seconds`` (stage → mean of a unit), ``failures`` (mappings with ``stage,
+        exposure, ccd, type, message``), ``driver``, ``finished``; whatever is missing is
+        left out of the page
+    output : the page to write; replaced if it exists
+
+    Raises
+    ------
+    RunError
+        matplotlib or jinja2 is not installed.
+    """
+    try:
+        from psfscale.report.page import render
+    except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2"):
+            raise
+        msg = f"the report needs {error.name}; install it with: pip install 'psfscale[report]'"
+        raise RunError(msg) from error
+    output.write_text(render(tree, survey=survey, status=status), encoding="utf-8")

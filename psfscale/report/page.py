@@ -1,0 +1,210 @@
+"""The page: numbers into words, figures into their places."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from psfscale.report.drawing import as_svg, style
+from psfscale.report.figures import (
+    exposure_trends,
+    residual_histograms,
+    residual_maps,
+    shape_maps,
+)
+from psfscale.report.gather import (
+    Components,
+    Stacks,
+    StarSample,
+    gather_components,
+    gather_stacks,
+    gather_stars,
+)
+from psfscale.report.images import component_stamps, residual_mosaic, stacked_stamps
+from psfscale.report.numbers import headline, tiles, worst_ccds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+_FAILURES_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A figure with its heading and caption."""
+
+    name: str
+    title: str
+    svg: Markup
+    caption: str
+
+
+def render(tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any]) -> str:
+    """The HTML of the page."""
+    environment = Environment(
+        loader=PackageLoader("psfscale.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summary = tree["summary"].to_dataset().load()
+    failures = list(status.get("failures", ()))
+    attributes = tree.attrs
+    return environment.get_template("page.html").render(
+        title=str(status.get("run") or "psfscale run").rstrip("/").rpartition("/")[2],
+        survey_name=str(survey.attrs.get("survey", "")),
+        state=_state(status),
+        tiles=tiles(summary),
+        headline=headline(summary),
+        summary={str(k): v.item() for k, v in summary.items()},
+        plates=_plates(tree, survey) if int(summary["n_ccds"]) else [],
+        worst=worst_ccds(tree),
+        units=status.get("units", {}),
+        ccds=status.get("ccds", {}),
+        seconds=status.get("seconds", {}),
+        deaths=status.get("deaths", {}),
+        failures=failures[:_FAILURES_SHOWN],
+        n_failures=len(failures),
+        flags=_flag_counts(tree),
+        config=_as_text(attributes.get("config")),
+        settings=_as_text(attributes.get("model_settings")),
+        versions=attributes.get("versions", {}),
+        fingerprint=str(attributes.get("survey_fingerprint", "")),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        maker=version("psfscale"),
+    )
+
+
+def _state(status: Mapping[str, Any]) -> tuple[str, str]:
+    """How the run stands, in a word for the badge's colour and a sentence."""
+    if status.get("driver") == "running":
+        return "running", "running"
+    failed = len(status.get("failures", ()))
+    if not status.get("finished", True):
+        return "open", "not finished; the same command resumes it"
+    if failed:
+        return "failed", f"finished, with {failed} CCD failure{'s' if failed > 1 else ''}"
+    return "done", "finished, no failures"
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _flag_counts(tree: xr.DataTree) -> list[tuple[str, int]]:
+    """How many stars carry each bit that the metrics set, most frequent first."""
+    flags = tree["stars"].dataset["flags"]
+    bits = flags.attrs.get("flag_bits", {})
+    counts = dict.fromkeys(bits, 0)
+    for i in range(flags.sizes["exposure"]):
+        values = flags.isel(exposure=i).values
+        for name, bit in bits.items():
+            counts[name] += int(((values & np.uint32(bit)) != 0).sum())
+    return sorted(((k, n) for k, n in counts.items() if n), key=lambda item: -item[1])
+
+
+def _plates(tree: xr.DataTree, survey: xr.DataTree) -> list[Plate]:
+    stars, stacks = gather_stars(tree, survey), gather_stacks(tree)
+    components = gather_components(tree)
+    with style():
+        plates = _star_plates(stars)
+        plates += _stack_plates(stacks, tree.dataset["ccd"].values)
+        if components is not None and len(components.images):
+            plates.append(_component_plate(components))
+        exposures = tree["exposures"].to_dataset().load()
+        if exposures.sizes["exposure"] > 1:
+            plates.append(
+                _plate(
+                    "trends",
+                    "Exposure by exposure",
+                    exposure_trends(exposures),
+                    "Reserved stars of each exposure. The mean star of the CCD is the baseline; "
+                    "the dotted noise line is the pixel error a perfect model would have.",
+                )
+            )
+    return plates
+
+
+def _plate(name: str, title: str, drawn: Figure, caption: str) -> Plate:
+    # The SVG is our own drawing; texts in it are escaped by matplotlib.
+    return Plate(name=name, title=title, svg=Markup(as_svg(drawn, name=name)), caption=caption)  # noqa: S704
+
+
+def _star_plates(stars: StarSample) -> list[Plate]:
+    measured = int(np.isfinite(stars.residual("R2")).sum())
+    modelled = int(np.isfinite(stars.columns["R2_model"]).sum())
+    shown = f"{stars.n_exposures} of {stars.of_exposures} exposures"
+    plane = "the focal plane" if stars.unit == "mm" else "the CCD (the survey has no layout)"
+    return [
+        _plate(
+            "histograms",
+            "Shape residuals",
+            residual_histograms(stars),
+            f"Star − model of the distortions e₁, e₂ and of the relative size, adaptive moments; "
+            f"n = {measured} reserved stars, {shown}. The orange line is the mean. The width is "
+            "mostly the noise of single stars.",
+        ),
+        _plate(
+            "residual-maps",
+            "Shape residuals over the field",
+            residual_maps(stars),
+            f"The same residuals over {plane}: each star, or means in cells of at least three "
+            f"where there are many; n = {measured} reserved stars, {shown}.",
+        ),
+        _plate(
+            "shape-maps",
+            "The PSF over the field",
+            shape_maps(stars),
+            f"The model at the stars (fit and reserved, n = {modelled}, {shown}) over {plane}. "
+            "Left: sticks along the major axis, as long as the ellipticity is large. Right: FWHM "
+            "of the Gaussian of equal adaptive R², pixel response included.",
+        ),
+    ]
+
+
+def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
+    n = int(stacks.n_stars.sum())
+    plates = []
+    if n:
+        plates.append(
+            _plate(
+                "stack",
+                "Stacked stars",
+                stacked_stamps(stacks),
+                f"Mean of n = {n} reserved stars, centred to sub-pixel accuracy, over flux; stars "
+                "weigh as SNR² within a CCD, CCDs as their number of stars. Structure in the "
+                "right panel is what the model misses everywhere.",
+            )
+        )
+    if (stacks.n_stars > 0).sum() > 1:
+        plates.append(
+            _plate(
+                "mosaic",
+                "Residual of each CCD",
+                residual_mosaic(stacks, ccds),
+                "Mean star − model of each CCD's reserved stars, central 25 pixels, one scale.",
+            )
+        )
+    return plates
+
+
+def _component_plate(components: Components) -> Plate:
+    return _plate(
+        "components",
+        "Eigen-PSFs",
+        component_stamps(components),
+        f"{components.meaning}; model {components.model}, exposure {components.exposure}, CCD "
+        f"{components.ccd} (the CCD of median pixel error). Red is positive, blue negative; "
+        "each panel has its own scale, stretched (asinh) towards faint structure.",
+    )

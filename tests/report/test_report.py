@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_run import STATUS, synthetic_run
+
+from psfscale.errors import RunError
+from psfscale.report import write_report
+from psfscale.report.gather import gather_components, gather_stacks, gather_stars, shown_exposures
+from psfscale.report.numbers import beyond_noise, number
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tree, survey = synthetic_run()
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(tree, survey=survey, status=STATUS, output=path)
+    return path.read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Tags that are open at the end, ids, and addresses that a browser would follow."""
+
+    VOID = ("meta", "br", "img", "link", "hr", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline(page: str) -> Outline:
+    found = Outline()
+    found.feed(page)
+    return found
+
+
+def test_report__is_whole_and_needs_nothing_else(page: str) -> None:
+    found = outline(page)
+    assert found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    outside = [a for a in found.addresses if not a.startswith(("#", "data:image/png;base64,"))]
+    assert outside == []
+    assert re.findall(r"url\((?!#)", page) == []
+    for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page):
+        assert "".join(target) in found.ids
+
+
+def test_report__names_every_failure_and_escapes_its_message(page: str) -> None:
+    assert "exp0001" in page
+    assert "FitError" in page
+    assert "12 stars &lt;script&gt;alert(&#39;no&#39;)&lt;/script&gt; &amp; too few" in page
+    assert "<script" not in page
+    assert "1 CCD failure" in page
+
+
+def test_report__shows_each_plate_with_its_numbers(page: str) -> None:
+    tree, _ = synthetic_run()
+    summary = tree["summary"].to_dataset()
+    for name in ("histograms", "residual-maps", "shape-maps", "stack", "mosaic", "components",
+                 "trends"):  # fmt: skip
+        assert f'id="caption-{name}"' in page, name
+    assert f"n = {int(summary['n_measured'])} reserved stars" in page
+    assert number(float(summary["model_rel_rmse"])) in page
+    assert number(float(summary["mean_star_rel_rmse"])) in page
+    flagged = int((tree["stars"]["flags"].values != 0).sum())
+    assert f'MOMENTS_FAILED_DATA</code></td><td class="n">{flagged}<' in page
+    assert "&#34;seed&#34;: 0" in page
+    assert "0123abcd" in page
+
+
+def test_report__ink_of_the_figures_is_the_pages(page: str) -> None:
+    assert "#010203" not in page
+    assert page.count("currentColor") > 20
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"exposures": 1, "ccds": 1, "layout": False},
+        {"exposures": 1, "ccds": 1, "stars": 2},
+        {"exposures": 5, "ccds": 4, "stars": 130},
+    ],
+)
+def test_report__works_from_one_ccd_to_many(size: dict[str, Any], tmp_path: Path) -> None:
+    tree, survey = synthetic_run(**size)
+    path = tmp_path / "report.html"
+    write_report(tree, survey=survey, status={}, output=path)
+    page = path.read_text(encoding="utf-8")
+    assert outline(page).open == []
+    assert ("CCD x [pixel]" in page) == (not size.get("layout", True))
+    assert "No reserved star" not in page
+
+
+def test_report__of_a_run_without_metrics_says_so(tmp_path: Path) -> None:
+    tree, survey = synthetic_run()
+    for name, value in tree["summary"].to_dataset().items():
+        tree["summary"][name] = value * 0 if value.dtype.kind == "i" else value * np.nan
+    path = tmp_path / "report.html"
+    write_report(tree, survey=survey, status={"finished": False}, output=path)
+    page = path.read_text(encoding="utf-8")
+    assert "No reserved star has been measured yet" in page
+    assert "not finished" in page
+    assert "<svg" not in page
+
+
+def test_report__says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(name=name.partition(".")[0])
+        return real(name, *rest, **more)
+
+    for name in [n for n in sys.modules if n.startswith("psfscale.report.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    tree, survey = synthetic_run()
+    with pytest.raises(RunError, match=r"needs matplotlib.*pip install 'psfscale\[report\]'"):
+        write_report(tree, survey=survey, status={}, output=tmp_path / "report.html")
+
+
+def test_gather_stars__residuals_are_of_reserved_stars_alone() -> None:
+    tree, survey = synthetic_run()
+    stars = gather_stars(tree, survey)
+    assert stars.unit == "mm"
+    residual = stars.residual("e1")
+    assert np.isnan(residual[~stars.columns["reserved"]]).all()
+    assert np.isfinite(residual).sum() == int(tree["summary"]["n_measured"])
+    # R² is divided by the model's: the synthetic scatter is 1.5 % of it.
+    assert 0.01 < np.nanstd(stars.residual("R2")) < 0.02
+
+
+def test_gather_stacks__ccds_weigh_as_their_stars() -> None:
+    tree, _ = synthetic_run(exposures=4)
+    stacks = gather_stacks(tree)
+    ccds = tree["ccds"].dataset
+    by_hand = np.average(
+        ccds["mean_residual"].values[:3, 1], axis=0, weights=ccds["n_reserved"].values[:3, 1]
+    )
+    np.testing.assert_allclose(stacks.residual[1], by_hand, rtol=1e-12)
+    star, _ = stacks.overall()
+    assert star.sum() == pytest.approx(1)
+
+
+def test_gather_components__are_those_in_use() -> None:
+    tree, _ = synthetic_run()
+    found = gather_components(tree)
+    assert found is not None
+    assert found.images.shape == (3, 63, 63)
+    assert found.model == "rca"
+    assert gather_components(tree.drop_nodes("models")) is None
+
+
+def test_shown_exposures__are_bounded_and_spread() -> None:
+    assert shown_exposures(3) == [0, 1, 2]
+    many = shown_exposures(10_000)
+    assert len(many) == len(set(many)) == 64
+    assert (many[0], many[-1]) == (0, 9999)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.2, "0.200"), (-0.01234, "−0.0123"), (float("nan"), "–"), (123.4, "123")]
+)
+def test_number__keeps_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_beyond_noise__takes_the_noise_out_in_quadrature() -> None:
+    assert beyond_noise(0.5, 0.3) == pytest.approx(0.4)
+    assert beyond_noise(0.3, 0.5) == 0
+    assert np.isnan(beyond_noise(float("nan"), 0.1))
