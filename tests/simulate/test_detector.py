@@ -67,7 +67,7 @@ def test_dead_columns__read_zero_are_flagged_and_belong_to_the_ccd(tiny: Tiny) -
 
 
 def test_cosmic_rays__hit_at_the_stated_rate_and_length(tiny: Tiny) -> None:
-    survey = tiny("simulate.defects.track_length.value=6")
+    survey = tiny("simulate.defects.track_length.value=6", "simulate.defects.cosmic_rays.value=0.5")
     detector, recipe = survey.instrument.detector, survey.simulate.defects
     rng = np.random.default_rng(1)
     y, _, charge = cosmic_rays(rng, (1000, 1000), recipe, detector, 560.5)
