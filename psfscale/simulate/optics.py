@@ -85,12 +85,16 @@ def _extent(instrument: Instrument) -> tuple[float, float]:
 def _random_field(
     rng: np.random.Generator, recipe: OpticsRecipe, rms: float
 ) -> Float[np.ndarray, "zernike term"]:
-    """Coefficients of a wavefront field [µm] of this rms over the focal plane."""
+    """Coefficients of a wavefront field [µm] of this rms over the focal plane.
+
+    High radial orders, and high degrees in position, are weaker, as in real telescopes.
+    """
     orders = np.array([galsim.zernike.noll_to_zern(j)[0] for j in range(4, recipe.zernikes + 1)])
     side = np.linspace(-1, 1, 9)
     u, v = np.meshgrid(side, side)
     grid = _monomials(u.ravel(), v.ravel(), recipe.degree)
-    field = rng.normal(size=(len(orders), grid.shape[1])) / orders[:, None]
+    degrees = np.repeat(np.arange(recipe.degree + 1), np.arange(recipe.degree + 1) + 1)
+    field = rng.normal(size=(len(orders), len(degrees))) / orders[:, None] / (1 + degrees)
     measured = np.sqrt(np.mean(np.sum((grid @ field.T) ** 2, axis=1)))
     return np.asarray(field * (rms / measured))
 

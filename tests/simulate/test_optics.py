@@ -102,10 +102,11 @@ def test_psf_field__of_a_layout_without_a_grid_is_refused(tiny: Tiny) -> None:
         PsfField(instrument, recipe=survey.simulate.optics, seed=0, exposure=0)
 
 
-def test_profile__without_a_windowed_centroid_is_a_clear_error(tiny: Tiny) -> None:
-    optics = field(tiny("simulate.optics.wavefront_error.value=3000"))
+def test_profile__defocused_into_a_ring_is_a_clear_error(tiny: Tiny) -> None:
+    defocus = np.zeros(12)
+    defocus[0] = 1.0
     with pytest.raises(ConfigError, match=r"no windowed centroid \(.*\); lower its aberrations"):
-        psf_at(optics, 0.0, 0.0)
+        field(tiny()).profile(defocus)
 
 
 def test_pupil_mask__blocks_what_the_survey_file_says(tiny: Tiny) -> None:
