@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,18 +38,20 @@ class Target:
     resumed: tuple[str, ...]
     rewritten: frozenset[str]
     """Exposures whose rows may hold what an earlier attempt left."""
+    arrays: dict[str, zarr.Array[Any]] = field(default_factory=dict)
+    """Those in use: to open one costs a file."""
 
     def array(self, path: str) -> zarr.Array[Any]:
         """An array of the store."""
-        array: zarr.Array[Any] = self.root[path]
-        return array
+        if path not in self.arrays:
+            self.arrays[path] = self.root[path]
+        return self.arrays[path]
 
     def capacity(self, kind: Kind) -> int:
         """Room for objects of this kind on a CCD; 0 where the store has none."""
-        group = GROUPS[kind]
-        return self.array(f"{group}/id").shape[2] if group in self.root else 0
+        return self.array(f"{GROUPS[kind]}/id").shape[2] if kind in self.kinds else 0
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """Kinds of objects the store holds."""
         return tuple(kind for kind, group in GROUPS.items() if group in self.root)

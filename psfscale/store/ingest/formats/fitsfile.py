@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BROKEN = re.compile("truncated|corrupted|Error validating header", re.IGNORECASE)
-_OPEN_FILES = 8
+_OPEN_FILES = 16
 _CARD_LENGTH = 80
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fz", ".gz", ".ldac", ".cat")
 
@@ -85,7 +85,7 @@ def _require_length(path: Path, hdus: fits.HDUList) -> None:
     if path.suffix in (".gz", ".bz2", ".xz"):
         return  # the length on disk says nothing; a short stream fails when it is read
     info = hdus.fileinfo(len(hdus) - 1)
-    wanted, found = info["datLoc"] + hdus[-1].size, path.stat().st_size
+    wanted, found = info["datLoc"] + info["datSpan"], path.stat().st_size
     if found < wanted:
         msg = f"{path} is truncated: {found} bytes, its headers tell of {wanted}"
         raise FileDefectError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from psfscale.store.ingest.formats.calibrate import (
     describe,
 )
 from psfscale.store.ingest.formats.damaged import damaged_exposure
-from psfscale.store.ingest.formats.fitsfile import FitsFiles, image_hdus, read_plane
+from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES, FitsFiles, image_hdus, read_plane
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
 from psfscale.store.ingest.formats.pixels import (
     CcdPixels,
@@ -83,10 +83,12 @@ class ImagesReader:
         self._recipe = recipe
         self._files = FitsFiles()
         self._tables: dict[Path, Table] = {}
+        self._last: tuple[Path, dict[int, _Science]] | None = None
 
     def close(self) -> None:
         """Let go of all files."""
         self._tables.clear()
+        self._last = None
         self._files.close()
 
     def exposure_of(self, path: Path) -> str | None:
@@ -113,7 +115,7 @@ class ImagesReader:
 
     def read(self, piece: Piece) -> CcdContent:
         """Stars and galaxies of one CCD."""
-        science = next(s for s in self._sciences(piece.path) if s.index == piece.index)
+        science = self._science(piece)
         calibrate = self._calibration(science)
         pixels = self._pixels(science, calibrate)
         objects = {
@@ -126,6 +128,13 @@ class ImagesReader:
         yield "star", self._recipe.stars
         if self._recipe.galaxies is not None:
             yield "galaxy", self._recipe.galaxies
+
+    def _science(self, piece: Piece) -> _Science:
+        """The science image of a CCD; what is known of those of the last file is kept."""
+        if self._last is None or self._last[0] != piece.path:
+            self._last = piece.path, {s.index: s for s in self._sciences(piece.path)}
+        hdu = self._files.get(piece.path)[piece.index]  # the file may have been closed since
+        return replace(self._last[1][piece.index], hdu=hdu)
 
     def _sciences(self, path: Path) -> Iterator[_Science]:
         hdus = self._files.get(path)
@@ -286,6 +295,8 @@ class ImagesReader:
 
     def _table(self, recipe: CatalogueRecipe, science: _Science) -> Table:
         path = sibling(science.path, recipe.path, science.names)
+        if path.suffix.lower() in FITS_SUFFIXES:
+            return read_table(path, self._files, hdu=recipe.hdu)  # lazy: only its file is kept
         if path not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]

@@ -53,6 +53,7 @@ class LdacReader:
         self._survey = survey
         self._recipe = recipe
         self._files = FitsFiles()
+        self._facts: tuple[Path, dict[int, Facts]] | None = None
 
     def close(self) -> None:
         """Let go of all files."""
@@ -92,7 +93,7 @@ class LdacReader:
 
     def read(self, piece: Piece) -> CcdContent:
         """The stars of one LDAC_OBJECTS table."""
-        facts = dict(self._pairs(piece.path))[piece.index]
+        facts = self._facts_of(piece)
         header = facts.headers[0]
         table = fits_table(self._files.get(piece.path)[piece.index], piece.path)
         stars = self._stars(table, facts)
@@ -156,6 +157,12 @@ class LdacReader:
         if self._recipe.ccd is None:
             return self._survey.instrument.focal_plane.first_ccd
         return ccd_number(facts, facts.text(self._recipe.ccd, "CCD id"))
+
+    def _facts_of(self, piece: Piece) -> Facts:
+        """Facts of a CCD; those of the last file are kept."""
+        if self._facts is None or self._facts[0] != piece.path:
+            self._facts = piece.path, dict(self._pairs(piece.path))
+        return self._facts[1][piece.index]
 
     def _pairs(self, path: Path) -> Iterator[tuple[int, Facts]]:
         """Index of every LDAC_OBJECTS table, with the facts of its LDAC_IMHEAD."""

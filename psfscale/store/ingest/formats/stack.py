@@ -104,7 +104,8 @@ class StackReader:
         """The CCDs of the file and how many stars each has."""
         facts, table, image = self._open(path)
         check_columns(table, self._recipe.stars)
-        calibration(self._survey, facts, unit=None)
+        calibrate = calibration(self._survey, facts, unit=None)
+        self._described(table, np.arange(table.n_rows), calibrate)
         exposure = exposure_facts(self._survey, facts)
         keep = selected(table, self._recipe.stars.select)
         pieces: list[Piece] = []
@@ -141,14 +142,18 @@ class StackReader:
         weight = self._weight(piece.path, image, rows, len(stack), calibrate)
         if calibrate.source_noise:
             weight = with_source_noise(weight, image)
-        known = describe(
-            table, recipe.stars.columns, rows, origin=recipe.stars.origin, calibrate=calibrate
-        )
+        known = self._described(table, rows, calibrate)
         stars = Objects(
             image=image, weight=weight, n_not_selected=int((mine & ~keep).sum()), **known
         )
         weight, flags = mask_saturated(stars, calibrate.saturation, sky=0.0)
         return CcdContent(objects={"star": replace(stars, weight=weight, flags=flags)})
+
+    def _described(
+        self, table: Table, rows: np.ndarray, calibrate: Calibration
+    ) -> dict[str, np.ndarray]:
+        stars = self._recipe.stars
+        return describe(table, stars.columns, rows, origin=stars.origin, calibrate=calibrate)
 
     def _open(self, path: Path) -> tuple[Facts, Table, np.ndarray]:
         arrays = self._load(path)
