@@ -137,7 +137,7 @@ def _map_size(x: np.ndarray, y: np.ndarray, panels: int) -> tuple[float, float]:
     spans = [float(np.ptp(v[np.isfinite(v)])) if np.isfinite(v).any() else 1.0 for v in (x, y)]
     aspect = np.clip(spans[1] / max(spans[0], 1e-9), 0.45, 1.6)
     width = 8.4
-    return width, float(np.clip((width / panels - 0.3 * panels) * aspect + 0.9, 2.2, 6.5))
+    return width, float(np.clip((width / panels - 0.3 * panels) * aspect + 0.9, 2.2, 4.8))
 
 
 def _in_cells(
@@ -180,4 +180,6 @@ def _axis_name(unit: str) -> str:
 
 def _finish_map(axes: Axes, unit: str) -> None:
     axes.set_aspect("equal", adjustable="box")
+    narrow = np.ptp(axes.get_xlim()) < np.ptp(axes.get_ylim()) / 1.5
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3 if narrow else 5))
     axes.set_xlabel(f"{_axis_name(unit)} x [{unit}]")

@@ -80,6 +80,11 @@ def residual_mosaic(stacks: Stacks, ccds: np.ndarray) -> Figure:
 def component_stamps(components: Components) -> Figure:
     """Components of the model, each on its own symmetric scale."""
     images = components.images[:_MOST_COMPONENTS]
+    extreme = np.abs(images).reshape(len(images), -1).argmax(axis=1)
+    images = (
+        images
+        * np.sign(images.reshape(len(images), -1)[range(len(images)), extreme])[:, None, None]
+    )
     columns = min(max(len(images), 1), 5)
     rows = -(-max(len(images), 1) // columns)
     drawn = figure(8.4, 1.75 * rows + 0.2)

@@ -206,5 +206,6 @@ def _component_plate(components: Components) -> Plate:
         component_stamps(components),
         f"{components.meaning}; model {components.model}, exposure {components.exposure}, CCD "
         f"{components.ccd} (the CCD of median pixel error). Red is positive, blue negative; "
-        "each panel has its own scale, stretched (asinh) towards faint structure.",
+        "each panel has its own scale, stretched (asinh) towards faint structure, and the sign "
+        "that makes its strongest pixel positive.",
     )
