@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin
@@ -34,9 +34,6 @@ from psfscale.pipeline.profiles import (
     SlurmProfile,
 )
 from psfscale.pipeline.unit import Task, execute, execute_alone, explain
-
-if TYPE_CHECKING:
-    from psfscale.pipeline.unit import Reason
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
@@ -65,7 +62,7 @@ class ChildDiedError(Exception):
     """The unit ran in a process of its own, which died; the message says how."""
 
 
-class OneThread(WorkerPlugin):
+class OneThread(WorkerPlugin):  # type: ignore[misc]
     """One thread a worker process, whatever started it; results do not depend on the machine."""
 
     name = "psfscale-one-thread"
@@ -176,7 +173,7 @@ class DaskExecutor:
             return Outcome(task=task, died=f"its worker {error.last_worker.address} died")
         if isinstance(error, ChildDiedError):
             return Outcome(task=task, died=str(error))
-        return Outcome(task=task, error=_reason(error))
+        return Outcome(task=task, error=explain(error))
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""
@@ -184,7 +181,9 @@ class DaskExecutor:
             msg = f"the scheduler is lost (client is {self._client.status})"
             raise ExecutorLostError(msg)
         try:
-            threads = self._client.sync(self._client.scheduler.ncores, callback_timeout=ANSWER_WITHIN)
+            threads = self._client.sync(
+                self._client.scheduler.ncores, callback_timeout=ANSWER_WITHIN
+            )
         except (OSError, TimeoutError) as error:
             msg = f"the scheduler does not answer: {error!r}"
             raise ExecutorLostError(msg) from error
@@ -203,10 +202,6 @@ class DaskExecutor:
         for nanny in self._cluster.workers.values():
             with contextlib.suppress(Exception):
                 nanny.process.process._process.kill()  # noqa: SLF001 (distributed offers no other)
-
-
-def _reason(error: BaseException) -> Reason:
-    return explain(error)
 
 
 def _run(task: Task) -> None:
@@ -277,6 +272,7 @@ def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
         "log_directory": None if profile.log_directory is None else str(profile.log_directory),
         "worker_extra_args": ["--lifetime", profile.lifetime, "--lifetime-stagger", "2m"],
         "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+        "security": _security(profile),
     }
 
 
@@ -288,21 +284,21 @@ def _client(profile: ClusterProfile, cluster: Any) -> Client:
         if not profile.path.is_file():
             msg = f"no scheduler file at {profile.path}; start the scheduler first"
             raise ConfigError(msg)
-        return Client(
-            scheduler_file=str(profile.path), security=security, timeout=profile.patience
-        )
+        return Client(scheduler_file=str(profile.path), security=security, timeout=profile.patience)
     return Client(cluster, timeout=profile.patience)
 
 
-def _security(profile: AddressProfile | SchedulerFileProfile) -> Security | None:
+def _security(
+    profile: SlurmProfile | AddressProfile | SchedulerFileProfile,
+) -> Security | None:
+    """TLS where the profile names certificates: without, whoever reaches the port runs code."""
     if profile.tls_ca is None:
         return None
-    return Security(
-        tls_ca_file=str(profile.tls_ca),
-        tls_client_cert=str(profile.tls_cert),
-        tls_client_key=str(profile.tls_key),
-        require_encryption=True,
-    )
+    options = {"tls_ca_file": str(profile.tls_ca), "require_encryption": True}
+    for role in ("client", "scheduler", "worker"):
+        options[f"tls_{role}_cert"] = str(profile.tls_cert)
+        options[f"tls_{role}_key"] = str(profile.tls_key)
+    return Security(**options)
 
 
 def _close(cluster: Any) -> None:

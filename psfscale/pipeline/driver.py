@@ -183,8 +183,6 @@ class Driver:
         self._quarantine(frontier, task, ("ProcessDied", message, "\n".join(deaths)))
 
     def _quarantine(self, frontier: Frontier, task: Task, reason: Reason) -> None:
-        if self.lease.lost.is_set():
-            self._require_life(0.0)
         marker = quarantine(task, reason)
         self._finish(frontier, Outcome(task=task, counts=summary(marker)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
@@ -37,7 +37,23 @@ class LocalProfile(_Profile):
     scratch: Path | None = Field(default=None, description="folder for Dask's own files")
 
 
-class SlurmProfile(_Profile):
+class _Networked(_Profile):
+    tls_ca: Path | None = Field(default=None, description="certificate of the authority")
+    tls_cert: Path | None = Field(
+        default=None, description="certificate of client, scheduler and workers"
+    )
+    tls_key: Path | None = Field(default=None, description="its key")
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        given = [value is not None for value in (self.tls_ca, self.tls_cert, self.tls_key)]
+        if any(given) and not all(given):
+            msg = "tls_ca, tls_cert and tls_key go together: give all or none"
+            raise ValueError(msg)
+        return self
+
+
+class SlurmProfile(_Networked):
     """Jobs of one worker each, submitted through dask-jobqueue (extra ``slurm``)."""
 
     kind: Literal["slurm"]
@@ -56,21 +72,7 @@ class SlurmProfile(_Profile):
     patience: float = Field(default=3600, gt=0, description="longest wait for a first job [s]")
 
 
-class _Remote(_Profile):
-    tls_ca: Path | None = Field(default=None, description="certificate of the authority")
-    tls_cert: Path | None = Field(default=None, description="this client's certificate")
-    tls_key: Path | None = Field(default=None, description="this client's key")
-
-    @model_validator(mode="after")
-    def _all_or_none(self) -> _Remote:
-        given = [value is not None for value in (self.tls_ca, self.tls_cert, self.tls_key)]
-        if any(given) and not all(given):
-            msg = "tls_ca, tls_cert and tls_key go together: give all or none"
-            raise ValueError(msg)
-        return self
-
-
-class AddressProfile(_Remote):
+class AddressProfile(_Networked):
     """A scheduler that runs already, found by its address."""
 
     kind: Literal["address"]
@@ -79,7 +81,7 @@ class AddressProfile(_Remote):
     )
 
 
-class SchedulerFileProfile(_Remote):
+class SchedulerFileProfile(_Networked):
     """A scheduler that runs already, found by the file it wrote."""
 
     kind: Literal["scheduler-file"]

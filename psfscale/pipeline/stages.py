@@ -293,8 +293,9 @@ def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
 
 
 def _stored_model(ccd: xr.Dataset, context: RunContext) -> PsfModel:
-    stored = group_of(ccd, f"models/{context.config.model.name}")
-    state = {str(name): v.values for name, v in stored.items()}
+    prefix = f"models/{context.config.model.name}/"
+    stored = (name for name in map(str, ccd.variables) if name.startswith(prefix))
+    state = {name.removeprefix(prefix): ccd[name].values for name in stored}
     return context.model_class.from_state(state, context.model_settings)
 
 

@@ -286,6 +286,7 @@ def quarantine(task: Task, reason: Reason) -> Marker:
         _stages(run, task.lease)[task.stage], context, task.exposure, lease=task.lease
     )
     writer = ExposureWriter(reader.stage, context, task.exposure, lease=task.lease, keep=False)
+    _require_lease(run, task)
     for key in (task.key, *_downstream(task)):
         remove_marker(run, key)
     states, failures = [], []

@@ -74,6 +74,11 @@ def save_model(model: Any, path: Path) -> None:
     if set(state) != {array.name for array in declared}:
         msg = f"{model.name} declares {[a.name for a in declared]}, its state has {sorted(state)}"
         raise StoreError(msg)
+    for array in declared:
+        if state[array.name].shape != array.shape:
+            found = state[array.name].shape
+            msg = f"{model.name}: {array.name} has shape {found}, declared {array.shape}"
+            raise StoreError(msg)
     specs = tuple(
         ArraySpec(
             path=array.name,

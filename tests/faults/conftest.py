@@ -11,15 +11,15 @@ import pytest
 PIPELINE = Path(__file__).parent.parent / "pipeline"
 sys.path.insert(0, str(PIPELINE))
 
-import mean_star
-import toy
+import mean_star  # noqa: E402
+import toy  # noqa: E402
 
-from psfscale import models
+from psfscale import models  # noqa: E402
 
 
 @pytest.fixture
 def survey(tmp_path, monkeypatch):
-    """A folder with the toy instrument and a survey of 4 exposures; child processes know its model."""
+    """A folder with toy instrument and survey (4 exposures); child processes know its model."""
     monkeypatch.setitem(models.MODELS, "rca", "mean_star:MeanStar")
     monkeypatch.setitem(models.SETTINGS, "rca", mean_star.MeanStarSettings)
     monkeypatch.setenv("PYTHONPATH", str(PIPELINE), prepend=os.pathsep)

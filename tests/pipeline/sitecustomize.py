@@ -1,6 +1,7 @@
 """On the path of child processes, so that the toy model is theirs too."""
 
 import mean_star
+
 from psfscale import models
 
 models.MODELS["rca"] = "mean_star:MeanStar"

@@ -134,7 +134,7 @@ def test_plan_run__wants_no_psf_stage_without_galaxies(tmp_path, mean_model) -> 
 
 def test_plan_run__refuses_a_missing_survey(tmp_path, mean_model) -> None:
     toy.write_instrument(tmp_path)
-    with pytest.raises(StoreError, match="no psfscale store at .*survey.zarr"):
+    with pytest.raises(StoreError, match=r"no psfscale store at .*survey\.zarr"):
         plan_run(toy.make_config(tmp_path))
 
 

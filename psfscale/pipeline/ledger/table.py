@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    import pyarrow as pa
+
     from psfscale.pipeline.ledger.marker import Key, Marker
     from psfscale.pipeline.plan import Unit
 
@@ -37,14 +39,8 @@ def valid(wanted: Iterable[Unit], markers: Mapping[Key, Marker]) -> dict[Key, Ma
 
 def compact(run: Path, markers: Mapping[Key, Marker]) -> None:
     """Write ``ledger.parquet`` and ``ccds/state`` from the markers that are valid."""
-    rows = []
-    for marker in markers.values():
-        row: dict[str, Any] = asdict(marker)
-        row["versions"] = sorted((row["versions"] or {}).items())
-        for state in UnitState:
-            row[f"n_{state.name.lower()}"] = marker.count(state)
-        rows.append(row)
-    _write_table(ledger_path(run), rows)
+    rows = [_row(marker) for _, marker in sorted(markers.items())]
+    _write_table(ledger_path(run), rows, _ledger_schema())
     root = open_root(run, mode="r+")
     stages = [str(name) for name in values_of(root, "stage")]
     states = array_of(root, "ccds/state")
@@ -54,12 +50,45 @@ def compact(run: Path, markers: Mapping[Key, Marker]) -> None:
     states[...] = values
 
 
+def _row(marker: Marker) -> dict[str, Any]:
+    row: dict[str, Any] = asdict(marker)
+    row["versions"] = sorted((row["versions"] or {}).items())
+    return row | {f"n_{state.name.lower()}": marker.count(state) for state in UnitState}
+
+
+def _ledger_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    failure = {"stage": pa.string(), "exposure": pa.int64(), "exposure_id": pa.string()}
+    failure |= {"ccd": pa.int64(), "ccd_id": pa.int64()}
+    failure |= {name: pa.string() for name in ("type", "message", "traceback")}
+    columns = {
+        "stage": pa.string(),
+        "exposure": pa.int64(),
+        "exposure_id": pa.string(),
+        "fingerprint": pa.string(),
+        "states": pa.list_(pa.uint8()),
+        **{f"n_{state.name.lower()}": pa.int64() for state in UnitState},
+        "failures": pa.list_(pa.struct(list(failure.items()))),
+        "seconds": pa.float64(),
+        "peak_memory": pa.int64(),
+        "host": pa.string(),
+        "attempt": pa.int64(),
+        "finished": pa.float64(),
+        "versions": pa.map_(pa.string(), pa.string()),
+    }
+    return pa.schema(list(columns.items()))
+
+
 def write_plan(run: Path, wanted: Iterable[Unit]) -> None:
     """Write down which units the run wants, for `psfscale status`."""
+    import pyarrow as pa
+
     rows = [
         {"stage": u.stage, "exposure": u.exposure, "fingerprint": u.fingerprint} for u in wanted
     ]
-    _write_table(plan_path(run), rows)
+    columns = [("stage", pa.string()), ("exposure", pa.int64()), ("fingerprint", pa.string())]
+    _write_table(plan_path(run), rows, pa.schema(columns))
 
 
 def read_plan(run: Path) -> dict[Key, str]:
@@ -72,10 +101,10 @@ def read_plan(run: Path) -> dict[Key, str]:
     return {(row["stage"], row["exposure"]): row["fingerprint"] for row in rows}
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     temporary = path.with_name(f"{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
     temporary.replace(path)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import toy
+
+from psfscale.errors import RunError
+from psfscale.pipeline import driver as driver_module
+from psfscale.pipeline import status
+from psfscale.pipeline.context import RunContext
+from psfscale.pipeline.driver import Driver
+from psfscale.pipeline.events import ClusterLost, UnitDied, UnitFinished, UnitSubmitted
+from psfscale.pipeline.executor import ExecutorLostError, Outcome, attempt, outcome_of
+from psfscale.pipeline.ledger.journal import begun_units, note_start
+from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.ledger.table import write_plan
+from psfscale.pipeline.plan import remaining, wanted_units
+from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+
+
+class FaultyExecutor:
+    """Runs units in this process, unless `fault` says how an attempt ends instead."""
+
+    n_workers = 1
+
+    def __init__(self, fault, *, window=4) -> None:
+        self.fault, self.window = fault, window
+        self.tasks: deque = deque()
+
+    def submit(self, task) -> None:
+        self.tasks.append(task)
+
+    def collect(self, timeout: float) -> list[Outcome]:
+        if not self.tasks:
+            return []
+        task = self.tasks.popleft()
+        ending = self.fault(task)
+        if isinstance(ending, Exception):
+            raise ending
+        if isinstance(ending, Outcome):
+            return [ending]
+        return [outcome_of(task, attempt(task))]
+
+    def close(self, *, kill: bool) -> None:
+        self.tasks.clear()
+
+
+@pytest.fixture
+def drive(survey):
+    """Drive the toy run with a faulty executor; returns the driver and its events."""
+
+    def go(fault, *, restarts=3, **limits):
+        config = toy.make_config(survey, limits=limits)
+        context = RunContext.build(config)
+        create_run_store(context)
+        events = []
+        with Lease(context.run) as lease:
+            prepare_run_store(context)
+            wanted, _ = wanted_units(context)
+            write_plan(context.run, wanted)
+            driver = Driver(
+                run=context.run,
+                lease=lease,
+                limits=config.limits,
+                make_executor=lambda: FaultyExecutor(fault),
+                restarts=restarts,
+                stop=lambda: False,
+                observers=(events.append,),
+            )
+            driver.go(remaining(wanted, {}, retry_failed=False))
+        return driver, events
+
+    return go
+
+
+def dies(task, *, begun=True) -> Outcome:
+    if begun:
+        note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
+    return Outcome(task=task, died="its worker died")
+
+
+def test_poisonous_unit__runs_alone_then_is_quarantined_by_name(drive, survey) -> None:
+    driver, events = drive(lambda task: dies(task) if task.key == ("fit", 1) else None)
+    attempts = [
+        (e.attempt, e.alone)
+        for e in events
+        if isinstance(e, UnitSubmitted) and (e.stage, e.exposure) == ("fit", 1)
+    ]
+    assert attempts == [(1, False), (2, False), (3, True)]
+    assert [e.n_deaths for e in events if isinstance(e, UnitDied)] == [1, 2, 3]
+    assert driver.n_finished == 9
+    stands = status(survey / "run.zarr")
+    assert {(f.exposure, f.type) for f in stands.failures} == {(1, "ProcessDied")}
+    assert stands.units["fit"]["failed"] == stands.units["metrics"]["failed"] == 1
+    assert not begun_units(survey / "run.zarr")
+
+
+def test_unit_that_only_waited_in_a_dead_worker__is_not_blamed(drive) -> None:
+    tries = []
+
+    def fault(task):
+        tries.append(task.key)
+        return dies(task, begun=False) if tries.count(task.key) < 6 else None
+
+    driver, events = drive(fault)
+    assert driver.n_finished == 9
+    assert driver.n_failed == 0
+    assert not [e for e in events if isinstance(e, UnitDied)]
+
+
+def test_deaths__are_remembered_by_the_next_driver(drive, survey) -> None:
+    calls = []
+
+    def fault(task):
+        if task.key != ("fit", 0):
+            return None
+        calls.append(task.alone)
+        return dies(task) if len(calls) == 1 else ExecutorLostError("the end")
+
+    with pytest.raises(RunError, match="gave up after 1 clusters without progress: the end"):
+        drive(fault, restarts=0)
+    assert status(survey / "run.zarr").deaths == {"fit/0": ["its worker died"]}
+    drive(lambda task: dies(task) if task.key == ("fit", 0) else None)
+    assert not status(survey / "run.zarr").deaths
+    assert len(status(survey / "run.zarr").failures) == 2
+
+
+def test_lost_cluster__is_replaced_and_its_units_run_again(drive) -> None:
+    lost = []
+
+    def fault(task):
+        if task.key == ("metrics", 0) and not lost:
+            lost.append(task)
+            return ExecutorLostError("the scheduler is lost")
+        return None
+
+    driver, events = drive(fault)
+    assert driver.n_finished == 9
+    assert [e.n_restarts for e in events if isinstance(e, ClusterLost)] == [1]
+    finished = [(e.stage, e.exposure) for e in events if isinstance(e, UnitFinished)]
+    assert len(finished) == len(set(finished)) == 9
+
+
+def test_clusters_lost_again_and_again__end_the_run(drive) -> None:
+    with pytest.raises(RunError, match="gave up after 3 clusters without progress: no luck"):
+        drive(lambda task: ExecutorLostError("no luck"), restarts=2)
+
+
+def test_error_of_a_unit__quarantines_it_without_another_try(drive, survey) -> None:
+    tries = []
+
+    def fault(task):
+        if task.key != ("psf", 2):
+            return None
+        tries.append(task)
+        return Outcome(task=task, error=("KeyError", "no such array", "Traceback ..."))
+
+    drive(fault)
+    assert len(tries) == 1
+    (one, other) = status(survey / "run.zarr").failures
+    assert (one.stage, one.type, one.ccd_id, other.ccd_id) == ("psf", "KeyError", 1, 2)
+
+
+def test_silence__blames_the_unit_that_is_overdue(drive, monkeypatch) -> None:
+    monkeypatch.setattr(driver_module, "GRACE", 0.0)
+    hung = []
+
+    class Hung(FaultyExecutor):
+        def collect(self, timeout):
+            if self.tasks and self.tasks[0].key == ("fit", 0) and len(hung) < 1:
+                task = self.tasks[0]
+                if not begun_units(toy.Path(task.run)):
+                    note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
+                return []
+            return super().collect(timeout)
+
+        def close(self, *, kill):
+            hung.append(kill)
+            super().close(kill=kill)
+
+    monkeypatch.setitem(globals(), "FaultyExecutor", Hung)
+    driver, events = drive(lambda task: None, unit_timeout=0.2)
+    assert hung == [True, False]
+    assert driver.n_finished == 9
+    (lost,) = [e for e in events if isinstance(e, ClusterLost)]
+    assert "no unit has ended for" in lost.reason
+
+
+def test_lost_lease__stops_the_driver(drive, survey) -> None:
+    from psfscale.pipeline.ledger.lease import _path
+
+    def fault(task):
+        _path(toy.Path(task.run)).unlink()
+
+    with pytest.raises(RunError, match=r"another driver has taken .* over"):
+        drive(fault)
+    assert not status(survey / "run.zarr").units["fit"]["done"]

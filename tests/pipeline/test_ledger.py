@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import toy
+
+from psfscale.arrays import UnitState
+from psfscale.errors import RunError, StoreError
+from psfscale.pipeline import open_run, run, status
+from psfscale.pipeline.ledger import lease as lease_module
+from psfscale.pipeline.ledger.files import read_json, sweep, write_json
+from psfscale.pipeline.ledger.journal import (
+    begun_units,
+    note_death,
+    note_end,
+    note_start,
+    read_history,
+)
+from psfscale.pipeline.ledger.lease import Lease, holds, read_holder
+from psfscale.pipeline.ledger.marker import Failure, Marker, read_markers, write_marker
+from psfscale.pipeline.ledger.table import compact, ledger_path
+
+MARKER = Marker(
+    stage="fit",
+    exposure=7,
+    exposure_id="exp-7",
+    fingerprint="abc",
+    states=(1, 3, 4),
+    failures=(
+        Failure(
+            stage="fit", exposure=7, exposure_id="exp-7", ccd=1, ccd_id=2, type="E", message="m"
+        ),
+    ),
+    versions={"numpy": "2"},
+)
+
+
+def test_marker__reads_back_as_written(tmp_path) -> None:
+    write_marker(tmp_path, MARKER)
+    assert read_markers(tmp_path) == {("fit", 7): MARKER}
+    assert not MARKER.good
+    assert MARKER.count(UnitState.BLOCKED) == 1
+
+
+def test_write_json__leaves_the_old_file_where_writing_fails(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"whole": True})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"broken": object()})
+    assert read_json(path) == {"whole": True}
+    assert sweep(tmp_path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_table_and_state__are_rebuilt_from_markers_alone(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
+    path = survey / "run.zarr"
+    run(toy.make_config(survey), serial=True, observers=[])
+    table, states = pq.read_table(ledger_path(path)), open_run(path)["ccds/state"].values
+    ledger_path(path).unlink()
+    toy.open_root(path, mode="r+")["ccds/state"][...] = 0
+    compact(path, read_markers(path))
+    assert pq.read_table(ledger_path(path)).equals(table)
+    np.testing.assert_array_equal(open_run(path)["ccds/state"], states)
+    assert table.num_rows == 9
+    (row,) = [r for r in table.to_pylist() if (r["stage"], r["exposure"]) == ("fit", 1)]
+    assert (row["n_done"], row["n_quarantined"]) == (1, 1)
+    assert row["failures"][0]["type"] == "FitError"
+
+
+def test_journal__tells_deaths_from_interruptions(tmp_path) -> None:
+    key = ("fit", 3)
+    assert not read_history(tmp_path, key).attempts
+    for attempt in (1, 2):
+        note_start(tmp_path, key, attempt=attempt, lease="one")
+        history = note_death(tmp_path, key, f"death {attempt}")
+    assert history.alone
+    assert not history.condemned
+    assert note_death(tmp_path, key, "death 3").condemned
+    assert begun_units(tmp_path)[key].deaths == ("death 1", "death 2", "death 3")
+    note_end(tmp_path, key)
+    assert not begun_units(tmp_path)
+
+
+def test_journal__has_a_unit_run_alone_after_three_drivers_ended_in_it(tmp_path) -> None:
+    for attempt in (1, 2, 3):
+        assert not read_history(tmp_path, ("fit", 0)).alone
+        note_start(tmp_path, ("fit", 0), attempt=attempt, lease=str(attempt))
+    history = read_history(tmp_path, ("fit", 0))
+    assert history.alone
+    assert not history.condemned
+    assert history.began(3, "3")
+    assert not history.began(3, "2")
+
+
+def test_lease__is_given_back(tmp_path) -> None:
+    with Lease(tmp_path) as lease:
+        assert holds(tmp_path, lease.token)
+        assert read_holder(tmp_path).state == "running"
+    assert read_holder(tmp_path) is None
+
+
+def test_lease__refuses_a_second_driver(tmp_path) -> None:
+    message = rf"host {socket.gethostname()}, process {os.getpid()}\); wait"
+    with Lease(tmp_path), pytest.raises(RunError, match=message), Lease(tmp_path):
+        pass
+    with Lease(tmp_path):
+        pass
+
+
+def test_lease__of_a_dead_process_is_taken_over(tmp_path) -> None:
+    code = (
+        "import sys, os; from pathlib import Path; "
+        "from psfscale.pipeline.ledger.lease import Lease; "
+        "Lease(Path(sys.argv[1])).__enter__(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert read_holder(tmp_path).state == "stale"
+    with Lease(tmp_path) as lease:
+        assert holds(tmp_path, lease.token)
+
+
+@pytest.mark.parametrize(("age", "state"), [(10.0, "running"), (400.0, "stale")])
+def test_lease__of_another_host_is_judged_by_its_silence(tmp_path, age, state) -> None:
+    holder = {"token": "t", "host": "elsewhere", "pid": 1, "born": 0.0}
+    path = tmp_path / ".psfscale/lease.json"
+    write_json(path, {**holder, "heartbeat": time.time() - age})
+    assert read_holder(tmp_path).state == state
+
+
+def test_lease__of_a_reused_process_number_is_stale(tmp_path) -> None:
+    born = psutil.Process().create_time() - 100
+    holder = {"token": "t", "host": socket.gethostname(), "pid": os.getpid(), "born": born}
+    write_json(tmp_path / ".psfscale/lease.json", {**holder, "heartbeat": time.time()})
+    assert read_holder(tmp_path).state == "stale"
+
+
+def test_lease__renews_itself_and_notices_its_loss(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT", 0.02)
+    with Lease(tmp_path) as lease:
+        first = read_holder(tmp_path).heartbeat
+        end = time.monotonic() + 5
+        while read_holder(tmp_path).heartbeat == first and time.monotonic() < end:
+            time.sleep(0.01)
+        assert read_holder(tmp_path).heartbeat > first
+        content = json.loads((tmp_path / ".psfscale/lease.json").read_text())
+        monkeypatch.setattr(lease_module, "HEARTBEAT", 0.02)
+        with lease_module._exclusive(tmp_path):
+            write_json(tmp_path / ".psfscale/lease.json", {**content, "token": "another"})
+        assert lease.lost.wait(5)
+    assert read_holder(tmp_path).token == "another"
+
+
+def test_status__is_read_from_the_store_without_a_cluster(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
+    run(toy.make_config(survey), serial=True, observers=[])
+    code = (
+        "import sys, json; from pathlib import Path; from psfscale.pipeline import status; "
+        "print(json.dumps(status(Path(sys.argv[1])).as_dict())); "
+        "assert not {'dask', 'distributed', 'torch', 'galsim'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(survey / "run.zarr")]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    stands = json.loads(out)
+    assert stands["finished"]
+    assert stands["driver"] == "none"
+    assert stands["units"]["fit"] == {
+        "done": 2,
+        "failed": 1,
+        "running": 0,
+        "interrupted": 0,
+        "changed": 0,
+        "pending": 0,
+    }
+    assert stands["ccds"]["psf"] == {"DONE": 5, "EMPTY": 0, "QUARANTINED": 0, "BLOCKED": 1}
+    assert stands["failures"][0]["type"] == "FitError"
+
+
+def test_status__of_no_run_is_an_error(tmp_path) -> None:
+    with pytest.raises(StoreError, match="no psfscale store at"):
+        status(tmp_path / "nothing.zarr")
