@@ -123,3 +123,20 @@ class IngestSummary:
     def ok(self) -> bool:
         """No file was refused and every object had room."""
         return not self.files_refused and self.overflow == 0
+
+    def __str__(self) -> str:
+        taken = (
+            f"{len(self.exposures)} exposures written, {len(self.ccds)} CCDs read "
+            f"({self.n_empty} empty): {self.n_stars} stars and {self.n_galaxies} galaxies taken, "
+            f"{self.n_masked} of them with masked pixels"
+        )
+        lines = [taken]
+        if self.resumed:
+            lines.append(f"{len(self.resumed)} exposures stood complete from before")
+        if self.refused:
+            reasons = ", ".join(f"{n} {reason.name.lower()}" for reason, n in self.refused.items())
+            lines.append(f"objects left out: {reasons}")
+        lines += [f"refused: {item.reason}" for item in self.files_refused]
+        if self.incomplete:
+            lines.append(f"incomplete, redone on the next call: {', '.join(self.incomplete)}")
+        return "\n".join(lines)

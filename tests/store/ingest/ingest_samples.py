@@ -87,6 +87,11 @@ def stamps(n, *, seed=2, size=STAMP):
     return np.random.default_rng(seed).normal(0, NOISE, (n, size, size)).astype(np.float32) + 50
 
 
+def _form(values):
+    letter = {"i2": "I", "i4": "J", "f4": "E", "f8": "D"}[values.dtype.str[1:]]
+    return f"{values.shape[1]}{letter}" if values.ndim == 2 else letter
+
+
 def ldac_hdus(exposure, ccd, table, vignet, **cards):
     """A pair of LDAC_IMHEAD and LDAC_OBJECTS, the header cards in a character array."""
     header = fits.Header()
@@ -109,8 +114,7 @@ def ldac_hdus(exposure, ccd, table, vignet, **cards):
     columns = [
         fits.Column("VIGNET", f"{vignet[0].size if len(vignet) else STAMP**2}E",
                     dim=str(tuple(int(n) for n in vignet.shape[:0:-1])), array=vignet),
-        *(fits.Column(name, {"i2": "I", "i4": "J", "f4": "E", "f8": "D"}[values.dtype.str[1:]],
-                      array=values) for name, values in table.items()),
+        *(fits.Column(name, _form(values), array=values) for name, values in table.items()),
     ]  # fmt: skip
     return [
         fits.BinTableHDU.from_columns([column], name="LDAC_IMHEAD"),

@@ -1,5 +1,10 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +133,42 @@ def test_interrupt__an_append_cut_off_while_making_room_is_resumed(
     assert ingest(survey, files[1:], tmp_path / "s.zarr", append=True).ok
     ingest(survey, files, tmp_path / "whole.zarr")
     same(tmp_path / "s.zarr", tmp_path / "whole.zarr")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import psfscale.store.ingest.writer as writer
+from ingest_samples import ldac_recipe, make_survey
+from psfscale.store.ingest import ingest
+
+calls, real = [], writer.write_region
+
+def write_region(*args):
+    real(*args)
+    calls.append(args)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+writer.write_region = write_region
+ingest(make_survey(ldac_recipe()), [Path(name) for name in sys.argv[3:]], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("writes", [19, 27])
+def test_kill__in_the_middle_of_an_exposure_leaves_it_incomplete_and_is_resumed(
+    tmp_path, files, writes
+):
+    # An exposure is 6 writes of stamps and 11 of columns: both kills fall into the second.
+    store = tmp_path / "s.zarr"
+    command = [sys.executable, "-c", _KILLED, str(writes), str(store), *map(str, files)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert exposures(store)["complete"].values.tolist() == [1, 0, 0]
+    survey = make_survey(ldac_recipe())
+    assert ingest(survey, files, store).resumed == ("1",)
+    ingest(survey, files, tmp_path / "whole.zarr")
+    same(store, tmp_path / "whole.zarr")
 
 
 def test_append__grows_the_exposure_axis_and_keeps_what_is_there(tmp_path, files):

@@ -344,6 +344,27 @@ def test_images__a_survey_without_galaxies_has_no_galaxy_group(tmp_path):
     assert set(open_tree(tmp_path / "e.zarr").children) == {"exposures", "stars"}
 
 
+def test_images__scaled_integers_become_their_values_and_blank_is_masked(tmp_path):
+    path = write_exposure(tmp_path, "e", [1], table=at([41], [31]))
+    hdus = exposure_hdus("e", [1])
+    counts = np.arange(ROWS * COLUMNS, dtype=np.int16).reshape(ROWS, COLUMNS)
+    counts[30, 41] = -32768
+    science = fits.ImageHDU(counts, header=hdus[1].header, name="SCI", ver=1)
+    science.header["BLANK"] = -32768
+    fits.HDUList([hdus[0], science, *hdus[2:]]).writeto(path, overwrite=True)
+    with fits.open(path, mode="update", do_not_scale_image_data=True) as raw:
+        raw[1].header["BZERO"], raw[1].header["BSCALE"] = 32768.0, 0.5
+    ingest(make_survey(images_recipe()), [path], tmp_path / "s.zarr")
+    stars = stored(tmp_path / "s.zarr")
+    with fits.open(path) as read:
+        expected = (read[1].data[26:35, 36:45].astype(np.float64) - SKY) * GAIN
+    assert np.argwhere(stars["weight"].values == 0).tolist() == [[0, 4, 5]]
+    assert np.isnan(expected[4, 5])
+    expected[4, 5] = 0
+    np.testing.assert_allclose(stars["image"][0], expected, rtol=1e-6)
+    assert expected[4, 4] == pytest.approx((32768 + counts[30, 40] / 2 - SKY) * GAIN)
+
+
 def test_images__an_image_of_another_shape_than_the_ccd_is_refused(tmp_path):
     path = write_exposure(tmp_path, "e", [1, 2])
     with fits.open(path, mode="update") as hdus:

@@ -64,7 +64,8 @@ def open_fits(path: Path) -> fits.HDUList:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AstropyWarning)
-            hdus = fits.open(path, memmap=True, lazy_load_hdus=True)
+            # memmap unset: mapped where it can be; True would refuse scaled integers.
+            hdus = fits.open(path, lazy_load_hdus=True)
             n_hdus = len(hdus)
             _require_length(path, hdus)
         _require_sound(path, [str(item.message) for item in caught], hdus, n_hdus)
