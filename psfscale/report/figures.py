@@ -45,6 +45,7 @@ def residual_histograms(stars: StarSample) -> Figure:
             axes.axvline(values.mean(), color=SECOND, lw=1.4)
         axes.set(xlabel=f"{label} (star − model)", yticks=axes.get_yticks()[[0, -2]])
         axes.set_xlim(-reach, reach)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     drawn.axes[0].set_ylabel("stars")
     return drawn
 
@@ -72,7 +73,8 @@ def residual_maps(stars: StarSample) -> Figure:
                 s=14, edgecolors=ink(), linewidths=0.25,
             )  # fmt: skip
         _finish_map(axes, stars.unit)
-        drawn.colorbar(shown, ax=axes, label=label, location="bottom", shrink=0.85, aspect=30)
+        bar = drawn.colorbar(shown, ax=axes, label=label, location="bottom", shrink=0.85, aspect=30)
+        bar.locator = MaxNLocator(nbins=4)
     drawn.axes[0].set_ylabel(f"{_axis_name(stars.unit)} y [{stars.unit}]")
     return drawn
 
@@ -89,8 +91,12 @@ def shape_maps(stars: StarSample) -> Figure:
         return drawn
     _whiskers(left, x[use], y[use], e1[use], e2[use])
     means, edges = _in_cells(x[use], y[use], 1.6651 * np.sqrt(R2[use]), _CELLS, least=1)
-    shown = right.pcolormesh(*edges, means, cmap=SEQUENTIAL, rasterized=True)
-    drawn.colorbar(shown, ax=right, label="FWHM [arcsec]", location="right", shrink=0.8, aspect=30)
+    low, high = np.nanquantile(means, (0.02, 0.98))
+    shown = right.pcolormesh(*edges, means, cmap=SEQUENTIAL, vmin=low, vmax=high, rasterized=True)
+    drawn.colorbar(
+        shown, ax=right, label="FWHM [arcsec]", location="right", shrink=0.8, aspect=30,
+        extend="both",
+    )  # fmt: skip
     for axes in (left, right):
         _finish_map(axes, stars.unit)
     left.set_ylabel(f"{_axis_name(stars.unit)} y [{stars.unit}]")
