@@ -30,7 +30,7 @@ def write_report(
     survey : of the survey store it was made from
     status : plain values of the run's status: ``units`` and ``ccds`` (stage → state →
         count), ``seconds`` (stage → mean of a unit), ``failures`` (mappings with ``stage,
-        exposure, ccd, type, message``), ``driver``, ``finished``; whatever is missing is
+        exposure_id, ccd_id, type, message``), ``driver``, ``finished``; whatever is missing is
         left out of the page
     output : the page to write; replaced if it exists
 

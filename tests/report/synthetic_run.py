@@ -149,8 +149,10 @@ STATUS: dict[str, Any] = {
     "failures": [
         {
             "stage": "fit",
-            "exposure": "exp0001",
-            "ccd": 3,
+            "exposure": 1,
+            "exposure_id": "visit-77",
+            "ccd": 2,
+            "ccd_id": 43,
             "type": "FitError",
             "message": "12 stars <script>alert('no')</script> & too few",
         }

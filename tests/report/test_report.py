@@ -72,7 +72,7 @@ def test_report__is_whole_and_needs_nothing_else(page: str) -> None:
 
 
 def test_report__names_every_failure_and_escapes_its_message(page: str) -> None:
-    assert "exp0001" in page
+    assert '<td>visit-77</td><td class="n">43</td>' in page
     assert "FitError" in page
     assert "12 stars &lt;script&gt;alert(&#39;no&#39;)&lt;/script&gt; &amp; too few" in page
     assert "<script" not in page
