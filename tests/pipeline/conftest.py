@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,9 +23,15 @@ def mean_model(monkeypatch):
     monkeypatch.setitem(models.SETTINGS, "rca", mean_star.MeanStarSettings)
 
 
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory):
+    """The toy survey, made once; tests work on copies."""
+    return toy.make_survey(tmp_path_factory.mktemp("toy") / "survey.zarr", 2)
+
+
 @pytest.fixture
-def survey(tmp_path, mean_model):
-    """A folder with the toy instrument and a survey of 3 exposures."""
+def survey(tmp_path, pristine, mean_model):
+    """A folder with the toy instrument and a survey of 2 exposures."""
     toy.write_instrument(tmp_path)
-    toy.make_survey(tmp_path / "survey.zarr", 3)
+    shutil.copytree(pristine, tmp_path / "survey.zarr")
     return tmp_path

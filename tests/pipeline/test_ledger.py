@@ -71,7 +71,7 @@ def test_table_and_state__are_rebuilt_from_markers_alone(survey) -> None:
     compact(path, read_markers(path))
     assert pq.read_table(ledger_path(path)).equals(table)
     np.testing.assert_array_equal(open_run(path)["ccds/state"], states)
-    assert table.num_rows == 9
+    assert table.num_rows == 6
     (row,) = [r for r in table.to_pylist() if (r["stage"], r["exposure"]) == ("fit", 1)]
     assert (row["n_done"], row["n_quarantined"]) == (1, 1)
     assert row["failures"][0]["type"] == "FitError"
@@ -174,14 +174,14 @@ def test_status__is_read_from_the_store_without_a_cluster(survey) -> None:
     assert stands["finished"]
     assert stands["driver"] == "none"
     assert stands["units"]["fit"] == {
-        "done": 2,
+        "done": 1,
         "failed": 1,
         "running": 0,
         "interrupted": 0,
         "changed": 0,
         "pending": 0,
     }
-    assert stands["ccds"]["psf"] == {"DONE": 5, "EMPTY": 0, "QUARANTINED": 0, "BLOCKED": 1}
+    assert stands["ccds"]["psf"] == {"DONE": 3, "EMPTY": 0, "QUARANTINED": 0, "BLOCKED": 1}
     assert stands["failures"][0]["type"] == "FitError"
 
 

@@ -26,21 +26,21 @@ def go(folder, *, retry_failed=False, observers=(), **changes):
 def test_run__fills_every_product_and_says_so(survey) -> None:
     summary = go(survey)
     assert summary.exit_code == 0
-    assert (summary.n_units, summary.n_skipped, summary.n_left) == (9, 0, 0)
+    assert (summary.n_units, summary.n_skipped, summary.n_left) == (6, 0, 0)
     tree = open_run(survey / "run.zarr")
     role = toy.run_arrays(survey / "survey.zarr")["stars/role"]
     np.testing.assert_array_equal(np.isfinite(tree["stars/fit_flux"]), role == Role.FIT)
     np.testing.assert_allclose(
-        np.nanmean(tree["stars/fit_flux"], axis=(1, 2)), [1e4, 1e4 + 1, 1e4 + 2], rtol=5e-3
+        np.nanmean(tree["stars/fit_flux"], axis=(1, 2)), [1e4, 1e4 + 1], rtol=5e-3
     )
     psf = tree["galaxies/psf"].values
     np.testing.assert_allclose(psf[:, :, :5].sum(axis=(-1, -2)), 1, rtol=1e-5)
     assert np.isnan(psf[:, :, 5:]).all()
-    assert tree["ccds/n_reserved"].values.tolist() == [[3, 3]] * 3
+    assert tree["ccds/n_reserved"].values.tolist() == [[3, 3]] * 2
     assert (tree["ccds/state"] == UnitState.DONE).all()
     assert tree["stage"].values.tolist() == ["fit", "psf", "metrics"]
-    assert tree["exposure"].values.tolist() == ["exp-0", "exp-1", "exp-2"]
-    assert int(tree["summary/n_exposures"]) == 3
+    assert tree["exposure"].values.tolist() == ["exp-0", "exp-1"]
+    assert int(tree["summary/n_exposures"]) == 2
     assert tree["models/rca/mean"].dims[2:] == ("copy", "y", "x")
 
 
@@ -58,7 +58,7 @@ def test_run__does_nothing_the_second_time(survey) -> None:
     before = toy.run_arrays(survey / "run.zarr")
     events = []
     summary = go(survey, observers=[events.append])
-    assert (summary.n_units, summary.n_skipped, summary.exit_code) == (0, 9, 0)
+    assert (summary.n_units, summary.n_skipped, summary.exit_code) == (0, 6, 0)
     assert [type(e) for e in events] == [RunStarted, RunFinished]
     after = toy.run_arrays(survey / "run.zarr")
     for name, values in before.items():
@@ -71,12 +71,12 @@ def test_run__of_an_appended_exposure_touches_that_exposure_alone(survey) -> Non
     toy.append_exposure(survey / "survey.zarr")
     events = []
     go(survey, observers=[events.append])
-    assert {e.exposure for e in events if isinstance(e, UnitFinished)} == {3}
+    assert {e.exposure for e in events if isinstance(e, UnitFinished)} == {2}
     after = toy.run_arrays(survey / "run.zarr")
-    assert after["exposure"].tolist() == [f"exp-{i}" for i in range(4)]
+    assert after["exposure"].tolist() == [f"exp-{i}" for i in range(3)]
     for name, values in before.items():
         if not name.startswith("summary/"):
-            np.testing.assert_array_equal(values, after[name][:3], err_msg=name)
+            np.testing.assert_array_equal(values, after[name][: len(values)], err_msg=name)
 
 
 def test_run__of_changed_content_reruns_that_exposure_alone(survey) -> None:
@@ -89,8 +89,8 @@ def test_run__of_changed_content_reruns_that_exposure_alone(survey) -> None:
 def test_run__with_another_model_size_makes_its_arrays_anew(survey) -> None:
     go(survey)
     summary = go(survey, model={"settings": {"n_copies": 3}})
-    assert summary.n_units == 9
-    assert open_run(survey / "run.zarr")["models/rca/mean"].shape == (3, 2, 3, 11, 11)
+    assert summary.n_units == 6
+    assert open_run(survey / "run.zarr")["models/rca/mean"].shape == (2, 2, 3, 11, 11)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_psf_check__quarantines_a_psf_of_unbelievable_size(survey, monkeypatch) 
     toy.write_instrument(survey)
     summary = go(survey)
     assert {f.type for f in summary.failures} == {"PsfCheckError"}
-    assert summary.ccds["fit"] == {"QUARANTINED": 6}
+    assert summary.ccds["fit"] == {"QUARANTINED": 4}
 
 
 def test_empty_ccd__is_no_failure(survey) -> None:
@@ -153,17 +153,15 @@ def test_empty_ccd__is_no_failure(survey) -> None:
 
 
 def test_run__stops_early_when_too_many_ccds_fail(survey) -> None:
-    for exposure in range(3):
+    for exposure in range(2):
         toy.spoil_ccd(survey / "survey.zarr", exposure, 0, how="few")
         toy.spoil_ccd(survey / "survey.zarr", exposure, 1, how="few")
     limits = {"failed_fraction": 0.3, "failed_minimum": 2}
-    with pytest.raises(
-        RunError, match=r"2 of 2 CCDs failed, more than limits\.failed_fraction 0\.3"
-    ):
+    with pytest.raises(RunError, match=r"2 of 2 CCDs failed, more than limits\.failed_fraction"):
         go(survey, limits=limits)
     stands = status(survey / "run.zarr")
     assert stands.units["fit"]["failed"] == 1
-    assert stands.units["fit"]["pending"] == 2
+    assert stands.units["fit"]["pending"] == 1
     assert stands.driver == "none"
 
 
@@ -189,7 +187,7 @@ def test_events_log__holds_every_event_with_its_time(survey) -> None:
     go(survey)
     lines = (survey / "run.zarr/.psfscale/events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    assert [e["event"] for e in events].count("UnitFinished") == 9
+    assert [e["event"] for e in events].count("UnitFinished") == 6
     assert events[0]["event"] == "RunStarted"
     assert events[-1]["event"] == "RunFinished"
     assert all(a["time"] <= b["time"] for a, b in pairwise(events))
@@ -237,7 +235,7 @@ def test_aggregate_run__gives_the_same_again(survey) -> None:
     go(survey)
     before = toy.run_arrays(survey / "run.zarr")
     summary = aggregate_run(survey / "run.zarr")
-    assert summary.as_dict()["n_reserved"] == 18
+    assert summary.as_dict()["n_reserved"] == 12
     assert "reserved stars" in str(summary)
     after = toy.run_arrays(survey / "run.zarr")
     for name, values in before.items():
@@ -248,7 +246,7 @@ def test_metrics_of_stars__writes_a_row_for_every_star(survey) -> None:
     import pandas as pd
 
     go(survey)
-    n_stars = 3 * toy.N_CCDS * toy.N_FILLED
+    n_stars = 2 * toy.N_CCDS * toy.N_FILLED
     assert metrics_of_stars(survey / "run.zarr", survey / "stars.parquet") == n_stars
     assert len(pd.read_parquet(survey / "stars.parquet")) == n_stars
 
@@ -258,5 +256,5 @@ def test_store__opens_with_plain_xarray_and_consolidated_metadata(survey) -> Non
     toy.append_exposure(survey / "survey.zarr")
     go(survey)
     group = zarr.open_group(survey / "run.zarr", mode="r", use_consolidated=True)
-    assert group["stars/flux"].shape[0] == 4
+    assert group["stars/flux"].shape[0] == 3
     assert group["stars/flux"].attrs["units"] == "electron"
