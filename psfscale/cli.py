@@ -12,7 +12,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from psfscale.errors import ConfigError, PsfscaleError
+from psfscale.errors import PsfscaleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +159,7 @@ def ingest(
             files,
             output,
             append=append,
-            observer=lambda event: advance(event.done, event.total, event.exposure),
+            observer=lambda event: advance(event.done, event.total, f"{event.phase} {event.file}"),
         )
     typer.echo(str(summary))
     raise typer.Exit(0 if summary.ok else 1)
@@ -303,17 +303,6 @@ def schema() -> None:
     from psfscale.store.describe import schema_text
 
     typer.echo(schema_text(model_schema()), nl=False)
-
-
-def _parse(items: list[str]) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    bad = [item for item in items if "=" not in item]
-    if bad:
-        msg = f"expected key=value, got {', '.join(bad)}"
-        raise ConfigError(msg)
-    parsed = OmegaConf.to_container(OmegaConf.from_dotlist(items))
-    return {str(key): value for key, value in dict(parsed).items()}  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

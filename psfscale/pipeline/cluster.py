@@ -8,6 +8,7 @@ back at once, and the driver decides what becomes of the units it held.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import queue
@@ -50,6 +51,8 @@ SETTINGS: dict[str, Any] = {
     "distributed.admin.low-level-log-length": 100,  # these logs grow with the number of units
     "distributed.admin.log-length": 100,
 }
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
 CHECK_EVERY = 2.0
 """Seconds between two looks at the cluster's health while nothing ends."""
 ANSWER_WITHIN = 30.0
@@ -62,16 +65,25 @@ class ChildDiedError(Exception):
     """The unit ran in a process of its own, which died; the message says how."""
 
 
-class OneThread(WorkerPlugin):  # type: ignore[misc]
-    """One thread a worker process, whatever started it; results do not depend on the machine."""
+class Tuned(WorkerPlugin):  # type: ignore[misc]
+    """What a worker process needs, whatever started it: one thread, and memory that it keeps.
 
-    name = "psfscale-one-thread"
+    One thread, so that results do not depend on the machine. Dask tells the C library to give
+    memory back beyond 64 kB; a fit then spends more time in the kernel than in arithmetic
+    (24 against 9 CPU s, measured), so that limit is lifted to 1 GiB.
+    """
+
+    name = "psfscale-tuned"
 
     def setup(self, worker: Worker) -> None:  # noqa: ARG002 (Dask calls it so)
-        """Limit the thread pools of this process."""
+        """Limit the thread pools of this process and let it keep freed memory."""
         import torch
 
         torch.set_num_threads(1)
+        with contextlib.suppress(AttributeError):  # a C library without glibc's mallopt
+            library = ctypes.CDLL(None)
+            library.mallopt(M_TRIM_THRESHOLD, 2**30)
+            library.mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
 class DaskExecutor:
@@ -149,7 +161,7 @@ class DaskExecutor:
         self._cluster = _make_cluster(self.profile, self._stack)
         try:
             self._client = self._stack.enter_context(_client(self.profile, self._cluster))
-            self._client.register_plugin(OneThread())
+            self._client.register_plugin(Tuned())
             self._client.wait_for_workers(1, timeout=self.profile.patience)
         except (OSError, TimeoutError) as error:
             msg = f"no worker came within {self.profile.patience:g} s: {error}"
