@@ -140,3 +140,17 @@ def test_poisonous_unit__is_quarantined_by_name_on_its_third_death(survey) -> No
     assert {f.exposure_id for f in stands.failures} == {"exp-2"}
     assert "killed its process 3 times, last: killed by SIGKILL" in stands.failures[0].message
     assert stands.finished
+
+
+def test_unit_that_takes_too_long__is_ended_and_quarantined_by_name(survey) -> None:
+    root = toy.open_root(survey / "survey.zarr", mode="r+")
+    root["stars/image"][0, 1] *= 0.9
+    settings = {"hang_below_flux": 9950.0}
+    limits = {"unit_timeout": 4.0}
+    driver = start(survey, workers=1, model={"settings": settings}, limits=limits)
+    said = end(driver, survey, seconds=90)
+    assert driver.returncode == 1, said
+    stands = status(survey / "run.zarr")
+    assert {f.exposure_id for f in stands.failures} == {"exp-0"}
+    assert "3 times, last: took more than 4 s" in stands.failures[0].message
+    assert stands.units["fit"] | {"done": 3, "failed": 1} == stands.units["fit"]

@@ -27,6 +27,7 @@ class MeanStarSettings(BaseModel):
     band_limit: float | None = None
     kill_below_flux: float = 0.0
     poison_file: str = ""
+    hang_below_flux: float = 0.0
 
 
 class MeanStar:
@@ -78,7 +79,9 @@ class MeanStar:
         )
 
     def _poison(self, stars):
-        """Kill the process where the first star is fainter than asked for."""
+        """Hang, or kill the process, where the first star is fainter than asked for."""
+        if stars.image[0].sum() < self.settings.hang_below_flux:
+            time.sleep(600)
         if stars.image[0].sum() < self.settings.kill_below_flux:
             if self.settings.poison_file:
                 with Path(self.settings.poison_file).open("a") as file:
