@@ -54,7 +54,7 @@ SETTINGS: dict[str, Any] = {
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
 CHECK_EVERY = 2.0
-"""Seconds between two looks at the cluster's health while nothing ends."""
+"""Seconds between two looks at the cluster's health."""
 ANSWER_WITHIN = 30.0
 """Seconds in which a live scheduler answers."""
 CLOSE_WITHIN = 10.0
@@ -135,6 +135,8 @@ class DaskExecutor:
             The scheduler is gone, or there has been no worker for longer than the profile's
             patience.
         """
+        if time.monotonic() - self._checked > CHECK_EVERY:
+            self._look()
         outcomes = []
         with contextlib.suppress(queue.Empty):
             task, future = self._ended.get(timeout=timeout)
@@ -142,8 +144,6 @@ class DaskExecutor:
             while True:
                 task, future = self._ended.get_nowait()
                 outcomes.append(self._outcome(task, future))
-        if not outcomes and time.monotonic() - self._checked > CHECK_EVERY:
-            self._look()
         return outcomes
 
     def close(self, *, kill: bool) -> None:

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import toy
 import yaml
 
-from psfscale.pipeline import load_profile, open_run, run
+from psfscale.errors import RunError
+from psfscale.pipeline import load_profile, open_run, run, status
+from psfscale.pipeline.events import ClusterLost, Event, UnitFinished
 from psfscale.pipeline.profiles import LocalProfile
 
 pytestmark = pytest.mark.slow
@@ -27,7 +30,9 @@ def scheduler_file(survey):
             subprocess.Popen([*dask, "scheduler", "--port", "0", *common, *loopback], stderr=log),
             subprocess.Popen([*dask, "worker", *common, *worker], stderr=log),
         ]
-    yield path
+    while not (path.exists() and path.read_text()):
+        time.sleep(0.05)
+    yield path, started[0]
     for process in reversed(started):
         process.terminate()
         process.wait(timeout=30)
@@ -38,15 +43,37 @@ def test_running_scheduler__is_joined_by_its_file_and_by_its_address(
 ) -> None:
     profile = survey / "by-file.yaml"
     profile.write_text(yaml.safe_dump({"kind": "scheduler-file", "path": "scheduler.json"}))
-    while not (scheduler_file.exists() and scheduler_file.read_text()):
-        pass
+    path, _ = scheduler_file
     config = toy.make_config(survey)
     assert run(config, cluster=load_profile(profile), observers=[]).exit_code == 0
-    address = json.loads(scheduler_file.read_text())["address"]
+    address = json.loads(path.read_text())["address"]
     profile.write_text(yaml.safe_dump({"kind": "address", "address": address}))
     again = toy.make_config(survey, metrics={"grid": 2})
     summary = run(again, cluster=load_profile(profile), observers=[])
     assert (summary.exit_code, summary.n_units) == (0, 4)
+
+
+def test_lost_scheduler__ends_the_run_with_a_reason_and_the_same_command_resumes(
+    survey, scheduler_file
+) -> None:
+    path, scheduler = scheduler_file
+    profile = survey / "by-file.yaml"
+    content = {"kind": "scheduler-file", "path": str(path), "patience": 8}
+    profile.write_text(yaml.safe_dump(content))
+    config = toy.make_config(survey)
+
+    def kill_after_three(event) -> None:
+        finished.append(event)
+        if sum(isinstance(e, UnitFinished) for e in finished) == 3:
+            scheduler.kill()
+
+    finished: list[Event] = []
+    with pytest.raises(RunError, match="no worker came within 8 s"):
+        run(config, cluster=load_profile(profile), observers=[kill_after_three])
+    assert any(isinstance(event, ClusterLost) for event in finished)
+    assert status(config.output).driver == "none"
+    summary = run(config, serial=True, observers=[])
+    assert (summary.exit_code, summary.n_skipped >= 3) == (0, True)
 
 
 def test_arrays__do_not_depend_on_the_number_of_workers(survey) -> None:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-PARTIAL = ("*.partial", "*.tmp")
-"""Names of what a killed writer leaves behind: zarr's own and this module's."""
+PARTIAL = (".partial", ".tmp")
+"""Ends of the names of what a killed writer leaves behind: zarr's own and this module's."""
 
 
 def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
@@ -47,7 +47,8 @@ def flush(path: Path) -> None:
 
 def sweep(root: Path) -> int:
     """Remove what killed writers left below `root`; returns how many files."""
-    stray = [path for pattern in PARTIAL for path in root.rglob(pattern)]
+    found = ((Path(folder) / name) for folder, _, names in os.walk(root) for name in names)
+    stray = [path for path in found if path.name.endswith(PARTIAL)]
     for path in stray:
         path.unlink(missing_ok=True)
     return len(stray)
