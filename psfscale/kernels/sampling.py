@@ -12,6 +12,7 @@ b_ik    k-th function of the field at star i            1
 f_i     flux                                            electron
 d_i     (dy, dx), the star from pixel (0, 0)            CCD pixel
 w_i     inverse variance of a pixel of star i           1/electron²
+D²      fine pixels per CCD pixel, by area              1
 ======  ==============================================  ==============================
 """
 
@@ -63,7 +64,7 @@ class StarSampling:
 
     def norm(self) -> float:
         """Bound: sampling folds at most `most_aliases` frequencies, each with gain 1/D."""
-        gain = math.sqrt(self.grid.most_aliases) / self.grid.upsampling
+        gain = math.sqrt(self.grid.most_aliases / self.grid.pixel_ratio)
         return gain * float(torch.linalg.matrix_norm(self.basis, ord=2))
 
 
@@ -96,7 +97,7 @@ class AliasGram:
         self._coupling = {}
         for my, mx in grid.aliases:
             angle = 2 * math.pi * (my * dy + mx * dx)
-            factor = torch.polar(weight / grid.upsampling**2, angle)
+            factor = torch.polar(weight / grid.pixel_ratio, angle)
             self._coupling[my, mx] = (b * factor[:, None]).T @ b
 
     def forward(

@@ -23,7 +23,7 @@ class Convergence:
     ----------
     n_iterations : iterations done
     reason : ``"tolerance"`` reached, or ``"limit"`` of iterations
-    change : last relative change (Condat-Vũ) or relative residual (conjugate gradient)
+    change : last relative change (Condat-Vũ) or the residual's norm (conjugate gradient)
     """
 
     n_iterations: int
@@ -48,15 +48,14 @@ def conjugate_gradient(
 ) -> tuple[Tensor, Convergence]:
     """Solution x of ``operator(x) = b``, operator and preconditioner positive definite.
 
-    Stops when the preconditioned residual falls below `tolerance` times that of x = 0.
+    Stops when the residual's preconditioned norm √⟨r, M r⟩ falls below `tolerance`.
     """
     x = start
     r = b - operator(x)
     z = precondition(r)
     p, rz = z, inner(r, z)
-    scale = float(inner(b, precondition(b)))
     done = 0
-    while done < max_iterations and float(rz) > tolerance**2 * scale:
+    while done < max_iterations and float(rz) > tolerance**2:
         q = operator(p)
         step = rz / inner(p, q)
         x, r = x + step * p, r - step * q
@@ -64,7 +63,7 @@ def conjugate_gradient(
         rz, previous = inner(r, z), rz
         p = z + (rz / previous) * p
         done += 1
-    change = (float(rz) / scale) ** 0.5 if scale > 0 else 0.0
+    change = float(rz) ** 0.5
     reason: Literal["tolerance", "limit"] = "tolerance" if change <= tolerance else "limit"
     return x, Convergence(n_iterations=done, reason=reason, change=change)
 

@@ -1,20 +1,21 @@
 r"""PSF fields as Fourier series of period one stamp, and their samples on CCD pixels.
 
 A stamp of ``(ny, nx)`` CCD pixels is one period of the series; upsampling ``D`` admits the
-frequencies below ``D/2`` cycles per CCD pixel, a band limit cuts them to a disc. A fine image
-of ``(D·ny, D·nx)`` pixels and its *coefficients* are one orthonormal transform apart:
+frequencies below ``D/2`` cycles per CCD pixel, a band limit cuts them to a disc. An image on
+the smallest pixel grid that holds these frequencies (the *fine* grid, a size of small prime
+factors) and its *coefficients* are one orthonormal transform apart:
 
 ======  ========================================  =================================
 symbol  name                                      unit
 ======  ========================================  =================================
 c       coefficients, complex, half plane         as the image
 k       frequency (`ky`, `kx`), kx ≥ 0            cycles per stamp
-D       upsampling                                fine pixels per CCD pixel
+D       upsampling                                2 · highest cycles per CCD pixel
 ======  ========================================  =================================
 
 Coefficients of the half plane stand for the whole of a real image; the inner product of two
-images is ``sum(multiplicity * Re(conj(a) * b))``. The frequency D/2 itself is left out, so
-that a sub-pixel shift is exactly a phase.
+images is ``sum(multiplicity * Re(conj(a) * b))``. The highest frequency of an even grid is
+left out, so that a sub-pixel shift is exactly a phase.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 
 from psfscale.errors import ConfigError
 
@@ -48,13 +50,15 @@ class FrequencyGrid:
     Attributes
     ----------
     shape : (y, x) CCD pixels of a stamp, the period
-    upsampling : fine pixels per CCD pixel
+    upsampling : 2 / (shortest period) [1/CCD pixel]
+    fine_shape : (y, x) pixels of a fine image
     band_limit : radius of the admitted disc [cycles per CCD pixel], or None
     ky, kx : (frequency,) [cycles per stamp], kx ≥ 0
     """
 
     shape: tuple[int, int]
     upsampling: int
+    fine_shape: tuple[int, int]
     band_limit: float | None
     ky: Int[np.ndarray, " frequency"]
     kx: Int[np.ndarray, " frequency"]
@@ -63,9 +67,9 @@ class FrequencyGrid:
         return len(self.ky)
 
     @property
-    def fine_shape(self) -> tuple[int, int]:
-        """(y, x) fine pixels of a stamp."""
-        return self.shape[0] * self.upsampling, self.shape[1] * self.upsampling
+    def pixel_ratio(self) -> float:
+        """Fine pixels per CCD pixel, by area."""
+        return math.prod(self.fine_shape) / math.prod(self.shape)
 
     @property
     def fraction(self) -> float:
@@ -82,9 +86,9 @@ class FrequencyGrid:
         """Frequencies along y and x [cycles per CCD pixel]."""
         return torch.from_numpy(np.stack([self.ky / self.shape[0], self.kx / self.shape[1]]))
 
-    @cached_property
-    def _fine_bins(self) -> Int[Tensor, " frequency"]:
-        ny, nx = self.fine_shape
+    def _bins(self, shape: tuple[int, int]) -> Int[Tensor, " frequency"]:
+        """Where the coefficients stand in the half plane of an image of this shape."""
+        ny, nx = shape
         return torch.from_numpy((self.ky % ny) * (nx // 2 + 1) + self.kx)
 
     @cached_property
@@ -159,21 +163,31 @@ class FrequencyGrid:
         ny, nx = self.shape
         return int(np.bincount((ky % ny) * nx + kx % nx).max(initial=1))
 
-    def image(self, c: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch y x"]:
-        """The fine image of coefficients; orthonormal."""
-        ny, nx = self.fine_shape
+    def image(
+        self, c: Complex[Tensor, "*batch frequency"], shape: tuple[int, int] | None = None
+    ) -> Float[Tensor, "*batch y x"]:
+        """The image of coefficients on the fine grid, or on one of another shape.
+
+        The same continuous image, period one stamp, whatever the shape; orthonormal on the
+        fine grid. `shape` must hold all frequencies.
+        """
+        ny, nx = shape or self.fine_shape
         plane = c.new_zeros((*c.shape[:-1], ny * (nx // 2 + 1)))
-        plane[..., self._fine_bins.to(c.device)] = c
+        plane[..., self._bins((ny, nx)).to(c.device)] = c
         plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
         image: Tensor = torch.fft.irfft2(plane, s=(ny, nx), norm="ortho")
-        return image
+        return image if shape is None else image * self._scale(shape)
 
     def coefficients(
         self, image: Float[Tensor, "*batch y x"]
     ) -> Complex[Tensor, "*batch frequency"]:
-        """The coefficients of a fine image: adjoint of `image`, and its inverse on the grid."""
+        """The coefficients of an image: inverse of `image`, and its adjoint on the fine grid."""
+        ny, nx = image.shape[-2:]
         plane: Tensor = torch.fft.rfft2(image, norm="ortho").flatten(-2)
-        return plane[..., self._fine_bins.to(image.device)]
+        return plane[..., self._bins((ny, nx)).to(image.device)] / self._scale((ny, nx))
+
+    def _scale(self, shape: tuple[int, int]) -> float:
+        return math.sqrt(math.prod(shape) / math.prod(self.fine_shape))
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Inner product of the images of two sets of coefficients, all axes summed."""
@@ -196,7 +210,7 @@ class FrequencyGrid:
         plane.index_add_(plane.ndim - 1, bins, values)
         plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
         stamp: Tensor = torch.fft.irfft2(plane, s=(ny, nx), norm="ortho")
-        return stamp / self.upsampling
+        return stamp / math.sqrt(self.pixel_ratio)
 
     def sample_adjoint(
         self, stamp: Float[Tensor, "*batch y x"]
@@ -204,7 +218,7 @@ class FrequencyGrid:
         """Adjoint of `sample`."""
         bins, conjugate = (t.to(stamp.device) for t in self._unfold_table)
         values = torch.fft.rfft2(stamp, norm="ortho").flatten(-2)[..., bins]
-        return torch.where(conjugate, values.conj(), values) / self.upsampling
+        return torch.where(conjugate, values.conj(), values) / math.sqrt(self.pixel_ratio)
 
 
 @lru_cache(maxsize=8)
@@ -230,6 +244,13 @@ def frequency_grid(
     keep = np.ones(ky.shape, dtype=bool)
     if band_limit is not None:
         keep = (ky / ny) ** 2 + (kx / nx) ** 2 <= band_limit**2
+    ky, kx = ky[keep], kx[keep]
+    fine = [next_fast_len(2 * int(k.max()) + 1, real=True) for k in (ky, kx)]
     return FrequencyGrid(
-        shape=shape, upsampling=upsampling, band_limit=band_limit, ky=ky[keep], kx=kx[keep]
+        shape=shape,
+        upsampling=upsampling,
+        fine_shape=(fine[0], fine[1]),
+        band_limit=band_limit,
+        ky=ky,
+        kx=kx,
     )

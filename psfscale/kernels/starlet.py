@@ -46,8 +46,12 @@ class Starlet:
     @cached_property
     def filters(self) -> Float[Tensor, "band frequency"]:
         """Transfer functions of the bands, finest first, coarse last; they sum to 1."""
-        omega = 2 * math.pi * self.grid.cycles / self.grid.upsampling
-        smooth = [torch.ones(len(self.grid), dtype=omega.dtype)]
+        fine = self.grid.fine_shape
+        omega = [
+            2 * math.pi * torch.from_numpy(k / n)
+            for k, n in zip((self.grid.ky, self.grid.kx), fine, strict=True)
+        ]
+        smooth = [torch.ones(len(self.grid), dtype=torch.float64)]
         for scale in range(self.n_scales):
             step = 2**scale
             smooth.append(smooth[-1] * _smoothing(step * omega[0]) * _smoothing(step * omega[1]))

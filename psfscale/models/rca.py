@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from psfscale.errors import ConfigError, FitError, InputError
-from psfscale.kernels.spectral import complex_dtype, frequency_grid
+from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_draw import FieldDrawing
@@ -103,6 +103,14 @@ class RCA:
                 units="pixel",
                 long_name="σ of the window that defines the PSF's centroid [CCD pixel]",
             ),
+            StateArray(
+                name="band_limit",
+                dims=(),
+                shape=(),
+                dtype="float64",
+                units="1 / pixel",
+                long_name="highest frequency of the components [cycle/CCD pixel]",
+            ),
         )
 
     def fit(self, stars: StarBatch) -> FitReport:
@@ -173,24 +181,25 @@ def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return out
 
 
-def _centred(fitted: FittedField) -> torch.Tensor:
-    """Component images with their centre on index n // 2 of the fine grid."""
+def _centred(fitted: FittedField, upsampling: int) -> torch.Tensor:
+    """Component images with their centre on index n // 2 of the upsampled stamp."""
     grid = fitted.grid
-    offset = [torch.tensor([n // 2 / grid.upsampling]) for n in grid.fine_shape]
-    c = fitted.field.coefficients
-    return grid.image(c * grid.phases(offset[0].to(c.real.dtype), offset[1].to(c.real.dtype)))
+    ny, nx = (n * upsampling for n in grid.shape)
+    dy, dx = (torch.tensor([n // 2 / upsampling]) for n in (ny, nx))
+    return grid.image(fitted.field.coefficients * grid.phases(dy, dx), (ny, nx))
 
 
 def _state_of(fitted: FittedField, settings: RCASettings) -> dict[str, np.ndarray]:
     (x0, x1), (y0, y1) = fitted.positions.box
-    images = _centred(fitted).numpy().astype(np.float32)
+    images = _centred(fitted, settings.upsampling).numpy().astype(np.float32)
     alpha = fitted.field.mixing.T.numpy()
     rank, functions = settings.largest_rank, settings.n_functions
     return {
-        "component": _padded(images, (rank, *fitted.grid.fine_shape)),
+        "component": _padded(images, (rank, *images.shape[1:])),
         "alpha": _padded(alpha, (rank, functions)),
         "box": np.array([[x0, x1], [y0, y1]]),
         "width": np.array(fitted.width),
+        "band_limit": np.array(fitted.grid.band_limit or np.inf),
     }
 
 
@@ -200,13 +209,17 @@ def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDra
     degree = next(d for d in range(settings.degree + 1) if n_polynomials(d) == n_functions)
     images = torch.from_numpy(state["component"][:rank])
     ny, nx = (n // settings.upsampling for n in images.shape[1:])
-    grid = frequency_grid((ny, nx), upsampling=settings.upsampling, band_limit=settings.band_limit)
+    limit = float(state["band_limit"])
+    grid = frequency_grid(
+        (ny, nx),
+        upsampling=settings.upsampling,
+        band_limit=limit if math.isfinite(limit) else None,
+    )
     (x0, x1), (y0, y1) = state["box"].tolist()
-    c = grid.coefficients(images).to(complex_dtype(images.dtype))
-    back = [torch.tensor([-(n // 2) / settings.upsampling]) for n in images.shape[1:]]
+    dy, dx = (torch.tensor([-(n // 2) / settings.upsampling]) for n in images.shape[1:])
     return FieldDrawing(
         grid=grid,
-        coefficients=c * grid.phases(back[0], back[1]),
+        coefficients=grid.coefficients(images) * grid.phases(dy, dx),
         alpha=torch.from_numpy(state["alpha"][:rank, :n_functions]),
         positions=PositionPolynomials(degree=degree, box=((x0, x1), (y0, y1))),
         width=float(state["width"]),
@@ -218,7 +231,7 @@ def _report(fitted: FittedField, stars: StarBatch) -> FitReport:
     ny, nx = grid.shape
     zero = (grid.ky == 0) & (grid.kx == 0)
     total = fitted.field.at_stars()[:, torch.from_numpy(zero)].real[:, 0]
-    total = total * math.sqrt(math.prod(grid.fine_shape)) / grid.upsampling**2
+    total = total * math.prod(grid.shape) / math.sqrt(math.prod(grid.fine_shape))
     n_pixels = torch.from_numpy((stars.weight > 0).sum((1, 2)) - 3).clamp(min=1)
     used, chi2 = fitted.used, fitted.chi2
     return FitReport(

@@ -59,7 +59,7 @@ class FieldDrawing:
         """Centred PSFs of unit sum at positions [pixel]."""
         functions = torch.from_numpy(self.positions(x, y))
         weight = (functions @ self.alpha.T).to(self.coefficients.real.dtype)
-        size = 16 * (2 * len(self.grid) + math.prod(grid.shape) + math.prod(self.grid.fine_shape))
+        size = 16 * (2 * len(self.grid) + math.prod(grid.shape) + 9 * math.prod(self.grid.shape))
         step = max(1, int(chunk_bytes / size))
         out = weight.new_zeros((len(weight), *grid.shape))
         for first in range(0, len(weight), step):
@@ -77,10 +77,10 @@ class FieldDrawing:
 
     def _centroids(self, c: Complex[Tensor, "object frequency"]) -> tuple[Tensor, Tensor]:
         """Windowed centroids of the PSFs from their nominal centre [CCD pixel]."""
-        ny, nx = self.grid.fine_shape
-        fine = self.grid.upsampling
+        fine = max(self.grid.upsampling, 2)
+        ny, nx = (n * fine for n in self.grid.shape)
         centre = [torch.tensor([n // 2 / fine], dtype=c.real.dtype) for n in (ny, nx)]
-        images = self.grid.image(c * self.grid.phases(centre[0], centre[1]))
+        images = self.grid.image(c * self.grid.phases(centre[0], centre[1]), (ny, nx))
         cy, cx = windowed_centroid(images, width=self.width * fine, n_iterations=10)
         return (cy - ny // 2) / fine, (cx - nx // 2) / fine
 

@@ -9,16 +9,19 @@ import numpy as np
 import torch
 
 from psfscale.errors import FitError
-from psfscale.kernels.sampling import AliasGram, StarSampling
 from psfscale.kernels.spectral import complex_dtype, frequency_grid
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_field import (
     Field,
+    FieldPrior,
+    FieldProblem,
     RadialVariance,
+    RowPrior,
+    WhiteFunctions,
+    noise_limit,
+    on_grid,
     rotated,
-    seen_images,
     solve_ridge,
-    whitened,
 )
 from psfscale.models.rca_sparse import solve_sparse
 from psfscale.models.rca_stars import (
@@ -72,6 +75,9 @@ class FittedField:
 RIDGE_ITERATIONS = 30
 SPARSE_ITERATIONS = 100
 
+STRONGEST = 10
+"""Components whose variation over the field has a prior of its own."""
+
 MOMENTUM = 0.7
 """Share of a centre's last move that is repeated; the field absorbs part of each step."""
 
@@ -107,7 +113,7 @@ class _Fit:
         chosen = self.used.numpy()
         self.positions = PositionPolynomials.around(stars.x[chosen], stars.y[chosen], degree=degree)
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y))
-        self.prior = RadialVariance(self.grid, dtype=snr.dtype)
+        self.radial = RadialVariance(self.grid, dtype=snr.dtype)
         self.field = self._constant_field()
 
     def _near(self, values: StarValues) -> Tensor:
@@ -127,19 +133,21 @@ class _Fit:
 
     def _constant_field(self) -> Field:
         dtype = complex_dtype(self.pixels.image.dtype)
-        mixing = torch.zeros(self.functions.shape[1], 1, dtype=torch.float64)
-        mixing[0] = 1
+        self.n_functions = 1
+        self.degree = torch.tensor([a + b for a, b in self.positions.degrees])
+        mixing = torch.ones(1, 1, dtype=torch.float64)
         return Field(
             coefficients=torch.zeros(1, len(self.grid), dtype=dtype),
             mixing=mixing,
-            basis=(self.functions @ mixing).to(self.pixels.image.dtype),
+            basis=(self.functions[:, :1] @ mixing).to(self.pixels.image.dtype),
         )
 
     def grow(self) -> None:
         """Let the field vary: add the functions not yet in it, with empty images."""
         n = self.functions.shape[1]
+        self.n_functions = n
         mixing = torch.eye(n, dtype=torch.float64)
-        mixing[:, 0] = self.field.mixing[:, 0]
+        mixing[0, 0] = self.field.mixing[0, 0]
         c = self.field.coefficients
         self.field = Field(
             coefficients=torch.cat([c, c.new_zeros(n - 1, c.shape[1])]),
@@ -152,38 +160,44 @@ class _Fit:
         return torch.where(self.used, self.pixels.full_weight / self.factor, 0.0)
 
     def update_field(self, *, sparse: bool) -> None:
-        """Solve for the images, stars held."""
-        weight, values, grid = self.star_weight(), self.values, self.grid
-        importance = weight * values.flux**2 / grid.upsampling**2
-        self.field = whitened(self.field, self.functions, importance)
-        basis = self.field.basis * values.flux[:, None]
-        sampling = StarSampling(grid=grid, basis=basis, dy=values.dy, dx=values.dx)
-        gram = AliasGram(grid, basis, weight=weight, dy=values.dy, dx=values.dx)
-        model = sampling.forward(self.field.coefficients)
-        share = self.pixels.weight / self.pixels.full_weight[:, None, None]
-        filled = model + share * (self.pixels.image - model)
-        right = sampling.adjoint(filled * weight[:, None, None])
+        """Solve for the images: twice a ridge, at last sparse and positive."""
+        weight = self.star_weight()
+        importance = weight * self.values.flux**2 / self.grid.pixel_ratio
+        white = WhiteFunctions.of(self.functions[:, : self.n_functions], importance)
+        self.field, turn = white.carry(self.field)
+        problem = FieldProblem.of(
+            self.field,
+            self.pixels,
+            self.values,
+            grid=self.grid,
+            weight=weight,
+        )
         for _ in range(2):
-            variance = self.prior(seen_images(self.field, grid, gram, right))
-            self.field = solve_ridge(
-                self.field,
-                grid=grid,
-                gram=gram,
-                right=right,
-                variance=variance,
-                max_iterations=RIDGE_ITERATIONS,
-            )
+            self.seen = problem.seen(self.field)
+            prior = self._prior(turn)
+            self.field = solve_ridge(self.field, problem, prior, max_iterations=RIDGE_ITERATIONS)
         if sparse:
             self.field = solve_sparse(
                 self.field,
-                grid=grid,
-                gram=gram,
-                right=right,
-                variance=variance,
-                rows=self._spread_rows(),
+                problem,
+                prior,
+                positions=self._spread_rows(),
                 settings=self.settings,
                 max_iterations=SPARSE_ITERATIONS,
             )
+
+    def _prior(self, turn: Tensor) -> FieldPrior:
+        rows = None
+        if self.n_functions > 1:
+            rows = RowPrior.of(
+                self.field,
+                self.seen,
+                grid=self.grid,
+                turn=turn,
+                degree=self.degree,
+                strongest=STRONGEST,
+            )
+        return FieldPrior(variance=self.radial(self.grid.image(self.seen)), rows=rows)
 
     def _spread_rows(self) -> Tensor:
         """Values of the field's functions on a grid of positions over the stars' range."""
@@ -191,6 +205,16 @@ class _Fit:
         x, y = np.meshgrid(np.linspace(x0, x1, 5), np.linspace(y0, y1, 5))
         functions = torch.from_numpy(self.positions(x.ravel(), y.ravel()))
         return (functions @ self.field.mixing).to(self.field.basis.dtype)
+
+    def narrow(self) -> None:
+        """Leave out the frequencies beyond which nothing is seen."""
+        limit = noise_limit(self.seen, self.grid)
+        if limit is None or limit >= (self.grid.band_limit or float("inf")):
+            return
+        new = frequency_grid(self.grid.shape, upsampling=self.grid.upsampling, band_limit=limit)
+        self.field = on_grid(self.field, self.grid, new)
+        self.grid = new
+        self.radial = RadialVariance(new, dtype=self.pixels.image.dtype)
 
     def rotate(self, *, last: bool) -> None:
         """Concentrate the field in its strongest components; at last, drop the empty ones.
@@ -253,6 +277,8 @@ def fit_field(stars: StarBatch, settings: RCASettings) -> FittedField:
     for left in range(settings.n_rounds - 2, -1, -1):
         last = left == 0
         fit.update_field(sparse=last and (settings.threshold > 0 or settings.positivity))
+        if left == settings.n_rounds - 2:
+            fit.narrow()
         fit.rotate(last=last)
         step = fit.update_stars(settling=left < SETTLING_ROUNDS)
     return FittedField(

@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-    from psfscale.kernels.sampling import AliasGram
     from psfscale.kernels.spectral import FrequencyGrid
-    from psfscale.models.rca_field import Field
+    from psfscale.models.rca_field import Field, FieldPrior, FieldProblem
     from psfscale.models.settings import RCASettings
 
 __all__ = ["PositionImages", "solve_sparse"]
 
-LEAST_VARIANCE = 0.1
+LEAST_VARIANCE = 0.02
 """Floor of the prior variance [noise variance]: below it, sparsity empties a pixel faster."""
 
 
@@ -87,23 +86,29 @@ def _freed(u: Tensor, _: float) -> Tensor:
 
 def solve_sparse(
     field: Field,
+    problem: FieldProblem,
+    prior: FieldPrior,
     *,
-    grid: FrequencyGrid,
-    gram: AliasGram,
-    right: Complex[Tensor, "component frequency"],
-    variance: Float[Tensor, "component y x"],
-    rows: Float[Tensor, "position component"],
+    positions: Float[Tensor, "position component"],
     settings: RCASettings,
     max_iterations: int,
 ) -> Field:
     """The field under sparsity and positivity, started from the given one."""
+    grid, rows, variance = problem.grid, prior.rows, prior.variance
     starlet = Starlet(grid=grid, n_scales=settings.n_scales)
     norms = starlet.noise_norms.to(variance.dtype)[:-1, None, None]
     shrink = (variance / (variance + grid.fraction))[:, None]
     sigma = norms * shrink
     precision = 1 / variance.clamp(min=LEAST_VARIANCE * grid.fraction)
-    lipschitz = gram.norm() + float(precision.max())
-    positive = PositionImages(grid=grid, rows=rows / rows.norm(dim=1, keepdim=True))
+    lipschitz = (
+        problem.gram.norm() + float(precision.max()) + (0.0 if rows is None else rows.norm())
+    )
+    positive = PositionImages(grid=grid, rows=positions / positions.norm(dim=1, keepdim=True))
+
+    def gradient(x: Tensor) -> Tensor:
+        out = problem.gram.forward(x) + grid.coefficients(precision * grid.image(x)) - problem.right
+        return out if rows is None else out + rows.gradient(x, grid)
+
     c = field.coefficients
     duals = [torch.zeros_like(starlet.forward(c)), torch.zeros_like(positive.forward(c))]
     for _ in range(1 + settings.n_reweights):
@@ -115,7 +120,7 @@ def solve_sparse(
             DualTerm(operator=positive, prox_conjugate=_cut if settings.positivity else _freed),
         ]
         c, duals, _ = condat_vu(
-            lambda x: gram.forward(x) + grid.coefficients(precision * grid.image(x)) - right,
+            gradient,
             terms,
             lipschitz=lipschitz,
             start=c,

@@ -19,7 +19,7 @@ class RCASettings(BaseModel):
         description="eigen-PSFs kept at most; auto keeps those that stand out of the noise [1]",
     )
     max_components: int = Field(
-        default=20, ge=1, description="largest number that auto may keep; sizes the state [1]"
+        default=28, ge=1, description="largest number that auto may keep; sizes the state [1]"
     )
     upsampling: int = Field(
         default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
@@ -40,7 +40,7 @@ class RCASettings(BaseModel):
         "unset = unknown",
     )
     threshold: float = Field(
-        default=3.0, ge=0, description="starlet threshold; 0 = no sparsity [noise σ]"
+        default=1.0, ge=0, description="starlet threshold; 0 = no sparsity [noise σ]"
     )
     n_scales: int = Field(default=3, ge=1, le=6, description="starlet scales, without the coarse")
     n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")

@@ -41,8 +41,10 @@ def test_image__is_the_inverse_and_adjoint_of_coefficients(case):
 def test_sample__takes_every_upsampled_pixel_of_the_image(case):
     grid = _grid(case)
     c = _random_coefficients(grid, 3)
-    every = grid.image(c)[:, :: grid.upsampling, :: grid.upsampling]
+    fine = tuple(n * case["upsampling"] for n in grid.shape)
+    every = grid.image(c, fine)[:, :: case["upsampling"], :: case["upsampling"]]
     assert torch.allclose(grid.sample(c), every, atol=1e-12)
+    assert torch.allclose(grid.coefficients(grid.image(c, fine)), c, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", GRIDS)
@@ -57,8 +59,9 @@ def test_sample__has_its_exact_adjoint(case):
 
 def test_phases__move_a_gaussian_by_a_part_of_a_pixel():
     grid = frequency_grid((21, 24), upsampling=2)
-    y = torch.arange(42, dtype=torch.float64)[:, None] / 2
-    x = torch.arange(48, dtype=torch.float64)[None, :] / 2
+    ny, nx = grid.fine_shape
+    y = torch.arange(ny, dtype=torch.float64)[:, None] * 21 / ny
+    x = torch.arange(nx, dtype=torch.float64)[None, :] * 24 / nx
 
     def gauss(cy, cx):
         return torch.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 4)
@@ -70,7 +73,8 @@ def test_phases__move_a_gaussian_by_a_part_of_a_pixel():
 
 def test_fraction__is_the_area_of_the_disc_in_the_plane():
     grid = frequency_grid((42, 42), upsampling=3, band_limit=0.72)
-    assert grid.fraction == pytest.approx(math.pi * 0.72**2 / 9, rel=0.02)
+    assert grid.fraction * grid.pixel_ratio == pytest.approx(math.pi * 0.72**2, rel=0.02)
+    assert grid.pixel_ratio < 4 * 0.8**2
 
 
 def test_frequency_grid__refuses_what_is_not_positive():
