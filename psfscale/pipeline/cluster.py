@@ -40,10 +40,12 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
     "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits in the scheduler
     "distributed.scheduler.work-stealing": False,  # units take minutes
-    "distributed.scheduler.worker-ttl": None,  # a fit may hold the GIL longer; see unit_timeout
+    "distributed.scheduler.worker-ttl": "30 minutes",  # for a fit that holds the interpreter
     "distributed.comm.timeouts.connect": "60s",
     "distributed.comm.timeouts.tcp": "120s",
     "distributed.comm.retry.count": 3,
+    # The profiler calls sys._current_frames, which deadlocks before Python 3.11.9 (gh-106883).
+    "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.target": False,  # nothing worth spilling is kept
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,

@@ -63,7 +63,7 @@ class Driver:
     n_failed: int = 0
     _attempts: dict[Key, int] = field(default_factory=dict)
     _histories: dict[Key, History] = field(default_factory=dict)
-    _flight: dict[Key, tuple[Todo, Task]] = field(default_factory=dict)
+    _flight: dict[Key, tuple[Todo, Task, float]] = field(default_factory=dict)
 
     def tell(self, event: Event) -> None:
         """Tell all observers."""
@@ -119,7 +119,7 @@ class Driver:
         room = executor.window - len(self._flight)
         while room > 0 and (item := frontier.take()) is not None:
             task = self._task(item)
-            self._flight[item.unit.key] = (item, task)
+            self._flight[item.unit.key] = (item, task, time.time())
             if self._histories.get(task.key, History()).condemned:
                 self._give_up(frontier, task)
                 continue
@@ -192,7 +192,7 @@ class Driver:
 
     def _finish(self, frontier: Frontier, outcome: Outcome) -> None:
         task, counts = outcome.task, outcome.counts or {}
-        item, _ = self._flight.pop(task.key)
+        item, _, _ = self._flight.pop(task.key)
         self._histories.pop(task.key, None)
         self._attempts.pop(task.key, None)
         frontier.finish(task.key)
@@ -238,19 +238,31 @@ class Driver:
                 "limit or mend the cause"
             )
             raise RunError(msg)
+        overdue = self._blame_overdue()
+        if overdue:
+            msg = f"{overdue} units have not ended in their time, nor has their worker ended them"
+            raise ExecutorLostError(msg)
         if self._flight and silence > limits.unit_timeout + GRACE:
-            self._blame_overdue()
             msg = f"no unit has ended for {silence:.0f} s"
             raise ExecutorLostError(msg)
 
-    def _blame_overdue(self) -> None:
-        for key, (_, task) in self._flight.items():
+    def _blame_overdue(self) -> int:
+        """Blame units that run longer than a live worker would let them; returns how many.
+
+        A worker ends itself when its unit takes too long; one that cannot is stuck.
+        """
+        now, n_overdue = time.time(), 0
+        for key, (_, task, submitted) in self._flight.items():
+            if now - submitted < self.limits.unit_timeout + GRACE:
+                continue
             history = read_history(self.run, key)
             if not history.began(task.attempt, task.lease):
                 continue
-            if time.time() - history.attempts[-1]["time"] > self.limits.unit_timeout:
+            if now - history.attempts[-1]["time"] > self.limits.unit_timeout + GRACE:
                 reason = f"took more than {self.limits.unit_timeout:g} s"
                 self._histories[key] = note_death(self.run, key, reason)
+                n_overdue += 1
+        return n_overdue
 
 
 def peak_memory() -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import ClassVar
 
 import pytest
 import toy
@@ -162,29 +163,33 @@ def test_error_of_a_unit__quarantines_it_without_another_try(drive, survey) -> N
     assert (one.stage, one.type, one.ccd_id, other.ccd_id) == ("psf", "KeyError", 1, 2)
 
 
-def test_silence__blames_the_unit_that_is_overdue(drive, monkeypatch) -> None:
+class StuckExecutor(FaultyExecutor):
+    """Never ends the fit of the first exposure; another such executor does."""
+
+    closed: ClassVar[list[bool]] = []
+
+    def submit(self, task) -> None:
+        if task.key == ("fit", 0) and not self.closed:
+            note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
+        else:
+            super().submit(task)
+
+    def close(self, *, kill: bool) -> None:
+        self.closed.append(kill)
+        super().close(kill=kill)
+
+
+def test_unit_that_never_ends__is_blamed_though_others_go_on(drive, monkeypatch) -> None:
     monkeypatch.setattr(driver_module, "GRACE", 0.0)
-    hung = []
-
-    class Hung(FaultyExecutor):
-        def collect(self, timeout):
-            if self.tasks and self.tasks[0].key == ("fit", 0) and len(hung) < 1:
-                task = self.tasks[0]
-                if not begun_units(toy.Path(task.run)):
-                    note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
-                return []
-            return super().collect(timeout)
-
-        def close(self, *, kill):
-            hung.append(kill)
-            super().close(kill=kill)
-
-    monkeypatch.setitem(globals(), "FaultyExecutor", Hung)
-    driver, events = drive(lambda task: None, unit_timeout=0.2)
-    assert hung == [True, False]
+    monkeypatch.setattr(StuckExecutor, "closed", [])
+    monkeypatch.setitem(globals(), "FaultyExecutor", StuckExecutor)
+    driver, events = drive(lambda task: None, unit_timeout=3.0)
+    assert StuckExecutor.closed == [True, False]
     assert driver.n_finished == 6
     (lost,) = [e for e in events if isinstance(e, ClusterLost)]
-    assert "no unit has ended for" in lost.reason
+    assert "1 units have not ended in their time" in lost.reason
+    order = [(e.stage, e.exposure) for e in events if isinstance(e, UnitFinished)]
+    assert order.index(("fit", 1)) < order.index(("fit", 0))
 
 
 def test_lost_lease__stops_the_driver(drive, survey) -> None:
