@@ -217,7 +217,12 @@ def _star_metrics() -> Iterable[ArraySpec]:
         yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
         yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
     yield _spec(
-        "stars/flags", at, "u4", "1", "bits set by the metrics", stage="metrics",
+        "stars/flags",
+        at,
+        "u4",
+        "1",
+        "bits set by the metrics",
+        stage="metrics",
         attributes=_FLAG_BITS,
     )
 

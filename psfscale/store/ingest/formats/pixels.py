@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sep  # type: ignore[import-not-found]
+import sep
 from jaxtyping import Bool, Float
 
 from psfscale.errors import InputError
