@@ -76,7 +76,6 @@ class RunConfig(_Part):
     checks: Checks = Field(default_factory=Checks)
     metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)
-    seed: int = Field(default=0, ge=0, description="root of every unit's random seed")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -71,6 +71,11 @@ class PsfModel(Protocol):
         """The frozen pydantic settings the model was built from."""
         ...
 
+    @property
+    def stamp_shape(self) -> tuple[int, int]:
+        """(y, x) CCD pixels of the stars that were fitted."""
+        ...
+
     @classmethod
     def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
         """The arrays that `state` returns for these settings and star stamps (y, x)."""

@@ -65,6 +65,18 @@ class RCA:
         """The frozen settings the model was built from."""
         return self._settings
 
+    @property
+    def stamp_shape(self) -> tuple[int, int]:
+        """(y, x) CCD pixels of the stars that were fitted.
+
+        Raises
+        ------
+        FitError
+            The model was not fitted yet.
+        """
+        ny, nx = self._fitted()["component"].shape[1:]
+        return ny // self._settings.upsampling, nx // self._settings.upsampling
+
     @classmethod
     def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
         """The arrays that `state` returns for these settings and star stamps (y, x)."""
