@@ -51,10 +51,15 @@ class PositionPolynomials:
     def __call__(
         self, x: Float[np.ndarray, " object"], y: Float[np.ndarray, " object"]
     ) -> Float[np.ndarray, "object function"]:
-        """Values of the functions at positions [pixel]."""
-        (x0, x1), (y0, y1) = self.box
-        u = 2 * (np.asarray(x, np.float64) - x0) / (x1 - x0) - 1
-        v = 2 * (np.asarray(y, np.float64) - y0) / (y1 - y0) - 1
+        """Values of the functions at positions [pixel].
+
+        Outside the box they keep the value of its nearest edge: a polynomial of high degree
+        means nothing beyond the stars that it was fitted to.
+        """
+        u, v = (
+            np.clip(2 * (np.asarray(p, np.float64) - low) / (high - low) - 1, -1, 1)
+            for p, (low, high) in zip((x, y), self.box, strict=True)
+        )
         px = np.polynomial.legendre.legvander(u, self.degree)
         py = np.polynomial.legendre.legvander(v, self.degree)
         norm = np.sqrt(2 * np.arange(self.degree + 1) + 1)

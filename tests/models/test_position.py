@@ -19,3 +19,10 @@ def test_position_polynomials__stand_on_a_line_of_stars():
     functions = PositionPolynomials.around(x, y, degree=1)(x, y)
     assert np.isfinite(functions).all()
     assert functions[:, 2] == pytest.approx(0, abs=1e-12)
+
+
+def test_position_polynomials__keep_their_edge_value_outside_the_box():
+    functions = PositionPolynomials(degree=6, box=((0, 100), (-10, 30)))
+    outside = functions(np.array([-500.0, 50.0, 101.0]), np.array([10.0, 99.0, -10.5]))
+    edge = functions(np.array([0.0, 50.0, 100.0]), np.array([10.0, 30.0, -10.0]))
+    np.testing.assert_array_equal(outside, edge)
