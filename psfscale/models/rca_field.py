@@ -197,7 +197,10 @@ class RowPrior:
         c = field.coefficients[:strongest]
         weight = grid.multiplicity.to(c.real.dtype)
         norm = torch.sqrt((weight * c.abs() ** 2).sum(1))
-        patterns = c[norm > SMALLEST_PATTERN] / norm[norm > SMALLEST_PATTERN, None]
+        strong = (c * weight.sqrt())[norm > SMALLEST_PATTERN]
+        plain = torch.linalg.qr(torch.view_as_real(strong).flatten(1).T).Q.T
+        pairs = plain.reshape(len(strong), -1, 2).contiguous()
+        patterns = torch.view_as_complex(pairs) / weight.sqrt()
         amplitude = turn @ ((seen * weight) @ patterns.mH).real
         n_degrees = int(degree.max()) + 1
         total = amplitude.new_zeros(n_degrees, len(patterns))

@@ -75,6 +75,9 @@ class FittedField:
 RIDGE_ITERATIONS = 30
 SPARSE_ITERATIONS = 100
 
+FREE_ROUNDS = 2
+"""First rounds of a varying field, before the stars' model error can be judged."""
+
 STRONGEST = 10
 """Components whose variation over the field has a prior of its own."""
 
@@ -82,7 +85,7 @@ MOMENTUM = 0.7
 """Share of a centre's last move that is repeated; the field absorbs part of each step."""
 
 SETTLING_ROUNDS = 3
-"""Last rounds, without momentum, in which the stars' model error is estimated."""
+"""Last rounds, without momentum."""
 
 EMPTY = 1.0
 """Norm [noise σ] below which a component of the final field carries nothing."""
@@ -224,7 +227,7 @@ class _Fit:
         keep = self.settings.largest_rank if last else self.functions.shape[1]
         self.field = rotated(self.field, self.grid, keep=keep, smallest=EMPTY if last else 0.0)
 
-    def update_stars(self, *, settling: bool) -> float:
+    def update_stars(self, *, weigh: bool, settling: bool) -> float:
         """Refit fluxes and centres; the largest move of a centre [pixel]."""
         spectra = self.field.at_stars() * self.grid.phases(self.values.dy, self.values.dx)
         new, psf = refit(self.pixels, self.values, grid=self.grid, spectra=spectra)
@@ -234,7 +237,7 @@ class _Fit:
         if not bool(usable.any()):
             msg = "no star keeps a positive flux near its stamp's centre"
             raise FitError(msg)
-        if settling:
+        if weigh:
             error = model_error(found.core[usable], found.snr2[usable])
             self.factor = 1 + error * found.snr2
         self.used = usable & self._consistent(found, usable)
@@ -271,7 +274,7 @@ def fit_field(stars: StarBatch, settings: RCASettings) -> FittedField:
     """
     fit = _Fit(stars, settings)
     fit.update_field(sparse=False)
-    fit.update_stars(settling=False)
+    fit.update_stars(weigh=False, settling=False)
     fit.grow()
     step = float("inf")
     for left in range(settings.n_rounds - 2, -1, -1):
@@ -280,7 +283,10 @@ def fit_field(stars: StarBatch, settings: RCASettings) -> FittedField:
         if left == settings.n_rounds - 2:
             fit.narrow()
         fit.rotate(last=last)
-        step = fit.update_stars(settling=left < SETTLING_ROUNDS)
+        step = fit.update_stars(
+            weigh=left < settings.n_rounds - 1 - FREE_ROUNDS,
+            settling=left < SETTLING_ROUNDS,
+        )
     return FittedField(
         field=fit.field,
         grid=fit.grid,
