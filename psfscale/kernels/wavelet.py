@@ -115,7 +115,10 @@ def biorthogonal79(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
     # A pair's product is symmetric about the last tap's delay: it fixes the second centre.
     delay = len(taps[0]) - 1
     centres = [low, high, delay - low, delay - high]
-    omega = 2 * math.pi * grid.cycles / grid.upsampling
+    omega = [
+        2 * math.pi * torch.from_numpy(k / n)
+        for k, n in zip((grid.ky, grid.kx), grid.fine_shape, strict=True)
+    ]
     analysis, synthesis = [], []
     smooth = torch.ones(len(grid), dtype=torch.complex128)
     rebuild = smooth
@@ -140,8 +143,8 @@ def filter_bank(grid: FrequencyGrid, kernels: Float[np.ndarray, "band y x"]) -> 
 
     Parameters
     ----------
-    kernels : (band, y, x) impulse responses in fine pixels, centred on index ``n // 2``,
-        coarse band last
+    kernels : (band, y, x) impulse responses, sampled ``upsampling`` times a CCD pixel,
+        centred on index ``n // 2``, coarse band last
 
     Raises
     ------
@@ -153,8 +156,9 @@ def filter_bank(grid: FrequencyGrid, kernels: Float[np.ndarray, "band y x"]) -> 
     if kernels.ndim != 3 or not np.isfinite(kernels).all():
         msg = f"a filter bank is a finite array (band, y, x), got shape {kernels.shape}"
         raise InputError(msg)
-    if any(k > n for k, n in zip(kernels.shape[1:], grid.fine_shape, strict=True)):
-        msg = f"filters of shape {kernels.shape[1:]} exceed the fine image {grid.fine_shape}"
+    largest = tuple(n * grid.upsampling for n in grid.shape)
+    if any(k > n for k, n in zip(kernels.shape[1:], largest, strict=True)):
+        msg = f"filters of shape {kernels.shape[1:]} exceed the super-resolved stamp {largest}"
         raise InputError(msg)
     omega = 2 * math.pi * grid.cycles / grid.upsampling
     y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in kernels.shape[1:])

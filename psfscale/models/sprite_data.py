@@ -5,7 +5,7 @@ symbol  name                                                unit
 ======  ==================================================  =============================
 y_k     stamp of exposure k, 0 where masked                 electron
 w_k     inverse variances of its pixels, 0 where masked     1/electron²
-a_k     amplitude: flux · D²                                electron
+a_k     amplitude: flux · fine pixels per CCD pixel         electron
 d_k     (dy, dx), the star from pixel (0, 0)                CCD pixel
 M_k     ``a_k · sample(shift(x, d_k))``                     electron
 G       Σ_k M_kᵀ w_k M_k                                    1
@@ -100,26 +100,21 @@ class AliasBlocks:
         place[source[flat[held]]] = held
         self._place = torch.from_numpy(place)
         self._place_mirror = torch.from_numpy(flat[place] >= len(grid))
-        turns_y, turns_x = np.meshgrid(*(np.arange(-2 * d, 2 * d + 1) for d in self._turns(grid)))
-        self.turns = torch.from_numpy(np.stack([turns_y.ravel(), turns_x.ravel()]))
-        self._turn = torch.from_numpy(self._turn_table(ky[entry], kx[entry], grid, turns_y.shape))
-
-    @staticmethod
-    def _turns(grid: FrequencyGrid) -> tuple[int, int]:
-        """Largest whole cycles per CCD pixel between frequencies, halved and rounded up."""
-        reach = grid.upsampling // 2 + 1
-        return reach, reach
+        self._reach = grid.upsampling
+        steps = np.arange(-self._reach, self._reach + 1)
+        self.turns = torch.from_numpy(
+            np.stack(np.meshgrid(steps, steps, indexing="ij")).reshape(2, -1)
+        )
+        self._both = self.valid[:, :, None] & self.valid[:, None, :]
+        self._turn = torch.from_numpy(self._turn_table(ky[entry], kx[entry], grid))
 
     def _turn_table(
-        self, ky: np.ndarray, kx: np.ndarray, grid: FrequencyGrid, shape: tuple[int, ...]
+        self, ky: np.ndarray, kx: np.ndarray, grid: FrequencyGrid
     ) -> Int[np.ndarray, "bin alias alias"]:
-        my = (ky[:, :, None] - ky[:, None, :]) // grid.shape[0]
-        mx = (kx[:, :, None] - kx[:, None, :]) // grid.shape[1]
-        half_y, half_x = shape[1] // 2, shape[0] // 2
-        both = self.valid.numpy()
-        index = np.clip(mx + half_x, 0, shape[0] - 1) * shape[1]
-        index = index + np.clip(my + half_y, 0, shape[1] - 1)
-        return np.where(both[:, :, None] & both[:, None, :], index, 0)
+        """Which of `turns` lies between two frequencies of a bin [cycle per CCD pixel]."""
+        my = (ky[:, :, None] - ky[:, None, :]) // grid.shape[0] + self._reach
+        mx = (kx[:, :, None] - kx[:, None, :]) // grid.shape[1] + self._reach
+        return np.where(self._both.numpy(), my * (2 * self._reach + 1) + mx, 0)
 
     def gather(self, c: Complex[Tensor, "*batch frequency"]) -> Complex[Tensor, "*batch bin alias"]:
         """Coefficients by the stamp's frequency they fall on, 0 where there is none."""
@@ -134,11 +129,10 @@ class AliasBlocks:
         values = blocks.flatten(-2)[..., self._place.to(blocks.device)]
         return torch.where(self._place_mirror.to(blocks.device), values.conj(), values)
 
-    def matrices(self, coupling: Complex[Tensor, "psf turn"]) -> Complex[Tensor, "..."]:
+    def matrices(self, coupling: Complex[Tensor, "psf turn"]) -> Complex[Tensor, ...]:
         """(psf, bin, alias, alias): the coupling T_m between frequencies m apart."""
-        both = self.valid[:, :, None] & self.valid[:, None, :]
         device = coupling.device
-        return coupling[:, self._turn.to(device)] * both.to(device)
+        return coupling[:, self._turn.to(device)] * self._both.to(device)
 
 
 @lru_cache(maxsize=8)
@@ -191,38 +185,38 @@ class StampTerm:
         )
         return replace(term, blocks=term.blocks_at(stamps.weight.flatten(2).amax(2)))
 
-    def blocks_at(self, level: Float[Tensor, "psf exposure"]) -> Complex[Tensor, "..."]:
+    def blocks_at(self, level: Float[Tensor, "psf exposure"]) -> Complex[Tensor, ...]:
         """G in blocks if every pixel of stamp k had the weight ``level[k]``."""
         alias = alias_blocks(self.grid)
         turns = alias.turns.to(self.dy.device, self.dy.dtype)
         angle = 2 * math.pi * (self.dy[..., None] * turns[0] + self.dx[..., None] * turns[1])
-        share = level * self.amplitude**2 / self.grid.upsampling**2
+        share = level * self.amplitude**2 / self.grid.pixel_ratio
         coupling = torch.polar(share[..., None].expand_as(angle).contiguous(), angle).sum(1)
         return alias.matrices(coupling)
 
     @property
     def information(self) -> Float[Tensor, " psf"]:
-        """Σ_k a_k² max(w_k) / D²: the diagonal of the blocks."""
+        """Σ_k a_k² max(w_k) per fine pixel: the diagonal of the blocks."""
         level = self.stamps.weight.flatten(2).amax(2)
-        return (level * self.amplitude**2).sum(1) / self.grid.upsampling**2
+        return (level * self.amplitude**2).sum(1) / self.grid.pixel_ratio
 
-    def bound(self, c: Complex[Tensor, "*more psf frequency"]) -> Complex[Tensor, "..."]:
+    def bound(self, c: Complex[Tensor, "*more psf frequency"]) -> Complex[Tensor, ...]:
         """The blocks applied: equal to `normal` for uniform stamps, above it otherwise."""
         alias = alias_blocks(self.grid)
         return alias.scatter((self.blocks @ alias.gather(c)[..., None])[..., 0])
 
-    def normal(self, c: Complex[Tensor, "*more psf frequency"]) -> Complex[Tensor, "..."]:
+    def normal(self, c: Complex[Tensor, "*more psf frequency"]) -> Complex[Tensor, ...]:
         """G applied to images."""
         if self.uniform:
             return self.bound(c)
         return self.adjoint(self.stamps.weight * self.forward(c))
 
-    def forward(self, c: Complex[Tensor, "*more psf frequency"]) -> Float[Tensor, "..."]:
+    def forward(self, c: Complex[Tensor, "*more psf frequency"]) -> Float[Tensor, ...]:
         """Stamps (*more, psf, exposure, y, x) of the images."""
         spectra = c[..., None, :] * self.grid.phases(self.dy, self.dx)
         return self.amplitude[..., None, None] * self.grid.sample(spectra)
 
-    def adjoint(self, y: Float[Tensor, "*more psf exposure y x"]) -> Complex[Tensor, "..."]:
+    def adjoint(self, y: Float[Tensor, "*more psf exposure y x"]) -> Complex[Tensor, ...]:
         """Adjoint of `forward`: sums over the exposures."""
         spectra = self.grid.sample_adjoint(self.amplitude[..., None, None] * y)
         return (spectra * self.grid.phases(self.dy, self.dx).conj()).sum(-2)

@@ -1,0 +1,165 @@
+r"""The PSF of highest posterior density, its variances learned, its stars refitted on the way.
+
+The posterior mean is ``x = C z`` with ``(I + G C) z = Σ_k M_kᵀ w_k y_k``; the same system with
+another right side gives a draw of the posterior about its mean. Both are solved at once by
+conjugate gradients in the inner product of C, in which the system is self-adjoint.
+
+======  ==================================================  =============================
+symbol  name                                                unit
+======  ==================================================  =============================
+C       prior covariance, see `sprite_prior`                1
+G       normal operator of the data, see `sprite_data`      1
+z       dual image                                          1
+======  ==================================================  =============================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from psfscale.models.sprite_prior import BandParts, PriorBasis, PriorVariance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Complex, Float
+    from torch import Tensor
+
+    from psfscale.kernels.spectral import FrequencyGrid
+    from psfscale.models.sprite_data import StampTerm
+
+__all__ = ["Posterior", "batched_conjugate_gradient", "inner", "norms", "posterior"]
+
+DRAW_TOLERANCE = 0.005
+"""Relative residual of a draw: it only feeds mean squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """Posterior mean of a batch of PSFs and one draw about it.
+
+    Attributes
+    ----------
+    dual : (2, psf, frequency), z of the mean and of the draw, to start from next time
+    mean, draw : (psf, frequency)
+    mean_parts, draw_parts : the same, band by band and ring by ring
+    before : parts of the draw of the prior that the posterior's draw came from
+    residual : (psf,) relative residual of the solver
+    """
+
+    dual: Complex[Tensor, "2 psf frequency"]
+    mean: Complex[Tensor, "psf frequency"]
+    draw: Complex[Tensor, "psf frequency"]
+    mean_parts: BandParts
+    draw_parts: BandParts
+    before: BandParts
+    residual: Float[Tensor, " psf"]
+
+
+def inner(weight: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, "*batch 1"]:
+    """Inner products of images in coefficients, image by image."""
+    return (weight * (a.real * b.real + a.imag * b.imag)).sum(-1, keepdim=True)
+
+
+def norms(c: Complex[Tensor, "*batch frequency"], grid: FrequencyGrid) -> Float[Tensor, "*batch"]:
+    """Norms of images in coefficients."""
+    return inner(grid.multiplicity.to(c.device, c.real.dtype), c, c)[..., 0].sqrt()
+
+
+def batched_conjugate_gradient(
+    operator: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    start: Tensor,
+    metric: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """Solutions of ``x + operator(metric(x)) = b``, image by image.
+
+    Conjugate gradients in the inner product of `metric`. Each image stops by itself, where
+    its residual falls below `tolerance` times its right side, so that a batch gives what its
+    images give alone.
+
+    Returns
+    -------
+    x and the relative residual of each image
+    """
+    x = start
+    r = b - x - operator(metric(x))
+    mr = metric(r)
+    p, mp = r, mr
+    rr = inner(weight, mr, r)
+    scale = inner(weight, metric(b), b).clamp(min=torch.finfo(weight.dtype).tiny)
+    for _ in range(max_iterations):
+        active = rr > tolerance**2 * scale
+        if not bool(active.any()):
+            break
+        q = p + operator(mp)
+        step = torch.where(active, rr / inner(weight, mp, q), 0.0)
+        x, r = x + step * p, r - step * q
+        mr = metric(r)
+        rr, previous = torch.where(active, inner(weight, mr, r), rr), rr
+        turn = rr / previous
+        p, mp = torch.where(active, r + turn * p, p), torch.where(active, mr + turn * mp, mp)
+    return x, torch.sqrt(rr / scale)[..., 0]
+
+
+def posterior(
+    term: StampTerm,
+    prior: PriorVariance,
+    *,
+    basis: PriorBasis,
+    start: Complex[Tensor, "2 psf frequency"],
+    white: tuple[Float[Tensor, "y x"], BandParts],
+    tolerance: float,
+    max_iterations: int,
+) -> Posterior:
+    """Posterior mean and one draw about it, for given variances and stars.
+
+    Parameters
+    ----------
+    start : dual images to start from
+    white : white noise of the data and of the prior's parts, the same for all PSFs
+    """
+    variance = basis.variance(prior)
+    weight = basis.grid.multiplicity.to(variance)
+
+    def covariance(c: Tensor) -> Tensor:
+        return basis.join(basis.split(c, variance=variance, ring=prior.ring))
+
+    before = BandParts(band=variance.sqrt() * white[1].band, ring=prior.ring.sqrt() * white[1].ring)
+    prior_draw = term.noise(white[0]) - term.normal(basis.join(before))
+    solved = [
+        batched_conjugate_gradient(
+            term.normal,
+            right,
+            start=first,
+            metric=covariance,
+            weight=weight,
+            tolerance=precision,
+            max_iterations=max_iterations,
+        )
+        for right, first, precision in (
+            (term.right(), start[0], tolerance),
+            (prior_draw, start[1], max(tolerance, DRAW_TOLERANCE)),
+        )
+    ]
+    dual = torch.stack([solution for solution, _ in solved])
+    residual = solved[0][1]
+    parts = basis.split(dual, variance=variance, ring=prior.ring)
+    mean = BandParts(band=parts.band[0], ring=parts.ring[0])
+    draw = BandParts(band=before.band + parts.band[1], ring=before.ring + parts.ring[1])
+    return Posterior(
+        dual=dual,
+        mean=basis.join(mean),
+        draw=basis.join(draw),
+        mean_parts=mean,
+        draw_parts=draw,
+        before=before,
+        residual=residual,
+    )

@@ -1,0 +1,100 @@
+"""Settings of SPRITE, importable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["SPRITESettings", "SpriteFieldSettings"]
+
+
+class SPRITESettings(BaseModel):
+    """Settings of the super-resolution of single PSFs, `psfscale.models.sprite.SPRITE`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    upsampling: int = Field(
+        default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
+    )
+    transform: Literal["starlet", "biorthogonal", "user"] = Field(
+        default="starlet",
+        description="Φ, in which the correction is sparse: B3 starlet, undecimated 7/9, or filters",
+    )
+    n_scales: int = Field(
+        default=3, ge=1, le=6, description="scales of the transform, without the coarse band [1]"
+    )
+    filters: tuple[tuple[tuple[float, ...], ...], ...] | None = Field(
+        default=None,
+        description="user's filter bank (band, y, x) in fine pixels, coarse band last [1]",
+    )
+    threshold: float = Field(
+        default=4.0,
+        ge=0,
+        description="κ: coefficients of the correction must exceed so much noise; "
+        "infinite (.inf) = no correction but positivity [noise σ]",
+    )
+    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
+    noise: Literal["propagated", "band"] = Field(
+        default="band",
+        description="noise of the coefficients: of each through the operator, or one per band",
+    )
+    first_guess: Literal["bayes", "median", "coaddition", "gaussian"] = Field(
+        default="bayes",
+        description="x0: posterior mean with learned variances, median of the up-sampled stamps, "
+        "their co-addition, or a round Gaussian",
+    )
+    positivity: bool = Field(default=True, description="hold the PSF positive")
+    band_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="cut-off of the optics, pixel_scale·aperture/λ_min [cycle/CCD pixel]; "
+        "unset = unknown",
+    )
+    n_rounds: int = Field(
+        default=10, ge=2, description="rounds of learned variances and refitted stars, at most [1]"
+    )
+    round_tolerance: float = Field(
+        default=0.15,
+        gt=0,
+        description="change of the PSF in a round that ends them [its own noise σ]",
+    )
+    max_iterations: int = Field(
+        default=60, ge=1, description="iterations of a pass of the correction, at most [1]"
+    )
+    tolerance: float = Field(
+        default=0.03,
+        gt=0,
+        description="residual of the correction's solver that ends it [the PSF's noise σ]",
+    )
+    max_shift: float = Field(
+        default=3.0,
+        gt=0,
+        description="stars stay this close to their stamp's centre [CCD pixel]",
+    )
+
+    @model_validator(mode="after")
+    def _filters_where_needed(self) -> Self:
+        if (self.transform == "user") != (self.filters is not None):
+            msg = "give filters with transform 'user', and only then"
+            raise ValueError(msg)
+        return self
+
+
+class SpriteFieldSettings(SPRITESettings):
+    """Settings of SPRITE as a model of a CCD, `psfscale.models.sprite_field.SpriteField`."""
+
+    cells_y: int = Field(default=2, ge=1, le=64, description="cells of the CCD along y [1]")
+    cells_x: int = Field(default=2, ge=1, le=64, description="cells of the CCD along x [1]")
+    interpolation: Literal["bilinear", "nearest"] = Field(
+        default="bilinear", description="PSF between the cells' centres"
+    )
+    max_stars: int = Field(
+        default=32, ge=1, description="brightest stars of a cell that are used [1]"
+    )
+    min_stars: int = Field(
+        default=3, ge=1, description="stars below which a cell takes its neighbours' too [1]"
+    )
+    min_snr: float = Field(
+        default=10.0, ge=0, description="stars of lower signal-to-noise are not fitted [1]"
+    )
