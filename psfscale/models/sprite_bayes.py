@@ -2,7 +2,9 @@ r"""The PSF of highest posterior density, its variances learned, its stars refit
 
 The posterior mean is ``x = C z`` with ``(I + G C) z = Σ_k M_kᵀ w_k y_k``; the same system with
 another right side gives a draw of the posterior about its mean. Both are solved at once by
-conjugate gradients in the inner product of C, in which the system is self-adjoint.
+conjugate gradients in the inner product of C, in which the system is self-adjoint; a residual
+of norm 1 there is one σ of the noise. The system's eigenvalues are squared signal-to-noise
+ratios: residuals are kept orthogonal explicitly, or rounding would grow by as much.
 
 ======  ==================================================  =============================
 symbol  name                                                unit
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Posterior", "batched_conjugate_gradient", "inner", "norms", "posterior"]
 
-DRAW_TOLERANCE = 0.005
-"""Relative residual of a draw: it only feeds mean squares."""
+DRAW_TOLERANCE = 0.5
+"""Residual of a draw [noise σ]: it only feeds mean squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Posterior:
     mean, draw : (psf, frequency)
     mean_parts, draw_parts : the same, band by band and ring by ring
     before : parts of the draw of the prior that the posterior's draw came from
-    residual : (psf,) relative residual of the solver
+    residual : (psf,) of the solver for the mean [noise σ]
     """
 
     dual: Complex[Tensor, "2 psf frequency"]
@@ -81,32 +83,70 @@ def batched_conjugate_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Solutions of ``x + operator(metric(x)) = b``, image by image.
 
-    Conjugate gradients in the inner product of `metric`. Each image stops by itself, where
-    its residual falls below `tolerance` times its right side, so that a batch gives what its
-    images give alone.
+    Conjugate gradients in the inner product of `metric`, in which each residual is kept
+    orthogonal to all before it. Each image stops by itself, where its residual's norm falls
+    below `tolerance`, so that a batch gives what its images give alone.
 
     Returns
     -------
-    x and the relative residual of each image
+    x and the norm of the residual of each image
     """
     x = start
     r = b - x - operator(metric(x))
     mr = metric(r)
     p, mp = r, mr
     rr = inner(weight, mr, r)
-    scale = inner(weight, metric(b), b).clamp(min=torch.finfo(weight.dtype).tiny)
+    past = _Residuals(r, weight=weight, room=max_iterations)
     for _ in range(max_iterations):
-        active = rr > tolerance**2 * scale
+        active = rr > tolerance**2
         if not bool(active.any()):
             break
+        past.append(r, mr, rr)
         q = p + operator(mp)
         step = torch.where(active, rr / inner(weight, mp, q), 0.0)
         x, r = x + step * p, r - step * q
-        mr = metric(r)
+        r, mr = past.orthogonal(r, metric(r))
         rr, previous = torch.where(active, inner(weight, mr, r), rr), rr
         turn = rr / previous
         p, mp = torch.where(active, r + turn * p, p), torch.where(active, mr + turn * mp, mp)
-    return x, torch.sqrt(rr / scale)[..., 0]
+    return x, torch.sqrt(rr.clamp(min=0))[..., 0]
+
+
+def _complex(flat: Tensor) -> Tensor:
+    """Coefficients from their real and imaginary parts in turn."""
+    return torch.view_as_complex(flat.reshape(*flat.shape[:-1], -1, 2))
+
+
+class _Residuals:
+    """Residuals of earlier iterations, of unit norm, and their metric images."""
+
+    def __init__(self, like: Tensor, *, weight: Tensor, room: int) -> None:
+        shape = (*like.shape[:-1], room, 2 * like.shape[-1])
+        self._weight = weight.repeat_interleave(2)
+        self._r = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        self._mr = torch.empty_like(self._r)
+        self._n = 0
+
+    def append(self, r: Tensor, mr: Tensor, rr: Tensor) -> None:
+        """Keep a residual of squared norm `rr`."""
+        scale = rr.clamp(min=torch.finfo(rr.dtype).tiny).rsqrt()
+        self._r[..., self._n, :] = torch.view_as_real(r).flatten(-2) * scale
+        self._mr[..., self._n, :] = torch.view_as_real(mr).flatten(-2) * scale
+        self._n += 1
+
+    def orthogonal(self, r: Tensor, mr: Tensor) -> tuple[Tensor, Tensor]:
+        """A residual and its metric image without what the kept ones span."""
+        old, old_image = self._r[..., : self._n, :], self._mr[..., : self._n, :]
+        seen = (torch.view_as_real(r).flatten(-2) * self._weight)[..., None]
+        share = (old_image @ seen).mT
+        rest = [
+            _complex(v - (share @ basis)[..., 0, :])
+            for v, basis in (
+                (torch.view_as_real(r).flatten(-2), old),
+                (torch.view_as_real(mr).flatten(-2), old_image),
+            )
+        ]
+        return rest[0], rest[1]
 
 
 def posterior(

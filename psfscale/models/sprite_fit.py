@@ -34,7 +34,8 @@ FIRST_ITERATIONS = (12, 12, 20)
 
 LATER_ITERATIONS = 40
 
-SOLVER_TOLERANCE = 1e-3
+SOLVER_TOLERANCE = 0.3
+"""Residual at which a solve ends [noise σ]; the noise of a PSF has a norm of 5 to 20."""
 
 RELAXATION = 1.5
 """Length of a star's step in units of Gauss-Newton's; the PSF absorbs part of each step."""
@@ -187,7 +188,8 @@ class _Rounds:
 
     def _stands_still(self, new: Posterior) -> Bool[Tensor, " psf"]:
         change = norms(new.mean - self.state.psf, self.grid)
-        return change < self.settings.round_tolerance * norms(new.draw, self.grid)
+        small = change < self.settings.round_tolerance * norms(new.draw, self.grid)
+        return small & (new.residual <= SOLVER_TOLERANCE)
 
     def finished(self) -> Registered:
         """Unit sums, centroids on pixel (0, 0); the stars' values follow."""

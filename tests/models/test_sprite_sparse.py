@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sprite_scene import stamps
+
+from psfscale.kernels.spectral import frequency_grid
+from psfscale.models.sprite_data import Stamps, StampTerm
+from psfscale.models.sprite_settings import SPRITESettings
+from psfscale.models.sprite_sparse import coefficient_noise, corrected, transform_filters
+
+
+def _problem(*, uniform):
+    """A small term, a rough first guess, and the settings of a tight solve."""
+    images, shifts, flux, sigma = stamps(1, 3, snr=60, seed=2, size=8)
+    grid = frequency_grid((8, 8), upsampling=2)
+    weight = np.broadcast_to(1 / sigma[..., None, None] ** 2, images.shape).copy()
+    if not uniform:
+        weight *= np.random.default_rng(4).uniform(0.3, 1, weight.shape)
+        weight[0, 1, 2, 5] = 0
+    term = StampTerm.at(
+        Stamps(image=torch.as_tensor(images), weight=torch.as_tensor(weight)),
+        grid=grid,
+        amplitude=torch.as_tensor(flux) * grid.pixel_ratio,
+        dy=torch.as_tensor(shifts[..., 0]) + 4,
+        dx=torch.as_tensor(shifts[..., 1]) + 4,
+        uniform=uniform,
+    )
+    cycles = (grid.cycles**2).sum(0)
+    first = torch.exp(-2 * np.pi**2 * 1.1**2 * cycles)[None].to(torch.complex128)
+    first = first / np.sqrt(np.prod(grid.fine_shape))
+    settings = SPRITESettings(
+        transform="starlet",
+        n_scales=2,
+        threshold=2.0,
+        n_reweights=0,
+        tolerance=1e-9,
+        max_iterations=20000,
+    )
+    return term, first, settings
+
+
+def _dense(term, settings):
+    """The problem in matrices: M, y of unit noise, ΦΔ and Λ, for images on the fine grid."""
+    grid = term.grid
+    n = int(np.prod(grid.fine_shape))
+    basis = grid.coefficients(torch.eye(n, dtype=torch.float64).reshape(n, *grid.fine_shape))
+    root = term.stamps.weight.sqrt()
+    design = (root * term.forward(basis[:, None, :]))[:, 0].reshape(n, -1).T.numpy()
+    filters = transform_filters(grid, settings)
+    phi = grid.image(basis[:, None, :] * filters).reshape(n, -1).T.numpy()
+    noise = coefficient_noise(term, filters, propagated=False)
+    scale = noise.expand(1, len(filters), *grid.fine_shape).reshape(-1).numpy()
+    data = (root * term.stamps.image).reshape(-1).numpy()
+    return design, data, phi, settings.threshold * scale
+
+
+def _generic(design, data, phi, bound, guess):
+    """The minimum by a quasi-Newton method on a bounded problem of twice the variables.
+
+    ``bound·|ΦΔ|`` is smoothed as ``sqrt((bound ΦΔ)² + ε²)``, ε falling to nothing.
+    """
+    delta = np.zeros(design.shape[1])
+    weighted = bound[:, None] * phi
+    for epsilon in (1.0, 1e-1, 1e-2, 1e-3):
+
+        def cost(d, epsilon=epsilon):
+            rest, seen = data - design @ (guess + d), weighted @ d
+            size = np.sqrt(seen**2 + epsilon**2)
+            return (
+                0.5 * rest @ rest + size.sum(),
+                weighted.T @ (seen / size) - design.T @ rest,
+            )
+
+        answer = minimize(
+            cost,
+            delta,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-g, None) for g in guess],
+            options={"maxiter": 20000, "maxfun": 40000, "ftol": 1e-14, "gtol": 1e-10, "maxcor": 50},
+        )
+        delta = answer.x
+    return delta
+
+
+def _cost(delta, design, data, phi, bound, guess):
+    rest = data - design @ (guess + delta)
+    return 0.5 * rest @ rest + np.abs(bound * (phi @ delta)).sum()
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_corrected__is_the_minimum_that_a_generic_solver_finds(uniform):
+    term, first, settings = _problem(uniform=uniform)
+    ours = corrected(
+        term, first, settings=settings, noise_norm=torch.ones(1).double(), coarse_free=False
+    )
+    assert bool(ours.converged.all())
+    guess = term.grid.image(first)[0].reshape(-1).numpy()
+    problem = (*_dense(term, settings), guess)
+    delta = ours.psf[0].reshape(-1).numpy() - guess
+    # The image splits off positivity; the band-limited side of the splitting is the same.
+    theirs = _generic(*problem)
+    assert (guess + delta).min() > -1e-12
+    assert _cost(delta, *problem) <= _cost(theirs, *problem) * (1 + 1e-3)
+    scale = np.linalg.norm(guess + theirs)
+    assert np.linalg.norm(delta - theirs) < 0.01 * scale
+    assert np.linalg.norm(theirs) > 0.05 * scale
+
+
+def test_corrected__reweighting_frees_large_coefficients():
+    term, first, settings = _problem(uniform=True)
+    costs = []
+    for n in (0, 2):
+        options = settings.model_copy(update={"n_reweights": n, "tolerance": 1e-4})
+        psf = corrected(
+            term, first, settings=options, noise_norm=torch.ones(1).double(), coarse_free=False
+        ).psf
+        rest = term.stamps.image - term.forward(term.grid.coefficients(psf))
+        costs.append(float((term.stamps.weight * rest**2).sum()))
+    assert costs[1] < costs[0]
+
+
+def test_corrected__coarse_band_left_free_fits_closer():
+    term, first, settings = _problem(uniform=True)
+    options = settings.model_copy(update={"threshold": 50.0, "tolerance": 1e-4})
+    costs = []
+    for free in (False, True):
+        psf = corrected(
+            term, first, settings=options, noise_norm=torch.ones(1).double(), coarse_free=free
+        ).psf
+        rest = term.stamps.image - term.forward(term.grid.coefficients(psf))
+        costs.append(float((term.stamps.weight * rest**2).sum()))
+    assert costs[1] < costs[0]
