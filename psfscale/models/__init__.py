@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import ConfigError
 from psfscale.models.settings import RCASettings
+from psfscale.models.sprite_settings import SpriteFieldSettings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "SETTINGS", "load_model_class", "settings_class"]
 
-MODELS: dict[str, str] = {"rca": "psfscale.models.rca:RCA"}
+MODELS: dict[str, str] = {
+    "rca": "psfscale.models.rca:RCA",
+    "sprite": "psfscale.models.sprite_field:SpriteField",
+}
 """Name of a model and where its class stands."""
 
-SETTINGS: dict[str, type[BaseModel]] = {"rca": RCASettings}
+SETTINGS: dict[str, type[BaseModel]] = {"rca": RCASettings, "sprite": SpriteFieldSettings}
 """Name of a model and the class of its settings."""
 
 

@@ -13,13 +13,19 @@ from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.spectral import complex_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from jaxtyping import Complex, Float
     from torch import Tensor
 
     from psfscale.arrays import PixelGrid
     from psfscale.kernels.spectral import FrequencyGrid
-    from psfscale.models.position import PositionPolynomials
+
+    PositionFunctions = Callable[
+        [Float[np.ndarray, " object"], Float[np.ndarray, " object"]],
+        Float[np.ndarray, "object function"],
+    ]
 
 __all__ = ["FieldDrawing"]
 
@@ -45,7 +51,7 @@ class FieldDrawing:
     grid: FrequencyGrid
     coefficients: Complex[Tensor, "component frequency"]
     alpha: Float[Tensor, "component function"]
-    positions: PositionPolynomials
+    positions: PositionFunctions
     width: float
 
     def draw(

@@ -95,6 +95,11 @@ class SpriteFieldSettings(SPRITESettings):
     min_stars: int = Field(
         default=3, ge=1, description="stars below which a cell takes its neighbours' too [1]"
     )
+    clip: float = Field(
+        default=6.0,
+        gt=0,
+        description="stars whose reduced χ² stands out by more are clipped [robust σ]",
+    )
     min_snr: float = Field(
         default=10.0, ge=0, description="stars of lower signal-to-noise are not fitted [1]"
     )

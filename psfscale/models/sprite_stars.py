@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psfscale.kernels.spectral import FrequencyGrid
     from psfscale.models.sprite_data import Stamps
 
-__all__ = ["Fixed", "StampValues", "refitted", "stamp_noise", "start_values"]
+__all__ = ["Fixed", "StampValues", "matched_snr", "refitted", "stamp_noise", "start_values"]
 
 SMALLEST_WIDTH = 0.7
 """σ [CCD pixel] below which a centroid window sees one pixel only."""
@@ -148,6 +148,18 @@ def start_values(
     flux = flux / torch.where(information > 0, information, 1.0)
     values = StampValues(amplitude=flux * pixel_ratio, dy=cy, dx=cx)
     return values, width
+
+
+def matched_snr(
+    stamps: Stamps, values: StampValues, *, width: Float[Tensor, " psf"], pixel_ratio: float
+) -> Float[Tensor, "psf exposure"]:
+    """Signal-to-noise of each stamp under the Gaussian of `start_values`."""
+    ny, nx = stamps.image.shape[-2:]
+    y = torch.arange(ny, device=width.device)[:, None] - values.dy[..., None, None]
+    x = torch.arange(nx, device=width.device)[None, :] - values.dx[..., None, None]
+    variance = width[:, None, None, None] ** 2
+    model = torch.exp(-(y**2 + x**2) / (2 * variance)) / (2 * math.pi * variance)
+    return values.amplitude / pixel_ratio * (stamps.weight * model**2).sum((2, 3)).sqrt()
 
 
 def refitted(
