@@ -11,7 +11,6 @@ symbol  name                                                unit
 s_k     image of component k (its coefficients c_k)         noise σ of one fine pixel
 b_k     function of component k at the stars                1 / (flux · noise σ)
 R       (function, component), from position polynomials    as b
-v_k     prior variance of s_k, a function of radius         noise variance
 ======  ==================================================  ==============================
 """
 
@@ -25,35 +24,25 @@ import torch
 from psfscale.errors import FitError
 from psfscale.kernels.sampling import AliasGram, StarSampling
 from psfscale.kernels.solvers import conjugate_gradient
+from psfscale.models.rca_prior import StarScatter
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
+    from psfscale.models.rca_prior import FieldPrior
     from psfscale.models.rca_stars import StarPixels, StarValues
 
 __all__ = [
     "Field",
-    "FieldPrior",
     "FieldProblem",
-    "RadialVariance",
-    "RowPrior",
     "WhiteFunctions",
     "noise_limit",
     "on_grid",
     "rotated",
     "solve_ridge",
 ]
-
-SMALLEST_VARIANCE = 1e-3
-"""Prior variance, in units of the noise, below which a pixel of a component is empty."""
-
-SMALLEST_PATTERN = 3.0
-"""Norm of a component [noise σ] below which its pattern is not known well enough."""
-
-SMALLEST_ROW = 0.02
-"""Least prior variance of a row amplitude [noise variance]."""
 
 RING = 0.05
 """Width of a ring of frequencies [cycle/CCD pixel]."""
@@ -63,9 +52,6 @@ QUIET = 1.5
 
 RESIDUAL = 0.3
 """Norm of the residual at which the solver stops [noise σ of one coefficient]."""
-
-RADIAL_STEP = 0.5
-"""Spacing of the radial profiles [CCD pixel]; smoothed over twice as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,71 +143,6 @@ def rotated(field: Field, grid: FrequencyGrid, *, keep: int, smallest: float) ->
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowPrior:
-    """Gaussian prior of how much each component varies with each degree of position.
-
-    The amplitude of white function k in the pattern of component l is known with unit noise;
-    its prior variance is what the amplitudes of that degree and component exceed it by.
-
-    Attributes
-    ----------
-    patterns : (pattern, frequency), orthonormal images
-    turn : (function, component) from components to white functions
-    precision : (function, pattern), inverse prior variance [1/noise variance]
-    """
-
-    patterns: Complex[Tensor, "pattern frequency"]
-    turn: Float[Tensor, "function component"]
-    precision: Float[Tensor, "function pattern"]
-
-    @classmethod
-    def of(
-        cls,
-        field: Field,
-        seen: Complex[Tensor, "component frequency"],
-        *,
-        grid: FrequencyGrid,
-        turn: Float[Tensor, "function component"],
-        degree: Tensor,
-        strongest: int,
-    ) -> RowPrior:
-        """The prior from the field's strongest images and from images with their noise.
-
-        Parameters
-        ----------
-        seen : coefficients of the field plus what the data still pull it by
-        degree : (function,) total degree of each function
-        strongest : number of patterns at most
-        """
-        c = field.coefficients[:strongest]
-        weight = grid.multiplicity.to(c.real.dtype)
-        norm = torch.sqrt((weight * c.abs() ** 2).sum(1))
-        strong = (c * weight.sqrt())[norm > SMALLEST_PATTERN]
-        plain = torch.linalg.qr(torch.view_as_real(strong).flatten(1).T).Q.T
-        pairs = plain.reshape(len(strong), -1, 2).contiguous()
-        patterns = torch.view_as_complex(pairs) / weight.sqrt()
-        amplitude = turn @ ((seen * weight) @ patterns.mH).real
-        n_degrees = int(degree.max()) + 1
-        total = amplitude.new_zeros(n_degrees, len(patterns))
-        total.index_add_(0, degree, amplitude**2)
-        mean = total / torch.bincount(degree, minlength=n_degrees)[:, None]
-        variance = (mean - 1).clamp(min=SMALLEST_ROW)[degree]
-        return cls(patterns=patterns, turn=turn, precision=1 / variance)
-
-    def gradient(
-        self, c: Complex[Tensor, "component frequency"], grid: FrequencyGrid
-    ) -> Complex[Tensor, "component frequency"]:
-        """The prior's precision applied to coefficients."""
-        weight = grid.multiplicity.to(c.real.dtype)
-        amplitude = self.turn @ ((c * weight) @ self.patterns.mH).real
-        return (self.turn.T @ (self.precision * amplitude)).to(c.dtype) @ self.patterns
-
-    def norm(self) -> float:
-        """The largest precision: patterns are orthonormal, and the turn is orthogonal."""
-        return float(self.precision.max())
-
-
 def noise_limit(seen: Complex[Tensor, "component frequency"], grid: FrequencyGrid) -> float | None:
     """Frequency [cycle/CCD pixel] beyond which no component rises above its noise.
 
@@ -255,11 +176,13 @@ class FieldProblem:
     grid : the field's frequencies
     gram : normal operator of the stars
     right : (component, frequency), adjoint of the filled stars
+    scatter : of the stars about the field
     """
 
     grid: FrequencyGrid
     gram: AliasGram
     right: Complex[Tensor, "component frequency"]
+    scatter: StarScatter
 
     @classmethod
     def of(
@@ -278,63 +201,24 @@ class FieldProblem:
         model = sampling.forward(field.coefficients)
         share = pixels.weight / pixels.full_weight[:, None, None]
         filled = model + share * (pixels.image - model)
-        return cls(grid=grid, gram=gram, right=sampling.adjoint(filled * weight[:, None, None]))
+        residual = filled - model
+        return cls(
+            grid=grid,
+            gram=gram,
+            right=sampling.adjoint(filled * weight[:, None, None]),
+            scatter=StarScatter(
+                residual=residual,
+                share=share,
+                weight=weight,
+                values=values,
+                grid=grid,
+                rows=basis * torch.sqrt(weight / grid.pixel_ratio)[:, None],
+            ),
+        )
 
     def seen(self, field: Field) -> Complex[Tensor, "component frequency"]:
         """The field with its noise: itself plus what the data still pull it by."""
         return field.coefficients + self.right - self.gram.forward(field.coefficients)
-
-
-class RadialVariance:
-    """Prior variance of each component as a smooth function of the distance from the centre.
-
-    Parameters
-    ----------
-    grid : frequencies of the images
-    dtype : of the images
-    """
-
-    def __init__(self, grid: FrequencyGrid, *, dtype: torch.dtype) -> None:
-        ny, nx = grid.fine_shape
-        y, x = (
-            torch.fft.fftfreq(n, 1 / p, dtype=dtype)
-            for n, p in zip((ny, nx), grid.shape, strict=True)
-        )
-        radius = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2).flatten() / RADIAL_STEP
-        self._inner = radius.long()
-        self._part = radius - self._inner
-        self._n = int(self._inner.max()) + 2
-        self._noise = grid.fraction
-        steps = torch.arange(-6, 7, dtype=dtype)
-        self._smoothing = torch.exp(-(steps**2) / 8)[None, None]
-
-    def _collect(self, values: Float[Tensor, "component pixel"]) -> Float[Tensor, "component bin"]:
-        out = values.new_zeros((len(values), self._n))
-        out.index_add_(1, self._inner, values * (1 - self._part))
-        out.index_add_(1, self._inner + 1, values * self._part)
-        return torch.nn.functional.conv1d(out[:, None], self._smoothing, padding=6)[:, 0]
-
-    def __call__(self, seen: Float[Tensor, "component y x"]) -> Float[Tensor, "component y x"]:
-        """The variance behind noisy images: radial mean square less the noise's share."""
-        square = (seen**2).flatten(1)
-        mean = self._collect(square) / self._collect(torch.ones_like(square[:1]))
-        excess = (mean - self._noise).clamp(min=SMALLEST_VARIANCE * self._noise)
-        spread = excess[:, self._inner] * (1 - self._part) + excess[:, self._inner + 1] * self._part
-        return spread.reshape(seen.shape)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FieldPrior:
-    """The quadratic prior of a field.
-
-    Attributes
-    ----------
-    variance : (component, y, x) of each fine pixel [noise variance]
-    rows : how much each component varies over the field, None for a constant field
-    """
-
-    variance: Float[Tensor, "component y x"]
-    rows: RowPrior | None
 
 
 def solve_ridge(

@@ -13,16 +13,14 @@ from psfscale.kernels.spectral import complex_dtype, frequency_grid
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_field import (
     Field,
-    FieldPrior,
     FieldProblem,
-    RadialVariance,
-    RowPrior,
     WhiteFunctions,
     noise_limit,
     on_grid,
     rotated,
     solve_ridge,
 )
+from psfscale.models.rca_prior import FieldPrior, RadialVariance, RowPrior
 from psfscale.models.rca_sparse import solve_sparse
 from psfscale.models.rca_stars import (
     StarPixels,
@@ -108,7 +106,6 @@ class _Fit:
         self.bright = (snr > settings.min_snr) & self._near(self.values)
         self._require_enough()
         self.used = self.bright
-        self.factor = torch.ones_like(snr)
         self.refitted = self.values
         degree = settings.degree
         while n_polynomials(degree) > max(1, int(self.used.sum()) // 3):
@@ -116,6 +113,9 @@ class _Fit:
         chosen = self.used.numpy()
         self.positions = PositionPolynomials.around(stars.x[chosen], stars.y[chosen], degree=degree)
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y))
+        n_stars, n_functions = int(self.used.sum()), self.functions.shape[1]
+        self.least_error = (n_functions / (settings.snr_limit * n_stars)) ** 2
+        self.factor = 1 + self.least_error * snr**2
         self.radial = RadialVariance(self.grid, dtype=snr.dtype)
         self.field = self._constant_field()
 
@@ -177,7 +177,7 @@ class _Fit:
         )
         for _ in range(2):
             self.seen = problem.seen(self.field)
-            prior = self._prior(turn)
+            prior = self._prior(turn, problem)
             self.field = solve_ridge(self.field, problem, prior, max_iterations=RIDGE_ITERATIONS)
         if sparse:
             self.field = solve_sparse(
@@ -189,7 +189,7 @@ class _Fit:
                 max_iterations=SPARSE_ITERATIONS,
             )
 
-    def _prior(self, turn: Tensor) -> FieldPrior:
+    def _prior(self, turn: Tensor, problem: FieldProblem) -> FieldPrior:
         rows = None
         if self.n_functions > 1:
             rows = RowPrior.of(
@@ -199,6 +199,7 @@ class _Fit:
                 turn=turn,
                 degree=self.degree,
                 strongest=STRONGEST,
+                scatter=problem.scatter,
             )
         return FieldPrior(variance=self.radial(self.grid.image(self.seen)), rows=rows)
 
@@ -239,7 +240,7 @@ class _Fit:
             raise FitError(msg)
         if weigh:
             error = model_error(found.core[usable], found.snr2[usable])
-            self.factor = 1 + error * found.snr2
+            self.factor = 1 + max(error, self.least_error) * found.snr2
         self.used = usable & self._consistent(found, usable)
         step = torch.maximum((new.dy - self.values.dy).abs(), (new.dx - self.values.dx).abs())
         previous, self.refitted = self.refitted, new

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
-    from psfscale.models.rca_field import Field, FieldPrior, FieldProblem
+    from psfscale.models.rca_field import Field, FieldProblem
+    from psfscale.models.rca_prior import FieldPrior
     from psfscale.models.settings import RCASettings
 
 __all__ = ["PositionImages", "solve_sparse"]

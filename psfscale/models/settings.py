@@ -61,6 +61,12 @@ class RCASettings(BaseModel):
     min_snr: float = Field(
         default=5.0, gt=0, description="stars of lower signal-to-noise are not fitted [1]"
     )
+    snr_limit: float = Field(
+        default=150.0,
+        gt=0,
+        description="a star's weight saturates at this signal-to-noise times the number of stars "
+        "per function of position [1]",
+    )
     min_stars: int = Field(default=6, ge=1, description="fewest usable stars of a fit [1]")
 
     @property
