@@ -74,7 +74,7 @@ class RCA:
         FitError
             The model was not fitted yet.
         """
-        ny, nx = self._fitted()["component"].shape[1:]
+        ny, nx = self._fitted()["eigen_psf"].shape[1:]
         return ny // self._settings.upsampling, nx // self._settings.upsampling
 
     @classmethod
@@ -84,7 +84,7 @@ class RCA:
         fine = (stamp_shape[0] * settings.upsampling, stamp_shape[1] * settings.upsampling)
         return (
             StateArray(
-                name="component",
+                name="eigen_psf",
                 dims=("component", "fine_y", "fine_x"),
                 shape=(rank, *fine),
                 dtype="float32",
@@ -165,7 +165,7 @@ class RCA:
             An array is missing or of another shape than the settings say.
         """
         model = cls(settings)
-        fine = np.shape(state.get("component", np.empty((0, 0, 0))))[1:]
+        fine = np.shape(state.get("eigen_psf", np.empty((0, 0, 0))))[1:]
         stamp = tuple(n // model.settings.upsampling for n in fine)
         arrays = {}
         for expected in cls.state_arrays(model.settings, (stamp[0], stamp[1])):
@@ -207,7 +207,7 @@ def _state_of(fitted: FittedField, settings: RCASettings) -> dict[str, np.ndarra
     alpha = fitted.field.mixing.T.numpy()
     rank, functions = settings.largest_rank, settings.n_functions
     return {
-        "component": _padded(images, (rank, *images.shape[1:])),
+        "eigen_psf": _padded(images, (rank, *images.shape[1:])),
         "alpha": _padded(alpha, (rank, functions)),
         "box": np.array([[x0, x1], [y0, y1]]),
         "width": np.array(fitted.width),
@@ -219,7 +219,7 @@ def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDra
     n_functions = int(np.isfinite(state["alpha"][0]).sum())
     rank = int(np.isfinite(state["alpha"][:, 0]).sum())
     degree = next(d for d in range(settings.degree + 1) if n_polynomials(d) == n_functions)
-    images = torch.from_numpy(state["component"][:rank])
+    images = torch.from_numpy(state["eigen_psf"][:rank])
     ny, nx = (n // settings.upsampling for n in images.shape[1:])
     limit = float(state["band_limit"])
     grid = frequency_grid(

@@ -119,8 +119,8 @@ def test_from_state__refuses_arrays_of_other_settings(fitted):
     state = fitted[0].state()
     with pytest.raises(InputError, match="state array 'alpha' has shape"):
         RCA.from_state(state, RCASettings(**{**QUICK, "degree": 3, "max_components": 6}))
-    del state["component"]
-    with pytest.raises(InputError, match="state array 'component' has shape"):
+    del state["eigen_psf"]
+    with pytest.raises(InputError, match="state array 'eigen_psf' has shape"):
         RCA.from_state(state, fitted[0].settings)
 
 

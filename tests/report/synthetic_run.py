@@ -84,7 +84,7 @@ def synthetic_run(
             "/ccds": xr.Dataset(ccd_group),
             "/models/rca": xr.Dataset(
                 {
-                    "component": (
+                    "eigen_psf": (
                         ("exposure", "ccd", "component", "fine_y", "fine_x"),
                         components.astype(np.float32),
                         {"long_name": "eigen-PSFs"},
