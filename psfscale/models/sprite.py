@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SPRITE", "SpriteResult"]
 
-CHUNK_CPU = 8
+CHUNK_CPU = 4
 """PSFs solved together on a processor: the most that stay near its caches."""
 
 CHUNK_GPU = 256

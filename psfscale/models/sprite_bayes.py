@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Posterior", "batched_conjugate_gradient", "inner", "norms", "posterior"]
 
-DRAW_TOLERANCE = 0.5
+DRAW_TOLERANCE = 1.0
 """Residual of a draw [noise σ]: it only feeds mean squares."""
 
 

@@ -34,7 +34,7 @@ FIRST_ITERATIONS = (12, 12, 20)
 
 LATER_ITERATIONS = 40
 
-SOLVER_TOLERANCE = 0.3
+SOLVER_TOLERANCE = 0.5
 """Residual at which a solve ends [noise σ]; the noise of a PSF has a norm of 5 to 20."""
 
 RELAXATION = 1.5

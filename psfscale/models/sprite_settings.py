@@ -55,7 +55,7 @@ class SPRITESettings(BaseModel):
         default=10, ge=2, description="rounds of learned variances and refitted stars, at most [1]"
     )
     round_tolerance: float = Field(
-        default=0.15,
+        default=0.25,
         gt=0,
         description="change of the PSF in a round that ends them [its own noise σ]",
     )
