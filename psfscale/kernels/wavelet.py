@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pywt  # type: ignore[import-untyped]
+import pywt
 import torch
 
 from psfscale.errors import InputError
