@@ -8,18 +8,19 @@ Paper: Ngolè, Starck, Ronayette, Okumura & Amiaux 2016, Inverse Problems 32, 12
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
-from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_draw import FieldDrawing
 from psfscale.models.rca_fit import fit_field
 from psfscale.models.settings import RCASettings
+from psfscale.models.stored import StoredField
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ CHUNK_BYTES = 64e6
 """Memory that one chunk of a prediction may take."""
 
 
-class RCA:
+class RCA(StoredField[RCASettings]):
     """Resolved component analysis: ``PSF(x, y) = Σ_k (Σ_l α_kl B_l(x, y)) S_k``.
 
     Parameters
@@ -50,32 +51,8 @@ class RCA:
     """
 
     name: ClassVar[str] = "rca"
-
-    def __init__(self, settings: RCASettings | None = None, **options: Any) -> None:
-        base = settings or RCASettings()
-        try:
-            self._settings = RCASettings(**{**base.model_dump(), **options})
-        except ValueError as error:
-            msg = f"RCA settings: {error}"
-            raise ConfigError(msg) from error
-        self._state: dict[str, np.ndarray] | None = None
-
-    @property
-    def settings(self) -> RCASettings:
-        """The frozen settings the model was built from."""
-        return self._settings
-
-    @property
-    def stamp_shape(self) -> tuple[int, int]:
-        """(y, x) CCD pixels of the stars that were fitted.
-
-        Raises
-        ------
-        FitError
-            The model was not fitted yet.
-        """
-        ny, nx = self._fitted()["eigen_psf"].shape[1:]
-        return ny // self._settings.upsampling, nx // self._settings.upsampling
+    settings_class: ClassVar[type[BaseModel]] = RCASettings
+    images: ClassVar[str] = "eigen_psf"
 
     @classmethod
     def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
@@ -150,41 +127,6 @@ class RCA:
         """
         drawing = _drawing(self._fitted(), self._settings)
         return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
-        return {name: array.copy() for name, array in self._fitted().items()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
-        """The model that `state` came from; predicts the same bits.
-
-        Raises
-        ------
-        InputError
-            An array is missing or of another shape than the settings say.
-        """
-        model = cls(settings)
-        fine = np.shape(state.get("eigen_psf", np.empty((0, 0, 0))))[1:]
-        stamp = tuple(n // model.settings.upsampling for n in fine)
-        arrays = {}
-        for expected in cls.state_arrays(model.settings, (stamp[0], stamp[1])):
-            array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
-            if array.shape != expected.shape:
-                msg = (
-                    f"state array {expected.name!r} has shape {array.shape}, expected "
-                    f"{expected.shape} for these settings"
-                )
-                raise InputError(msg)
-            arrays[expected.name] = array.copy()
-        model._state = arrays
-        return model
-
-    def _fitted(self) -> dict[str, np.ndarray]:
-        if self._state is None:
-            msg = "this RCA model has no field yet: call fit, or build it with from_state"
-            raise FitError(msg)
-        return self._state
 
 
 def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

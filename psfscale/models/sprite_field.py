@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
-from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.rca_draw import FieldDrawing
@@ -16,10 +17,9 @@ from psfscale.models.sprite import SPRITE, SpriteResult
 from psfscale.models.sprite_data import Stamps
 from psfscale.models.sprite_settings import SpriteFieldSettings, SPRITESettings
 from psfscale.models.sprite_stars import StampValues, matched_snr, refitted, start_values
+from psfscale.models.stored import StoredField
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from jaxtyping import Bool, Float, Int
 
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
@@ -81,7 +81,7 @@ class Cells:
         return far
 
 
-class SpriteField:
+class SpriteField(StoredField[SpriteFieldSettings]):
     """A CCD's PSF, cell by cell, each super-resolved from the stars in it.
 
     Parameters
@@ -96,26 +96,8 @@ class SpriteField:
     """
 
     name: ClassVar[str] = "sprite"
-
-    def __init__(self, settings: SpriteFieldSettings | None = None, **options: Any) -> None:
-        base = settings or SpriteFieldSettings()
-        try:
-            self._settings = SpriteFieldSettings(**{**base.model_dump(), **options})
-        except ValueError as error:
-            msg = f"SPRITE settings: {error}"
-            raise ConfigError(msg) from error
-        self._state: dict[str, np.ndarray] | None = None
-
-    @property
-    def settings(self) -> SpriteFieldSettings:
-        """The frozen settings the model was built from."""
-        return self._settings
-
-    @property
-    def stamp_shape(self) -> tuple[int, int]:
-        """(y, x) pixels of the stamps that the model was fitted to."""
-        ny, nx = self._fitted()["cell_psf"].shape[1:]
-        return ny // self._settings.upsampling, nx // self._settings.upsampling
+    settings_class: ClassVar[type[BaseModel]] = SpriteFieldSettings
+    images: ClassVar[str] = "cell_psf"
 
     @classmethod
     def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
@@ -189,41 +171,6 @@ class SpriteField:
             The model was not fitted yet.
         """
         return self._drawing().draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
-        return {name: array.copy() for name, array in self._fitted().items()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
-        """The model that `state` came from; predicts the same bits.
-
-        Raises
-        ------
-        InputError
-            An array is missing or of another shape than the settings say.
-        """
-        model = cls(settings)
-        fine = np.shape(state.get("cell_psf", np.empty((0, 0, 0))))[1:]
-        stamp = tuple(n // model.settings.upsampling for n in fine)
-        arrays = {}
-        for expected in cls.state_arrays(model.settings, (stamp[0], stamp[1])):
-            array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
-            if array.shape != expected.shape:
-                msg = (
-                    f"state array {expected.name!r} has shape {array.shape}, expected "
-                    f"{expected.shape} for these settings"
-                )
-                raise InputError(msg)
-            arrays[expected.name] = array.copy()
-        model._state = arrays
-        return model
-
-    def _fitted(self) -> dict[str, np.ndarray]:
-        if self._state is None:
-            msg = "this SPRITE model has no PSF yet: call fit, or build it with from_state"
-            raise FitError(msg)
-        return self._state
 
     def _drawing(self) -> FieldDrawing:
         state, settings = self._fitted(), self._settings

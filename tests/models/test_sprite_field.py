@@ -110,7 +110,7 @@ def test_sprite_field__stands_in_the_registry():
 def test_sprite_field__refuses_what_it_cannot_do(fitted):
     with pytest.raises(FitError, match="2 of 2 stars"):
         SpriteField().fit(_stars(n=2))
-    with pytest.raises(FitError, match="no PSF yet"):
+    with pytest.raises(FitError, match="no field yet"):
         SpriteField().state()
     with pytest.raises(ConfigError, match="cells_x"):
         SpriteField(cells_x=0)

@@ -1,0 +1,109 @@
+"""What fields kept as plain arrays share: settings, state and the stamp they were fitted on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from psfscale.errors import ConfigError, FitError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from psfscale.models.base import StateArray
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class StoredField(Generic[S]):
+    """A PSF field whose state is a dict of arrays, one of them upsampled images.
+
+    Parameters
+    ----------
+    settings : all settings, or None for the defaults
+    **options : single settings, over `settings`
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or its value is wrong.
+    """
+
+    name: ClassVar[str]
+    settings_class: ClassVar[type[BaseModel]]
+    images: ClassVar[str]
+    """Array of the state that holds the upsampled images (image, fine_y, fine_x)."""
+
+    def __init__(self, settings: S | None = None, **options: Any) -> None:
+        base = settings or self.settings_class()
+        try:
+            chosen: Any = self.settings_class(**{**base.model_dump(), **options})
+        except ValueError as error:
+            msg = f"{self.name.upper()} settings: {error}"
+            raise ConfigError(msg) from error
+        self._settings: S = chosen
+        self._state: dict[str, np.ndarray] | None = None
+
+    @property
+    def settings(self) -> S:
+        """The frozen settings the model was built from."""
+        return self._settings
+
+    @property
+    def stamp_shape(self) -> tuple[int, int]:
+        """(y, x) CCD pixels of the stars that were fitted.
+
+        Raises
+        ------
+        FitError
+            The model was not fitted yet.
+        """
+        return self._stamp(self._fitted())
+
+    @classmethod
+    def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> Iterable[StateArray]:
+        """The arrays that `state` returns for these settings and star stamps (y, x)."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
+        return {name: array.copy() for name, array in self._fitted().items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
+        """The model that `state` came from; predicts the same bits.
+
+        Raises
+        ------
+        InputError
+            An array is missing or of another shape than the settings say.
+        """
+        model = cls(settings)
+        arrays = {}
+        for expected in cls.state_arrays(model.settings, model._stamp(state)):
+            array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
+            if array.shape != expected.shape:
+                msg = (
+                    f"state array {expected.name!r} has shape {array.shape}, expected "
+                    f"{expected.shape} for these settings"
+                )
+                raise InputError(msg)
+            arrays[expected.name] = array.copy()
+        model._state = arrays
+        return model
+
+    def _stamp(self, state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        shape = np.shape(state.get(self.images, np.empty((0, 0, 0))))
+        settings: Any = self._settings
+        return shape[-2] // settings.upsampling, shape[-1] // settings.upsampling
+
+    def _fitted(self) -> dict[str, np.ndarray]:
+        if self._state is None:
+            msg = (
+                f"this {self.name.upper()} model has no field yet: call fit, or build it with "
+                "from_state"
+            )
+            raise FitError(msg)
+        return self._state
