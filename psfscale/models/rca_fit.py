@@ -249,14 +249,20 @@ class _Fit:
 
     def _consistent(self, found: StarResiduals, usable: Tensor) -> Tensor:
         """Stars whose residual, in noise σ, does not stand out of the others'."""
-        clip, residual = self.settings.clip, torch.sqrt(found.core / self.factor)
-        typical = residual[usable].median()
-        spread = 1.4826 * (residual[usable] - typical).abs().median()
-        excess = (residual - typical) / torch.maximum(spread, found.scatter)
+        clip = self.settings.clip
+        excess = _excess(torch.sqrt(found.core / self.factor), found.scatter, usable)
+        excess = torch.maximum(excess, _excess(*found.stamp(self.factor), usable))
         # The worst first: a bad star pulls the field away from its neighbours.
         kept = usable & self.used
         worst = float(excess[kept].max()) if bool(kept.any()) else 0.0
         return excess < torch.where(kept, max(clip, worst / 2), clip)
+
+
+def _excess(residual: Tensor, scatter: Tensor, usable: Tensor) -> Tensor:
+    """How far residuals stand above the usual, in their own spread or in noise's if larger."""
+    typical = residual[usable].median()
+    spread = 1.4826 * (residual[usable] - typical).abs().median()
+    return (residual - typical) / torch.maximum(spread, scatter)
 
 
 def _carried(new: StarValues, previous: StarValues) -> StarValues:

@@ -41,6 +41,9 @@ __all__ = [
 SMALLEST_WIDTH = 0.7
 """σ [CCD pixel] below which a centroid window sees one pixel only."""
 
+FAINT_NEIGHBOURS = 0.3
+"""Spread of a stamp's √χ² that a CCD full of other sources has without harm to the fit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StarPixels:
@@ -152,13 +155,26 @@ class StarResiduals:
     chi2 : (star,) reduced χ² of the stamp
     core : (star,) mean χ² of a pixel, weighted by the PSF squared
     scatter : (star,) expected standard deviation of √core, from the number of core pixels
+    n_pixels : (star,) unmasked pixels
     snr2 : (star,) squared signal-to-noise
     """
 
     chi2: Float[Tensor, " star"]
     core: Float[Tensor, " star"]
     scatter: Float[Tensor, " star"]
+    n_pixels: Float[Tensor, " star"]
     snr2: Float[Tensor, " star"]
+
+    def stamp(self, factor: Float[Tensor, " star"]) -> tuple[Tensor, Tensor]:
+        """√χ² of the stamp over what `factor` explains, and its expected scatter.
+
+        A factor on the variance of the core's pixels, 1/(2·scatter²) of them, adds their share
+        to the χ² of the stamp. It sees what the core does not: a neighbour, a track. The wings
+        of distant neighbours do little harm: the scatter is at least `FAINT_NEIGHBOURS`.
+        """
+        share = (1 / (2 * self.scatter**2) / self.n_pixels).clamp(max=1)
+        scatter = torch.sqrt(0.5 / self.n_pixels).clamp(min=FAINT_NEIGHBOURS)
+        return torch.sqrt(self.chi2 / (1 + (factor - 1) * share)), scatter
 
 
 def residuals(
@@ -173,6 +189,7 @@ def residuals(
         chi2=square.sum((1, 2)) / (n_pixels - 3),
         core=(core * square).sum((1, 2)) / total,
         scatter=torch.sqrt((core**2).sum((1, 2)) / 2) / total,
+        n_pixels=n_pixels.to(psf.dtype),
         snr2=values.flux**2 * (pixels.weight * psf**2).sum((1, 2)),
     )
 

@@ -227,3 +227,13 @@ def test_fit__is_not_ruled_by_its_brightest_stars():
     assert error.mean() < 0.08
     assert report.used.sum() >= 58
     assert report.converged
+
+
+def test_fit__clips_a_star_with_a_neighbour_in_its_corner():
+    # Far from the core, where the PSF-weighted residual is blind; its 30 σ over 9 pixels
+    # make a reduced χ² of 17.
+    stars, _ = draw_stars(masked=0.0)
+    stars.image[5, 1:4, 1:4] += 30
+    report = RCA(**QUICK).fit(stars)
+    assert not report.used[5]
+    assert report.used.sum() >= 57
