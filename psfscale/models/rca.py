@@ -20,7 +20,7 @@ from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_draw import FieldDrawing
 from psfscale.models.rca_fit import fit_field
 from psfscale.models.settings import RCASettings
-from psfscale.models.stored import StoredField
+from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,22 +76,8 @@ class RCA(StoredField[RCASettings]):
                 units="1",
                 long_name="weight of each position function in each component",
             ),
-            StateArray(
-                name="box",
-                dims=("axis", "bound"),
-                shape=(2, 2),
-                dtype="float64",
-                units="pixel",
-                long_name="range of x and y that the position functions map to [-1, 1]",
-            ),
-            StateArray(
-                name="width",
-                dims=(),
-                shape=(),
-                dtype="float64",
-                units="pixel",
-                long_name="σ of the window that defines the PSF's centroid [CCD pixel]",
-            ),
+            position_box("range of x and y that the position functions map to [-1, 1]"),
+            CENTROID_WINDOW,
             StateArray(
                 name="band_limit",
                 dims=(),

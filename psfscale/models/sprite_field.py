@@ -17,7 +17,7 @@ from psfscale.models.sprite import SPRITE, SpriteResult
 from psfscale.models.sprite_data import Stamps
 from psfscale.models.sprite_settings import SpriteFieldSettings, SPRITESettings
 from psfscale.models.sprite_stars import StampValues, matched_snr, refitted, start_values
-from psfscale.models.stored import StoredField
+from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -112,22 +112,8 @@ class SpriteField(StoredField[SpriteFieldSettings]):
                 units="1",
                 long_name="PSF of each cell, row by row, pixel response included, unit sum",
             ),
-            StateArray(
-                name="box",
-                dims=("axis", "bound"),
-                shape=(2, 2),
-                dtype="float64",
-                units="pixel",
-                long_name="range of x and y that the cells divide",
-            ),
-            StateArray(
-                name="width",
-                dims=(),
-                shape=(),
-                dtype="float64",
-                units="pixel",
-                long_name="σ of the window that defines the PSF's centroid [CCD pixel]",
-            ),
+            position_box("range of x and y that the cells divide"),
+            CENTROID_WINDOW,
         )
 
     def fit(self, stars: StarBatch) -> FitReport:

@@ -8,13 +8,33 @@ import numpy as np
 from pydantic import BaseModel
 
 from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.models.base import StateArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from psfscale.models.base import StateArray
-
 S = TypeVar("S", bound=BaseModel)
+
+CENTROID_WINDOW = StateArray(
+    name="width",
+    dims=(),
+    shape=(),
+    dtype="float64",
+    units="pixel",
+    long_name="σ of the window that defines the PSF's centroid [CCD pixel]",
+)
+
+
+def position_box(long_name: str) -> StateArray:
+    """The range of x and y that a field was fitted on, as an array of its state."""
+    return StateArray(
+        name="box",
+        dims=("axis", "bound"),
+        shape=(2, 2),
+        dtype="float64",
+        units="pixel",
+        long_name=long_name,
+    )
 
 
 class StoredField(Generic[S]):
