@@ -1,0 +1,199 @@
+r"""Convolution of stamps with a PSF each: real transforms, in a batch, PSF transforms once.
+
+======  =====================================================  ==================
+symbol  name                                                   unit
+======  =====================================================  ==================
+H       convolution with the PSF, centre on index ``n // 2``   1
+K       transfer function of the PSF, half plane               1
+P, M    even and odd part of |K|² under ky → −ky               1
+======  =====================================================  ==================
+
+Two boundaries. ``"circular"``: the stamp is one period of the sky, H has the transfer function
+K on the stamp's own grid and HᵀH the gain |K|², exactly. ``"zero"``: the sky outside the stamp
+is dark and what the PSF carries outside is lost; the stamp is padded just so far that nothing
+wraps round.
+
+On a stamp whose side has a large prime factor (41, 61), where an FFT is slow, HᵀH is applied in
+the real Fourier basis ``F`` (rows cos and sin, orthogonal) as matrix products:
+``HᵀHx = Fᵀ(P ⊙ R + M ⊙ R(−ky, −kx))F`` with ``R = F x Fᵀ``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from scipy.fft import next_fast_len
+
+from psfscale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jaxtyping import Complex, Float
+    from torch import Tensor
+
+__all__ = ["Boundary", "Convolution", "real_fourier_basis"]
+
+Boundary = Literal["circular", "zero"]
+
+BLOCK_BYTES = 2**19
+"""Stamps taken together on a processor: what stays in its second-level cache."""
+
+LARGEST_RADIX = 7
+LARGEST_PRODUCT = 64
+"""A side with a prime factor above the first, up to the second, is transformed by products."""
+
+
+@lru_cache(maxsize=16)
+def real_fourier_basis(n: int) -> Float[Tensor, "frequency sample"]:
+    """Orthogonal rows cos(2πkj/n) for k = 0 … n/2, then sin for k descending to 1, float64.
+
+    Index k and n − k are the cosine and the sine of one frequency.
+    """
+    k = torch.arange(n, dtype=torch.float64)
+    angle = 2 * math.pi * ((k[:, None] * k) % n) / n
+    rows = torch.where((k <= n // 2)[:, None], angle.cos(), -angle.sin()) * math.sqrt(2 / n)
+    alone = (k == 0) | (2 * k == n)
+    return torch.where(alone[:, None], rows / math.sqrt(2), rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Convolution:
+    """H: stamps of ``shape`` convolved with their PSFs.
+
+    Attributes
+    ----------
+    psf : (object, y, x), one per object, or (y, x) or (1, y, x) for all of them; centre on
+        index ``n // 2`` of both axes; its size is free
+    shape : (y, x) pixels of the stamps
+    boundary : ``"circular"`` or ``"zero"``, see the module
+
+    Raises
+    ------
+    ConfigError
+        There is no such boundary.
+    """
+
+    psf: Float[Tensor, "*object ky kx"]
+    shape: tuple[int, int]
+    boundary: Boundary = "circular"
+
+    def __post_init__(self) -> None:
+        if self.boundary not in get_args(Boundary):
+            msg = f"boundary is one of {get_args(Boundary)}, got {self.boundary!r}"
+            raise ConfigError(msg)
+
+    @cached_property
+    def padded(self) -> tuple[int, int]:
+        """(y, x) samples of the transforms."""
+        if self.boundary == "circular":
+            return self.shape
+        sizes = [
+            next_fast_len(n + max(k // 2, k - 1 - k // 2), real=True)
+            for n, k in zip(self.shape, self.psf.shape[-2:], strict=True)
+        ]
+        return sizes[0], sizes[1]
+
+    @cached_property
+    def transfer(self) -> Complex[Tensor, "*object fy fx"]:
+        """K, computed once."""
+        (py, px), (ky, kx) = self.padded, self.psf.shape[-2:]
+        rows = (torch.arange(ky) - ky // 2) % py
+        columns = (torch.arange(kx) - kx // 2) % px
+        bins = (rows[:, None] * px + columns).flatten().to(self.psf.device)
+        plane = self.psf.new_zeros((*self.psf.shape[:-2], py * px))
+        plane.index_add_(plane.ndim - 1, bins, self.psf.flatten(-2))
+        spectra: Tensor = torch.fft.rfft2(plane.reshape(*plane.shape[:-1], py, px))
+        return spectra
+
+    def norm(self) -> float:
+        """Largest singular value: exact where circular, an upper bound where not."""
+        return float(self.transfer.abs().max())
+
+    def forward(self, x: Float[Tensor, "*object y x"]) -> Float[Tensor, "*object y x"]:
+        """The stamps as the PSFs blur them."""
+        return self._blockwise(self._convolved, x, self.transfer)
+
+    def adjoint(self, y: Float[Tensor, "*object y x"]) -> Float[Tensor, "*object y x"]:
+        """The adjoint of `forward`: correlation with the PSFs."""
+        return self._blockwise(self._convolved, y, self.transfer.conj())
+
+    def normal(
+        self, x: Float[Tensor, "*object y x"], weight: Float[Tensor, "*object y x"] | None = None
+    ) -> Float[Tensor, "*object y x"]:
+        """``Hᵀ(weight ⊙ Hx)``; without weight on a circular stamp in one pass."""
+        if weight is not None:
+            return self.adjoint(weight * self.forward(x))
+        if self.boundary == "zero":
+            return self.adjoint(self.forward(x))
+        if _prefers_products(self.shape):
+            return self._blockwise(self._mixed, x, *self._parity_parts)
+        return self._blockwise(self._scaled, x, self._power)
+
+    @cached_property
+    def _power(self) -> Float[Tensor, "*object fy fx"]:
+        return self.transfer.real**2 + self.transfer.imag**2
+
+    @cached_property
+    def _parity_parts(self) -> tuple[Tensor, Tensor]:
+        """P and M on the whole plane of the real Fourier basis."""
+        ny, nx = self.shape
+        column = torch.arange(nx, device=self.psf.device)
+        mirrored = (-torch.arange(ny, device=self.psf.device)) % ny
+        half = self._power
+        # Beyond the half plane |K(ky, kx)|² is |K(−ky, nx − kx)|².
+        right = half[..., column.clamp(max=nx // 2)]
+        left = half[..., mirrored, :][..., torch.minimum(nx - column, column)]
+        here = torch.where(column <= nx // 2, right, left)
+        there = here[..., mirrored, :]
+        return (there + here) / 2, ((there - here) / 2)[..., 1:, 1:].contiguous()
+
+    def _convolved(self, x: Tensor, transfer: Tensor) -> Tensor:
+        spectra = torch.fft.rfft2(x, s=self.padded) * transfer
+        whole: Tensor = torch.fft.irfft2(spectra, s=self.padded)
+        return whole[..., : self.shape[0], : self.shape[1]]
+
+    def _scaled(self, x: Tensor, power: Tensor) -> Tensor:
+        spectra = torch.view_as_real(torch.fft.rfft2(x)) * power[..., None]
+        image: Tensor = torch.fft.irfft2(torch.view_as_complex(spectra), s=self.shape)
+        return image
+
+    def _mixed(self, x: Tensor, even: Tensor, odd: Tensor) -> Tensor:
+        fy, fx = (real_fourier_basis(n).to(x) for n in self.shape)
+        spectra = fy @ (x @ fx.T)
+        out = spectra * even
+        out[..., 1:, 1:].addcmul_(spectra[..., 1:, 1:].flip((-2, -1)), odd)
+        return fy.T @ (out @ fx)
+
+    def _blockwise(self, apply: Callable[..., Tensor], x: Tensor, *factors: Tensor) -> Tensor:
+        """`apply`, to a few stamps at a time where they form a plain stack."""
+        if x.ndim != 3:
+            return apply(x, *factors)
+        out = torch.empty_like(x)
+        for block in self._blocks(x):
+            mine = (f[block] if f.ndim == 3 and len(f) == len(x) else f for f in factors)
+            out[block] = apply(x[block], *mine)
+        return out
+
+    def _blocks(self, x: Tensor) -> Iterator[slice]:
+        size = len(x)
+        if x.device.type == "cpu":
+            size = max(1, BLOCK_BYTES // (x.element_size() * math.prod(self.padded)))
+        return (slice(i, i + size) for i in range(0, len(x), size))
+
+
+def _prefers_products(shape: tuple[int, int]) -> bool:
+    return max(shape) <= LARGEST_PRODUCT and any(_largest_prime(n) > LARGEST_RADIX for n in shape)
+
+
+def _largest_prime(n: int) -> int:
+    factor, largest = 2, 1
+    while n > 1:
+        while n % factor == 0:
+            n, largest = n // factor, factor
+        factor += 1
+    return largest
