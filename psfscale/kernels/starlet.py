@@ -9,20 +9,21 @@ norms of the bands are exact.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
+from psfscale.errors import InputError
+from psfscale.kernels.wavelet import FilterBank
+
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
+    from jaxtyping import Float
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
 
-__all__ = ["Starlet"]
+__all__ = ["starlet"]
 
 
 def _smoothing(omega: Float[Tensor, " frequency"]) -> Float[Tensor, " frequency"]:
@@ -30,55 +31,26 @@ def _smoothing(omega: Float[Tensor, " frequency"]) -> Float[Tensor, " frequency"
     return torch.cos(omega / 2) ** 4
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Starlet:
-    """Starlet bands of PSF images, from their coefficients.
+def starlet(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
+    """The starlet of `n_scales` wavelet bands, finest first, and the coarse band.
 
-    Attributes
-    ----------
-    grid : frequencies of the images
-    n_scales : number of wavelet bands; the coarse band comes last, as one more
+    The filters are real and sum to 1: so do the bands, to the image.
+
+    Raises
+    ------
+    InputError
+        `n_scales` is not positive.
     """
-
-    grid: FrequencyGrid
-    n_scales: int
-
-    @cached_property
-    def filters(self) -> Float[Tensor, "band frequency"]:
-        """Transfer functions of the bands, finest first, coarse last; they sum to 1."""
-        fine = self.grid.fine_shape
-        omega = [
-            2 * math.pi * torch.from_numpy(k / n)
-            for k, n in zip((self.grid.ky, self.grid.kx), fine, strict=True)
-        ]
-        smooth = [torch.ones(len(self.grid), dtype=torch.float64)]
-        for scale in range(self.n_scales):
-            step = 2**scale
-            smooth.append(smooth[-1] * _smoothing(step * omega[0]) * _smoothing(step * omega[1]))
-        bands = [a - b for a, b in pairwise(smooth)]
-        return torch.stack([*bands, smooth[-1]])
-
-    @cached_property
-    def noise_norms(self) -> Float[Tensor, " band"]:
-        """Standard deviation in each band of an image of white noise of unit variance.
-
-        The noise is that of the grid's frequencies alone: a band limit lowers it.
-        """
-        power = (self.grid.multiplicity * self.filters**2).sum(-1)
-        return torch.sqrt(power / math.prod(self.grid.fine_shape))
-
-    def forward(self, x: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch band y x"]:
-        """The bands of the images; their sum over bands is the image."""
-        return self.grid.image(x[..., None, :] * self._filters_like(x))
-
-    def adjoint(self, y: Float[Tensor, "*batch band y x"]) -> Complex[Tensor, "*batch frequency"]:
-        """Coefficients from bands."""
-        c = self.grid.coefficients(y)
-        return (c * self._filters_like(c)).sum(-2)
-
-    def norm(self) -> float:
-        """Exact: the largest Σ_band filter² over the grid's frequencies."""
-        return math.sqrt(float((self.filters**2).sum(0).max()))
-
-    def _filters_like(self, c: Tensor) -> Tensor:
-        return self.filters.to(c.real.dtype).to(c.device)
+    if n_scales < 1:
+        msg = f"a wavelet transform needs at least one scale, got {n_scales}"
+        raise InputError(msg)
+    omega = [
+        2 * math.pi * torch.from_numpy(k / n)
+        for k, n in zip((grid.ky, grid.kx), grid.fine_shape, strict=True)
+    ]
+    smooth = [torch.ones(len(grid), dtype=torch.float64)]
+    for scale in range(n_scales):
+        step = 2**scale
+        smooth.append(smooth[-1] * _smoothing(step * omega[0]) * _smoothing(step * omega[1]))
+    filters = torch.stack([*(a - b for a, b in pairwise(smooth)), smooth[-1]])
+    return FilterBank(grid=grid, filters=filters, synthesis=torch.ones_like(filters))

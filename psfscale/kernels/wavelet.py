@@ -26,9 +26,10 @@ import pywt
 import torch
 
 from psfscale.errors import InputError
+from psfscale.kernels.spectral import complex_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
+    from jaxtyping import Complex, Float, Num
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
@@ -46,13 +47,14 @@ class FilterBank:
     Attributes
     ----------
     grid : frequencies of the images
-    filters : (band, frequency) complex128, transfer functions φ_b, coarse band last
-    synthesis : (band, frequency) complex128, transfer functions ψ_b
+    filters : (band, frequency) transfer functions φ_b, coarse band last; complex128, or float64
+        where all filters are symmetric about their centre
+    synthesis : (band, frequency) transfer functions ψ_b
     """
 
     grid: FrequencyGrid
-    filters: Complex[Tensor, "band frequency"]
-    synthesis: Complex[Tensor, "band frequency"]
+    filters: Num[Tensor, "band frequency"]
+    synthesis: Num[Tensor, "band frequency"]
 
     @cached_property
     def noise_norms(self) -> Float[Tensor, " band"]:
@@ -63,23 +65,52 @@ class FilterBank:
         power = (self.grid.multiplicity * self.filters.abs() ** 2).sum(-1)
         return torch.sqrt(power / math.prod(self.grid.fine_shape))
 
+    def filters_like(self, c: Tensor) -> Num[Tensor, "band frequency"]:
+        """The filters on the device and of the precision of coefficients."""
+        return _like(self.filters, c)
+
+    def noise(self, variance: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch band y x"]:
+        """Standard deviation of each coefficient for noise of a variance that changes in space.
+
+        The noise is white noise of the grid's frequencies (unit variance a coefficient) times
+        the root of `variance`; exact where that is constant over the filters.
+        """
+        impulse = self.grid.image(self.filters.to(torch.complex128))
+        kernel = impulse**2 / math.prod(self.grid.fine_shape)
+        transfer = torch.fft.rfft2(kernel).to(variance.device, complex_dtype(variance.dtype))
+        seen: Tensor = torch.fft.irfft2(
+            torch.fft.rfft2(variance)[..., None, :, :] * transfer, s=self.grid.fine_shape
+        )
+        return seen.clamp(min=0).sqrt()
+
     def forward(self, x: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch band y x"]:
         """The bands of the images."""
-        return self.grid.image(x[..., None, :] * self.filters.to(x.device, x.dtype))
+        return self.grid.image(x[..., None, :] * self.filters_like(x))
 
     def adjoint(self, y: Float[Tensor, "*batch band y x"]) -> Complex[Tensor, "*batch frequency"]:
         """Coefficients from bands: the adjoint of `forward`."""
         c = self.grid.coefficients(y)
-        return (c * self.filters.conj().to(c.device, c.dtype)).sum(-2)
+        return (c * self.filters_like(c).conj()).sum(-2)
 
     def inverse(self, y: Float[Tensor, "*batch band y x"]) -> Complex[Tensor, "*batch frequency"]:
         """Coefficients of the image that has these bands."""
         c = self.grid.coefficients(y)
-        return (c * self.synthesis.to(c.device, c.dtype)).sum(-2)
+        return (c * _like(self.synthesis, c)).sum(-2)
 
     def norm(self) -> float:
         """Exact: the largest Σ_band |filter|² over the grid's frequencies."""
         return math.sqrt(float((self.filters.abs() ** 2).sum(0).max()))
+
+
+def _like(filters: Tensor, c: Tensor) -> Tensor:
+    """Filters on the device and of the precision of coefficients, real ones real."""
+    return filters.to(c.device, c.dtype if filters.is_complex() else c.real.dtype)
+
+
+def _simplest(filters: Complex[Tensor, "band frequency"]) -> Num[Tensor, "band frequency"]:
+    """Real filters where their imaginary parts are rounding alone."""
+    rounding = 1e-12 * float(filters.abs().max())
+    return filters if float(filters.imag.abs().max()) > rounding else filters.real.contiguous()
 
 
 def _transfer(
@@ -133,8 +164,8 @@ def biorthogonal79(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
         smooth, rebuild = smooth * y[0] * x[0], rebuild * y[2] * x[2]
     return FilterBank(
         grid=grid,
-        filters=torch.stack([*analysis, smooth]),
-        synthesis=torch.stack([*synthesis, rebuild]),
+        filters=_simplest(torch.stack([*analysis, smooth])),
+        synthesis=_simplest(torch.stack([*synthesis, rebuild])),
     )
 
 
@@ -170,4 +201,5 @@ def filter_bank(grid: FrequencyGrid, kernels: Float[np.ndarray, "band y x"]) -> 
     if float(power.min()) < SMALLEST_GAIN * float(power.max()) or float(power.max()) == 0:
         msg = "the filter bank is blind to some frequencies: add a band, such as the coarse one"
         raise InputError(msg)
-    return FilterBank(grid=grid, filters=filters, synthesis=filters.conj() / power)
+    synthesis = filters.conj() / power
+    return FilterBank(grid=grid, filters=_simplest(filters), synthesis=_simplest(synthesis))

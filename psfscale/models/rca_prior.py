@@ -139,17 +139,24 @@ class RowPrior:
         variance = (mean / scatter(patterns) - 1).clamp(min=SMALLEST_ROW)[degree]
         return cls(patterns=patterns, turn=turn, precision=1 / variance)
 
+    def forward(
+        self, c: Complex[Tensor, "component frequency"], grid: FrequencyGrid
+    ) -> Float[Tensor, "function pattern"]:
+        """Amplitude of each white function in each pattern."""
+        weight = grid.multiplicity.to(c.real.dtype)
+        return self.turn @ ((c * weight) @ self.patterns.mH).real
+
+    def adjoint(
+        self, amplitude: Float[Tensor, "function pattern"]
+    ) -> Complex[Tensor, "component frequency"]:
+        """Coefficients of the field that has these amplitudes and nothing else."""
+        return (self.turn.T @ amplitude).to(self.patterns.dtype) @ self.patterns
+
     def gradient(
         self, c: Complex[Tensor, "component frequency"], grid: FrequencyGrid
     ) -> Complex[Tensor, "component frequency"]:
         """The prior's precision applied to coefficients."""
-        weight = grid.multiplicity.to(c.real.dtype)
-        amplitude = self.turn @ ((c * weight) @ self.patterns.mH).real
-        return (self.turn.T @ (self.precision * amplitude)).to(c.dtype) @ self.patterns
-
-    def norm(self) -> float:
-        """The largest precision: patterns are orthonormal, and the turn is orthogonal."""
-        return float(self.precision.max())
+        return self.adjoint(self.precision * self.forward(c, grid))
 
 
 class RadialVariance:

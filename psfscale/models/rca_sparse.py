@@ -1,17 +1,24 @@
-r"""The sparse and positive step of RCA: starlet analysis prior and positivity of the PSFs.
+r"""The sparse and positive step of RCA: analysis prior in a dictionary, positivity of the PSFs.
 
-Minimises, by Condat-Vũ splitting,
+Minimises, by Condat-Vũ splitting, to a checked residual of the conditions of a minimum,
 
-``½⟨c, G c⟩ − ⟨right, c⟩ + ½ Σ s²/v + Σ_{k,j,x} λ_{kj}(x) |(Φ_j s_k)(x)| + [b(u_p)·s ≥ 0]``
+``½⟨c, G c⟩ − ⟨right, c⟩ + ½ Σ s²/v + ½ Σ a²/τ + Σ_{k,j,x} λ_kj(x) |(Φ_j s_k)(x)|``,
+``b(u_p)·s ≥ 0``
 
 ======  ==================================================  ==============================
 symbol  name                                                unit
 ======  ==================================================  ==============================
-Φ_j     starlet band j, the coarse one is not penalised     1
+c_k     coefficients of the image s_k                       noise σ
+G       normal operator of the stars, near 1                1
+v, τ    prior variances of pixels and of row amplitudes a   noise variance
+Φ_j     band j of the dictionary, the last is not penalised 1
 σ_kj    noise of component k in band j at each pixel        as s
 λ_kj    threshold·σ_kj / (1 + |Φ_j s_k| / σ_kj)             as s
 u_p     positions where the PSF is held positive            pixel
 ======  ==================================================  ==============================
+
+Only G is left to the gradient: its eigenvalues lie near 1, so that steps are long. The priors,
+whose precisions span four decades, are proximal terms in closed form.
 
 Paper: Ngolè et al. 2016, arXiv:1608.08104, problem (S-step) and its reweighting.
 """
@@ -24,8 +31,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.kernels.prox import project_box
-from psfscale.kernels.solvers import DualTerm, condat_vu
-from psfscale.kernels.starlet import Starlet
+from psfscale.kernels.solvers import Convergence, DualTerm, condat_vu
+from psfscale.models.dictionary import dictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +42,17 @@ if TYPE_CHECKING:
 
     from psfscale.kernels.spectral import FrequencyGrid
     from psfscale.models.rca_field import Field, FieldProblem
-    from psfscale.models.rca_prior import FieldPrior
+    from psfscale.models.rca_prior import FieldPrior, RowPrior
     from psfscale.models.settings import RCASettings
 
-__all__ = ["PositionImages", "solve_sparse"]
+__all__ = ["PositionImages", "SparseSolution", "solve_sparse"]
 
-LEAST_VARIANCE = 0.02
-"""Floor of the prior variance [noise variance]: below it, sparsity empties a pixel faster."""
+BALANCE = 8.0
+"""Dual steps against the primal one: of 2 to 16 the one that ends a fit's solves first."""
+
+POSITIVE_SHARE = 8.0
+IMAGE_SHARE = 4.0
+"""Shares of the dual steps, against 1 of the dictionary."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,8 +82,47 @@ class PositionImages:
         return float(torch.linalg.matrix_norm(self.rows, ord=2))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ComponentImages:
+    """Images of the components themselves."""
+
+    grid: FrequencyGrid
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.grid.image(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.grid.coefficients(y)
+
+    def norm(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _RowAmplitudes:
+    """Amplitudes that the row prior speaks of; patterns are orthonormal, the turn orthogonal."""
+
+    grid: FrequencyGrid
+    rows: RowPrior
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows.forward(x, self.grid)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.rows.adjoint(y)
+
+    def norm(self) -> float:
+        return 1.0
+
+
 def _boxed(half_width: Tensor) -> Callable[[Tensor, float], Tensor]:
+    """Conjugate proximal operator of Σ half_width·|z|."""
     return lambda u, _: project_box(u, half_width)
+
+
+def _shrunk(variance: Tensor) -> Callable[[Tensor, float], Tensor]:
+    """Conjugate proximal operator of ½ Σ z²/variance."""
+    return lambda u, step: u / (1 + step * variance)
 
 
 def _cut(u: Tensor, _: float) -> Tensor:
@@ -80,9 +130,21 @@ def _cut(u: Tensor, _: float) -> Tensor:
     return torch.clamp(u, max=0)
 
 
-def _freed(u: Tensor, _: float) -> Tensor:
-    """Conjugate proximal operator of no constraint."""
-    return torch.zeros_like(u)
+@dataclass(frozen=True, kw_only=True)
+class SparseSolution:
+    """The field of least cost.
+
+    Attributes
+    ----------
+    field : the field
+    terms, duals : of the last pass, see `psfscale.kernels.solvers.condat_vu`
+    convergence : of the last pass; its residual is in noise σ
+    """
+
+    field: Field
+    terms: list[DualTerm]
+    duals: list[Tensor]
+    convergence: Convergence
 
 
 def solve_sparse(
@@ -92,42 +154,57 @@ def solve_sparse(
     *,
     positions: Float[Tensor, "position component"],
     settings: RCASettings,
+    tolerance: float,
     max_iterations: int,
-) -> Field:
-    """The field under sparsity and positivity, started from the given one."""
-    grid, rows, variance = problem.grid, prior.rows, prior.variance
-    starlet = Starlet(grid=grid, n_scales=settings.n_scales)
-    norms = starlet.noise_norms.to(variance.dtype)[:-1, None, None]
-    shrink = (variance / (variance + grid.fraction))[:, None]
-    sigma = norms * shrink
-    precision = 1 / variance.clamp(min=LEAST_VARIANCE * grid.fraction)
-    lipschitz = (
-        problem.gram.norm() + float(precision.max()) + (0.0 if rows is None else rows.norm())
-    )
-    positive = PositionImages(grid=grid, rows=positions / positions.norm(dim=1, keepdim=True))
+) -> SparseSolution:
+    """The field under sparsity and positivity, started from the given one.
 
-    def gradient(x: Tensor) -> Tensor:
-        out = problem.gram.forward(x) + grid.coefficients(precision * grid.image(x)) - problem.right
-        return out if rows is None else out + rows.gradient(x, grid)
-
-    c = field.coefficients
-    duals = [torch.zeros_like(starlet.forward(c)), torch.zeros_like(positive.forward(c))]
+    Parameters
+    ----------
+    positions : values of the field's functions where the PSF is held positive
+    tolerance : residual at which a pass ends [noise σ]
+    max_iterations : of a pass
+    """
+    grid, c = problem.grid, field.coefficients
+    bank = dictionary(grid, settings)
+    sigma = bank.noise((prior.variance / (prior.variance + grid.fraction)) ** 2)
+    fixed, duals = _prior_terms(c, prior, grid)
+    if settings.positivity:
+        rows = positions / positions.norm(dim=1, keepdim=True)
+        positive = PositionImages(grid=grid, rows=rows)
+        fixed.append(DualTerm(operator=positive, prox_conjugate=_cut, share=POSITIVE_SHARE))
+        duals.append(torch.zeros_like(positive.forward(c)))
+    duals.append(torch.zeros_like(bank.forward(c)))
     for _ in range(1 + settings.n_reweights):
-        bands = starlet.forward(c)[:, :-1].abs()
-        limit = torch.zeros_like(duals[0])
-        limit[:, :-1] = settings.threshold * sigma / (1 + bands / sigma)
-        terms = [
-            DualTerm(operator=starlet, prox_conjugate=_boxed(limit)),
-            DualTerm(operator=positive, prox_conjugate=_cut if settings.positivity else _freed),
-        ]
-        c, duals, _ = condat_vu(
-            gradient,
+        limit = settings.threshold * sigma / (1 + bank.forward(c).abs() / sigma)
+        limit[:, -1] = 0
+        terms = [*fixed, DualTerm(operator=bank, prox_conjugate=_boxed(limit))]
+        c, duals, convergence = condat_vu(
+            lambda x: problem.gram.forward(x) - problem.right,
             terms,
-            lipschitz=lipschitz,
+            lipschitz=problem.gram.norm(),
             start=c,
             duals=duals,
             inner=grid.inner,
-            tolerance=1e-5,
+            balance=BALANCE,
+            tolerance=tolerance,
             max_iterations=max_iterations,
         )
-    return replace(field, coefficients=c)
+    return SparseSolution(
+        field=replace(field, coefficients=c), terms=terms, duals=duals, convergence=convergence
+    )
+
+
+def _prior_terms(
+    c: Complex[Tensor, "component frequency"], prior: FieldPrior, grid: FrequencyGrid
+) -> tuple[list[DualTerm], list[Tensor]]:
+    """The quadratic prior as terms, and their duals at the field."""
+    image = _ComponentImages(grid=grid)
+    shrink = _shrunk(prior.variance)
+    terms = [DualTerm(operator=image, prox_conjugate=shrink, share=IMAGE_SHARE)]
+    duals = [image.forward(c) / prior.variance]
+    if prior.rows is not None:
+        rows = _RowAmplitudes(grid=grid, rows=prior.rows)
+        terms.append(DualTerm(operator=rows, prox_conjugate=_shrunk(1 / prior.rows.precision)))
+        duals.append(prior.rows.precision * rows.forward(c))
+    return terms, duals

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from psfscale.models.dictionary_settings import DictionarySettings
 
 __all__ = ["RCASettings"]
 
 
-class RCASettings(BaseModel):
+class RCASettings(DictionarySettings):
     """Settings of the resolved-components field, `psfscale.models.rca.RCA`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_components: int | Literal["auto"] = Field(
         default="auto",
@@ -40,9 +40,8 @@ class RCASettings(BaseModel):
         "unset = unknown",
     )
     threshold: float = Field(
-        default=1.0, ge=0, description="starlet threshold; 0 = no sparsity [noise σ]"
+        default=1.0, ge=0, description="threshold of the coefficients; 0 = no sparsity [noise σ]"
     )
-    n_scales: int = Field(default=3, ge=1, le=6, description="starlet scales, without the coarse")
     n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
     positivity: bool = Field(default=True, description="hold the PSFs of the field positive")
     n_rounds: int = Field(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.kernels.spectral import complex_dtype
-from psfscale.kernels.starlet import Starlet
+from psfscale.kernels.starlet import starlet
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
@@ -68,8 +68,7 @@ def _upsampled(term: StampTerm, registered: Registered) -> Float[Tensor, "psf ex
 
 def _denoised(grid: FrequencyGrid, image: Float[Tensor, "psf y x"]) -> Complex[Tensor, ...]:
     """What stands out of the noise in starlet bands, and the coarse band; not negative."""
-    starlet = Starlet(grid=grid, n_scales=3)
-    bands = starlet.forward(grid.coefficients(image))
+    bands = starlet(grid, n_scales=3).forward(grid.coefficients(image))
     flat = bands.flatten(2)
     spread = 1.4826 * (flat - flat.median(2, keepdim=True).values).abs().median(2).values
     keep = bands > DETECTION * spread[..., None, None]

@@ -18,7 +18,7 @@ __all__ = ["FilterPlanes"]
 class FilterPlanes:
     """A bank of filters on the half planes of fine images.
 
-    Gives what `Starlet` and `FilterBank` give, at a fraction of the cost for many bands.
+    Gives what `FilterBank` gives, at a fraction of the cost for many bands.
 
     Parameters
     ----------

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from psfscale.models.dictionary_settings import DictionarySettings
 
 __all__ = ["SPRITESettings", "SpriteFieldSettings"]
 
 
-class SPRITESettings(BaseModel):
+class SPRITESettings(DictionarySettings):
     """Settings of the super-resolution of single PSFs, `psfscale.models.sprite.SPRITE`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     upsampling: int = Field(
         default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
-    )
-    transform: Literal["starlet", "biorthogonal", "user"] = Field(
-        default="starlet",
-        description="Φ, in which the correction is sparse: B3 starlet, undecimated 7/9, or filters",
-    )
-    n_scales: int = Field(
-        default=3, ge=1, le=6, description="scales of the transform, without the coarse band [1]"
-    )
-    filters: tuple[tuple[tuple[float, ...], ...], ...] | None = Field(
-        default=None,
-        description="user's filter bank (band, y, x) in fine pixels, coarse band last [1]",
     )
     threshold: float = Field(
         default=4.0,
@@ -72,13 +61,6 @@ class SPRITESettings(BaseModel):
         gt=0,
         description="stars stay this close to their stamp's centre [CCD pixel]",
     )
-
-    @model_validator(mode="after")
-    def _filters_where_needed(self) -> Self:
-        if (self.transform == "user") != (self.filters is not None):
-            msg = "give filters with transform 'user', and only then"
-            raise ValueError(msg)
-        return self
 
 
 class SpriteFieldSettings(SPRITESettings):

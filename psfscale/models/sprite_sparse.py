@@ -30,8 +30,7 @@ import torch
 
 from psfscale.kernels.prox import soft_threshold
 from psfscale.kernels.spectral import complex_dtype, frequency_grid
-from psfscale.kernels.starlet import Starlet
-from psfscale.kernels.wavelet import biorthogonal79, filter_bank
+from psfscale.models.dictionary import dictionary
 from psfscale.models.sprite_bayes import inner
 from psfscale.models.sprite_data import alias_blocks
 from psfscale.models.sprite_planes import FilterPlanes
@@ -40,11 +39,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Complex, Float
     from torch import Tensor
 
-    from psfscale.kernels.spectral import FrequencyGrid
     from psfscale.models.sprite_data import StampTerm
     from psfscale.models.sprite_settings import SPRITESettings
 
-__all__ = ["Corrected", "coefficient_noise", "corrected", "transform_filters"]
+__all__ = ["Corrected", "coefficient_noise", "corrected"]
 
 PENALTY = 3.0
 """ρ/T."""
@@ -67,18 +65,6 @@ class Corrected:
     psf: Float[Tensor, "psf y x"]
     n_iterations: Float[Tensor, " psf"]
     converged: Bool[Tensor, " psf"]
-
-
-def transform_filters(
-    grid: FrequencyGrid, settings: SPRITESettings
-) -> Complex[Tensor, "band frequency"]:
-    """Transfer functions of Φ, coarse band last."""
-    if settings.transform == "starlet":
-        starlet = Starlet(grid=grid, n_scales=settings.n_scales)
-        return starlet.filters.to(torch.complex128)
-    if settings.transform == "biorthogonal":
-        return biorthogonal79(grid, n_scales=settings.n_scales).filters
-    return filter_bank(grid, torch.tensor(settings.filters, dtype=torch.float64).numpy()).filters
 
 
 def coefficient_noise(
@@ -190,9 +176,7 @@ def corrected(
     coarse_free : leave the coarse band of the correction without a penalty, as the paper does;
         a first guess that already weighs noise against signal at all scales wants it penalised
     """
-    filters = transform_filters(term.grid, settings).to(first.device, first.dtype)
-    if not bool(filters.imag.abs().max() > 0):
-        filters = filters.real.to(first.dtype)
+    filters = dictionary(term.grid, settings).filters_like(first)
     noise = coefficient_noise(term, filters, propagated=settings.noise == "propagated")
     split = _Splitting(term, first, filters, positivity=settings.positivity, scale=noise_norm)
     bound = settings.threshold * noise

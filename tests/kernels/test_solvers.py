@@ -64,7 +64,7 @@ def test_condat_vu__meets_the_optimality_conditions_of_the_lasso_and_positivity(
         start=zero,
         duals=[zero, zero],
         inner=_inner,
-        tolerance=1e-12,
+        tolerance=1e-10,
         max_iterations=20000,
     )
     assert convergence.converged

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from psfscale.kernels.spectral import frequency_grid
+from psfscale.models.dictionary import dictionary
 from psfscale.models.sprite_data import Stamps, StampTerm, alias_blocks
 from psfscale.models.sprite_settings import SPRITESettings
-from psfscale.models.sprite_sparse import coefficient_noise, transform_filters
+from psfscale.models.sprite_sparse import coefficient_noise
 
 CASES = [((8, 8), 2, None), ((7, 9), 3, None), ((9, 8), 3, 1.2), ((8, 9), 4, None)]
 
@@ -81,7 +82,7 @@ def test_alias_blocks__keep_every_coefficient(case):
 @pytest.mark.parametrize("propagated", [True, False])
 def test_coefficient_noise__is_that_of_simulated_stamps(propagated):
     term, grid, g = _term(((8, 9), 2, None), uniform=False)
-    filters = transform_filters(grid, SPRITESettings(transform="biorthogonal", n_scales=1))
+    filters = dictionary(grid, SPRITESettings(transform="biorthogonal", n_scales=1)).filters
     n = 1500
     noise = torch.randn(n, *term.stamps.image.shape, generator=g, dtype=torch.float64)
     pulled = term.adjoint(term.stamps.weight.sqrt() * noise)

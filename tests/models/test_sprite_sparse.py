@@ -5,9 +5,10 @@ from scipy.optimize import minimize
 from sprite_scene import stamps
 
 from psfscale.kernels.spectral import frequency_grid
+from psfscale.models.dictionary import dictionary
 from psfscale.models.sprite_data import Stamps, StampTerm
 from psfscale.models.sprite_settings import SPRITESettings
-from psfscale.models.sprite_sparse import coefficient_noise, corrected, transform_filters
+from psfscale.models.sprite_sparse import coefficient_noise, corrected
 
 
 def _problem(*, uniform):
@@ -47,7 +48,7 @@ def _dense(term, settings):
     basis = grid.coefficients(torch.eye(n, dtype=torch.float64).reshape(n, *grid.fine_shape))
     root = term.stamps.weight.sqrt()
     design = (root * term.forward(basis[:, None, :]))[:, 0].reshape(n, -1).T.numpy()
-    filters = transform_filters(grid, settings)
+    filters = dictionary(grid, settings).filters
     phi = grid.image(basis[:, None, :] * filters).reshape(n, -1).T.numpy()
     noise = coefficient_noise(term, filters, propagated=False)
     scale = noise.expand(1, len(filters), *grid.fine_shape).reshape(-1).numpy()
