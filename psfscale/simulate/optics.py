@@ -17,6 +17,7 @@ import galsim
 import numpy as np
 
 from psfscale.errors import ConfigError
+from psfscale.kernels.pupil import open_area
 from psfscale.simulate.seeds import Stream, generator
 from psfscale.survey.instrument import GridLayout
 
@@ -41,15 +42,7 @@ def pupil_mask(telescope: Telescope, side: float, n: int) -> Bool[np.ndarray, "y
     """Which points of a square grid of `n` over `side` [m] pass light; the axis at n // 2."""
     u = (np.arange(n) - n // 2) * (side / n) * 1e3
     x, y = np.meshgrid(u, u)
-    open_ = np.hypot(x, y) <= telescope.aperture * 1e3 / 2
-    if (cap := telescope.pupil.secondary) is not None:
-        open_ &= np.hypot(x - cap.x, y - cap.y) >= cap.diameter / 2
-    for vane in telescope.pupil.spiders:
-        angle = np.deg2rad(vane.angle)
-        across = (y - vane.y) * np.cos(angle) - (x - vane.x) * np.sin(angle)
-        near = np.hypot(x - vane.x, y - vane.y) <= vane.length / 2
-        open_ &= ~(near & (np.abs(across) < vane.width / 2))
-    return np.asarray(open_)
+    return open_area(telescope, x, y)
 
 
 @lru_cache(maxsize=4)

@@ -135,6 +135,27 @@ class PsfScale(Part):
     upsampling: Annotated[int, Field(ge=1, description="model pixels per CCD pixel")]
 
 
+class Rendering(Part):
+    """How a PSF is computed from the pupil, where that is done."""
+
+    pupil_samples: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = Field(
+        default=256, description="samples across the pupil"
+    )
+    pupil_grid: Literal["areas", "edges"] = Field(
+        default="areas",
+        description="areas: a sample is a square and blocks its blocked share; edges: points "
+        "from edge to edge, propagated as if spaced by diameter / samples, as published",
+    )
+    binned: Annotated[int, Field(ge=1, le=15)] | None = Field(
+        default=None,
+        description="a pixel is the mean of so many point samples a side; unset: its integral",
+    )
+    normalised: Literal["stamp", "energy"] = Field(
+        default="energy",
+        description="each wavelength to 1 inside the stamp, or to 1 in the whole focal plane",
+    )
+
+
 class Instrument(Part):
     """All that is fixed of an instrument."""
 
@@ -143,6 +164,7 @@ class Instrument(Part):
     detector: Detector
     focal_plane: FocalPlane
     psf: PsfScale
+    rendering: Rendering = Field(default_factory=Rendering, description="for models of the optics")
     zero_point: Pure | None = Field(default=None, description="magnitude of 1 electron a second")
 
     @property
