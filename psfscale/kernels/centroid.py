@@ -51,20 +51,20 @@ def windowed_centroid(
 
 
 def matched_width(
-    stamp: Float[Tensor, "y x"], *, start: float, smallest: float, n_iterations: int = 20
-) -> float:
+    stamp: Float[Tensor, "*batch y x"], *, start: float, smallest: float, n_iterations: int = 20
+) -> Float[Tensor, "*batch"]:
     """σ [pixel] of the round Gaussian window that matches a stamp about its own centroid.
 
     A Gaussian under a window of its own width has half its variance; the fixed point of
     width² = 2·(windowed variance) is that width.
     """
-    width = start
-    largest = min(stamp.shape) / 4
+    width = torch.full_like(stamp[..., 0, 0], start)
+    largest = min(stamp.shape[-2:]) / 4
     for _ in range(n_iterations):
         cy, cx = windowed_centroid(stamp, width=width)
         weighted, y, x = _window(stamp, cy, cx, width)
-        flux = float(weighted.sum())
-        second = float((weighted * (y**2 + x**2)).sum()) / 2
-        variance = second / flux if flux > 0 else 0.0
-        width = min(max((2 * max(variance, 0.0)) ** 0.5, smallest), largest)
+        flux = weighted.sum((-2, -1))
+        second = (weighted * (y**2 + x**2)).sum((-2, -1)) / 2
+        variance = torch.where(flux > 0, second / flux, 0.0).clamp(min=0)
+        width = (2 * variance).sqrt().clamp(smallest, largest)
     return width

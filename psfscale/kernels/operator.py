@@ -21,6 +21,6 @@ class LinearOperator(Protocol):
         """The adjoint map applied to `y`: ⟨forward(x), y⟩ = ⟨x, adjoint(y)⟩."""
         ...
 
-    def norm(self) -> float:
-        """An upper bound of the largest singular value."""
+    def norm(self) -> Tensor | float:
+        """An upper bound of the largest singular value, of each system of a batch."""
         ...

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,35 +38,43 @@ __all__ = ["AliasGram", "StarSampling"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StarSampling:
-    """The linear map from the images of a PSF field to the stamps of its stars.
+    """The linear map from the images of PSF fields to the stamps of their stars.
 
     Attributes
     ----------
-    grid : the field's frequencies
-    basis : (star, component), values of the field's functions, times flux
-    dy, dx : (star,) [CCD pixel], the stars' centres from pixel (0, 0)
+    grid : the fields' frequencies
+    basis : (*ccd, star, component), values of the field's functions, times flux; 0 where a CCD
+        has no more stars
+    dy, dx : (*ccd, star) [CCD pixel], the stars' centres from pixel (0, 0)
     """
 
     grid: FrequencyGrid
-    basis: Float[Tensor, "star component"]
-    dy: Float[Tensor, " star"]
-    dx: Float[Tensor, " star"]
+    basis: Float[Tensor, "*ccd star component"]
+    dy: Float[Tensor, "*ccd star"]
+    dx: Float[Tensor, "*ccd star"]
 
-    def forward(self, x: Complex[Tensor, "component frequency"]) -> Float[Tensor, "star y x"]:
+    @cached_property
+    def _phases(self) -> Complex[Tensor, "*ccd star frequency"]:
+        return self.grid.phases(self.dy, self.dx)
+
+    def forward(
+        self, x: Complex[Tensor, "*ccd component frequency"]
+    ) -> Float[Tensor, "*ccd star y x"]:
         """Stamps of the stars."""
-        phases = self.grid.phases(self.dy, self.dx)
-        return self.grid.sample((self.basis.to(x.dtype) @ x) * phases)
+        return self.grid.sample((self.basis.to(x.dtype) @ x) * self._phases)
 
-    def adjoint(self, y: Float[Tensor, "star y x"]) -> Complex[Tensor, "component frequency"]:
+    def adjoint(
+        self, y: Float[Tensor, "*ccd star y x"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
         """Coefficients from stamps."""
-        phases = self.grid.phases(self.dy, self.dx)
-        spectra = self.grid.sample_adjoint(y) * phases.conj()
-        return self.basis.to(spectra.dtype).T @ spectra
+        spectra = self.grid.sample_adjoint(y) * self._phases.conj()
+        return self.basis.to(spectra.dtype).mT @ spectra
 
-    def norm(self) -> float:
+    def norm(self) -> Float[Tensor, "*ccd"]:
         """Bound: sampling folds at most `most_aliases` frequencies, each with gain 1/D."""
         gain = math.sqrt(self.grid.most_aliases / self.grid.pixel_ratio)
-        return gain * float(torch.linalg.matrix_norm(self.basis, ord=2))
+        size: Tensor = torch.linalg.matrix_norm(self.basis, ord=2)
+        return gain * size
 
 
 class AliasGram:
@@ -77,47 +86,57 @@ class AliasGram:
 
     Parameters
     ----------
-    grid : the field's frequencies
-    basis : (star, component), times flux
-    weight : (star,) inverse variance of a star's pixels
-    dy, dx : (star,) [CCD pixel]
+    grid : the fields' frequencies
+    basis : (*ccd, star, component), times flux
+    weight : (*ccd, star) inverse variance of a star's pixels, 0 where there is no star
+    dy, dx : (*ccd, star) [CCD pixel]
     """
 
     def __init__(
         self,
         grid: FrequencyGrid,
-        basis: Float[Tensor, "star component"],
+        basis: Float[Tensor, "*ccd star component"],
         *,
-        weight: Float[Tensor, " star"],
-        dy: Float[Tensor, " star"],
-        dx: Float[Tensor, " star"],
+        weight: Float[Tensor, "*ccd star"],
+        dy: Float[Tensor, "*ccd star"],
+        dx: Float[Tensor, "*ccd star"],
     ) -> None:
         self._grid = grid
         b = basis.to(complex_dtype(basis.dtype))
         self._coupling = {}
-        for my, mx in grid.aliases:
+        for my, mx in grid.aliases(basis.device):
             angle = 2 * math.pi * (my * dy + mx * dx)
             factor = torch.polar(weight / grid.pixel_ratio, angle)
-            self._coupling[my, mx] = (b * factor[:, None]).T @ b
+            self._coupling[my, mx] = (b * factor[..., None]).mT @ b
 
     def forward(
-        self, x: Complex[Tensor, "component frequency"]
-    ) -> Complex[Tensor, "component frequency"]:
+        self, x: Complex[Tensor, "*ccd component frequency"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
         """The normal operator applied to coefficients."""
+        return self._coupling[0, 0] @ x + self.coupled(x)
+
+    def coupled(
+        self, x: Complex[Tensor, "*ccd component frequency"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
+        """The part of the normal operator between different frequencies.
+
+        All of it but the identity where the functions are orthonormal under the stars' weights.
+        """
         out = torch.zeros_like(x)
-        for shift, (here, source, conjugate) in self._grid.aliases.items():
-            values = x[:, source.to(x.device)]
-            values = torch.where(conjugate.to(x.device), values.conj(), values)
-            out[:, here.to(x.device)] += self._coupling[shift] @ values
+        whole = torch.cat([x, x.conj()], -1)
+        for shift, (here, source) in self._grid.aliases(x.device).items():
+            if shift != (0, 0):
+                out.index_add_(-1, here, self._coupling[shift] @ whole.index_select(-1, source))
         return out
 
     def adjoint(
-        self, y: Complex[Tensor, "component frequency"]
-    ) -> Complex[Tensor, "component frequency"]:
+        self, y: Complex[Tensor, "*ccd component frequency"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
         """The same: the operator is self-adjoint."""
         return self.forward(y)
 
-    def norm(self) -> float:
+    def norm(self) -> Float[Tensor, "*ccd"]:
         """Bound of the largest eigenvalue."""
-        norms = {m: float(torch.linalg.matrix_norm(t, ord=2)) for m, t in self._coupling.items()}
-        return min(sum(norms.values()), self._grid.most_aliases * norms[0, 0])
+        norms = {m: torch.linalg.matrix_norm(t, ord=2) for m, t in self._coupling.items()}
+        size: Tensor = sum(norms.values(), torch.zeros_like(norms[0, 0]))
+        return torch.minimum(size, self._grid.most_aliases * norms[0, 0])

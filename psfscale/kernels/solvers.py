@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from psfscale.kernels.operator import LinearOperator
@@ -22,23 +24,23 @@ RELAXATION = 1.6
 
 @dataclass(frozen=True, kw_only=True)
 class Convergence:
-    """Why a solver stopped.
+    """Why a solver stopped, for each system of a batch.
 
     Attributes
     ----------
-    n_iterations : iterations done
-    reason : ``"tolerance"`` reached, or ``"limit"`` of iterations
-    residual : norm of the last residual, in the solver's own measure
+    n_iterations : (*batch) iterations done
+    converged : (*batch) whether the tolerance was reached; if not, the limit of iterations
+    residual : (*batch) norm of the last residual, in the solver's own measure
     """
 
-    n_iterations: int
-    reason: Literal["tolerance", "limit"]
-    residual: float
+    n_iterations: Int[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+    residual: Float[Tensor, "*batch"]
 
-    @property
-    def converged(self) -> bool:
-        """Whether the tolerance was reached."""
-        return self.reason == "tolerance"
+
+def _over(factor: Tensor, like: Tensor) -> Tensor:
+    """A number for each system, shaped to multiply the systems."""
+    return factor.reshape(*factor.shape, *(1,) * (like.ndim - factor.ndim))
 
 
 def conjugate_gradient(
@@ -51,26 +53,34 @@ def conjugate_gradient(
     tolerance: float,
     max_iterations: int,
 ) -> tuple[Tensor, Convergence]:
-    """Solution x of ``operator(x) = b``, operator and preconditioner positive definite.
+    """Solutions x of ``operator(x) = b``, operator and preconditioner M positive definite.
 
-    Stops when the residual's preconditioned norm √⟨r, M r⟩ falls below `tolerance`.
+    Each system of a batch stops by itself, where its residual's norm √⟨r, M r⟩ falls below
+    `tolerance`, so that a batch gives what its systems give alone.
+
+    Parameters
+    ----------
+    b : (*batch, ...)
+    inner : inner product of two arrays, (*batch)
     """
     x = start
     r = b - operator(x)
     z = precondition(r)
     p, rz = z, inner(r, z)
-    done = 0
-    while done < max_iterations and float(rz) > tolerance**2:
+    done = torch.zeros(rz.shape, dtype=torch.int64, device=rz.device)
+    for _ in range(max_iterations):
+        active = rz > tolerance**2
+        if not bool(active.any()):
+            break
         q = operator(p)
-        step = rz / inner(p, q)
+        step = _over(torch.where(active, rz / inner(p, q), 0.0), x)
         x, r = x + step * p, r - step * q
         z = precondition(r)
-        rz, previous = inner(r, z), rz
-        p = z + (rz / previous) * p
-        done += 1
-    residual = float(rz) ** 0.5
-    reason: Literal["tolerance", "limit"] = "tolerance" if residual <= tolerance else "limit"
-    return x, Convergence(n_iterations=done, reason=reason, residual=residual)
+        rz, previous = torch.where(active, inner(r, z), rz), rz
+        p = z + _over(torch.where(active, rz / previous, 0.0), x) * p
+        done = done + active
+    residual = rz.clamp(min=0).sqrt()
+    return x, Convergence(n_iterations=done, converged=residual <= tolerance, residual=residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +90,12 @@ class DualTerm:
     Attributes
     ----------
     operator : L
-    prox_conjugate : of t·g*, called with its argument and t
+    prox_conjugate : of t·g*, called with its argument and t, shaped to multiply it
     share : of the dual steps, against the other terms'; the hardest term wants the most
     """
 
     operator: LinearOperator
-    prox_conjugate: Callable[[Tensor, float], Tensor]
+    prox_conjugate: Callable[[Tensor, Tensor], Tensor]
     share: float = 1.0
 
 
@@ -93,7 +103,7 @@ def condat_vu(
     gradient: Callable[[Tensor], Tensor],
     terms: Sequence[DualTerm],
     *,
-    lipschitz: float,
+    lipschitz: Tensor | float,
     start: Tensor,
     duals: Sequence[Tensor],
     inner: Callable[[Tensor, Tensor], Tensor],
@@ -101,7 +111,7 @@ def condat_vu(
     tolerance: float,
     max_iterations: int,
 ) -> tuple[Tensor, list[Tensor], Convergence]:
-    """Minimum of h(x) + Σ g_i(L_i x), h smooth with β-Lipschitz gradient.
+    """Minimum of h(x) + Σ g_i(L_i x) for each system of a batch, h smooth, its gradient Lipschitz.
 
     Source: Condat 2013, J. Optim. Theory Appl. 158, 460, algorithm 3.1 without the primal
     proximal operator, relaxation ρ = 1.6. Its condition ρ < 2 − β / (2/τ − 2 Σ σ_i ‖L_i‖²) is
@@ -109,42 +119,53 @@ def condat_vu(
 
     Stops where x and the duals u_i solve, up to residuals of norm below `tolerance`, the
     conditions of a minimum: ``∇h(x) + Σ L_iᵀ u_i = 0`` and ``L_i x ∈ ∂g_i*(u_i)``. The norm is
-    the root of the sum of both squares; a cost scaled to unit noise counts it in noise σ.
+    the root of the sum of both squares; a cost scaled to unit noise counts it in noise σ. Each
+    system stops by itself, so that a batch gives what its systems give alone.
 
     Parameters
     ----------
-    lipschitz : β
+    lipschitz : (*batch), β
+    inner : inner product of two arrays, (*batch)
     balance : dual steps against the primal one; duals that have far to go want more
 
     Returns
     -------
     x, the dual variables (to start from next time), and why it stopped
     """
-    tau = 1 / ((balance + 1.3) * lipschitz)
-    unit = balance * lipschitz / sum(term.share for term in terms)
-    sigma = [unit * term.share / term.operator.norm() ** 2 for term in terms]
     x, u = start, list(duals)
+    like = inner(x, x)
+    beta = torch.as_tensor(lipschitz).to(like).expand_as(like)
+    tau = 1 / ((balance + 1.3) * beta)
+    unit = balance * beta / sum(term.share for term in terms)
+    sigma = [
+        _over(unit * term.share / term.operator.norm() ** 2, dual)
+        for term, dual in zip(terms, u, strict=True)
+    ]
     seen = [term.operator.forward(x) for term in terms]
-    dual_square = math.inf
-    done = 0
-    while True:
+    dual_square = residual = torch.full_like(beta, torch.inf)
+    done = torch.zeros(beta.shape, dtype=torch.int64, device=beta.device)
+    active = torch.ones_like(done, dtype=torch.bool)
+    for iteration in range(max_iterations + 1):
         pull = gradient(x)
         for term, dual in zip(terms, u, strict=True):
             pull = pull + term.operator.adjoint(dual)
-        residual = math.sqrt(float(inner(pull, pull)) + dual_square)
-        if done == max_iterations or residual <= tolerance:
+        residual = torch.where(active, (inner(pull, pull) + dual_square).sqrt(), residual)
+        active = active & (residual > tolerance)
+        if iteration == max_iterations or not bool(active.any()):
             break
-        x = x - RELAXATION * tau * pull
-        dual_square = 0.0
+        relaxed = torch.where(active, RELAXATION, 0.0)
+        x = x - _over(relaxed * tau, x) * pull
+        dual_square = torch.zeros_like(beta)
         for i, term in enumerate(terms):
             step = (term.operator.forward(x) - seen[i]) / RELAXATION
             ascent = u[i] + sigma[i] * (seen[i] + 2 * step)
             move = term.prox_conjugate(ascent, sigma[i]) - u[i]
-            dual_square += float(((step - move / sigma[i]) ** 2).sum())
-            seen[i] = seen[i] + RELAXATION * step
-            u[i] = u[i] + RELAXATION * move
-        done += 1
+            gap = (step - move / sigma[i]) ** 2
+            dual_square = dual_square + gap.flatten(beta.ndim).sum(-1)
+            seen[i] = seen[i] + _over(relaxed, step) * step
+            u[i] = u[i] + _over(relaxed, move) * move
+        done = done + active
     # Over-relaxation may leave the domain of g*; its proximal operator at step 0 goes back.
-    u = [term.prox_conjugate(dual, 0.0) for term, dual in zip(terms, u, strict=True)]
-    reason: Literal["tolerance", "limit"] = "tolerance" if residual <= tolerance else "limit"
-    return x, u, Convergence(n_iterations=done, reason=reason, residual=residual)
+    steps = zip(terms, u, sigma, strict=True)
+    u = [term.prox_conjugate(dual, torch.zeros_like(s)) for term, dual, s in steps]
+    return x, u, Convergence(n_iterations=done, converged=residual <= tolerance, residual=residual)

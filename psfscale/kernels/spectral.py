@@ -15,7 +15,7 @@ D       upsampling                                2 · highest cycles per CCD pi
 
 Coefficients of the half plane stand for the whole of a real image; the inner product of two
 images is ``sum(multiplicity * Re(conj(a) * b))``. The highest frequency of an even grid is
-left out, so that a sub-pixel shift is exactly a phase.
+left out, so that a sub-pixel shift is exactly a phase. Results lie on the input's device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from scipy.fft import next_fast_len
 from psfscale.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Complex, Float, Int
     from torch import Tensor
 
@@ -41,6 +43,18 @@ __all__ = ["FrequencyGrid", "complex_dtype", "frequency_grid"]
 def complex_dtype(dtype: torch.dtype) -> torch.dtype:
     """The complex type of the same precision as a real (or complex) one."""
     return torch.promote_types(dtype, torch.complex64)
+
+
+_Table = TypeVar("_Table")
+
+
+def _moved(table: Any, device: torch.device) -> Any:
+    """Tensors, in tuples and dicts, on a device."""
+    if isinstance(table, dict):
+        return {key: _moved(value, device) for key, value in table.items()}
+    if isinstance(table, tuple):
+        return tuple(_moved(value, device) for value in table)
+    return table.to(device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,10 +100,27 @@ class FrequencyGrid:
         """Frequencies along y and x [cycles per CCD pixel]."""
         return torch.from_numpy(np.stack([self.ky / self.shape[0], self.kx / self.shape[1]]))
 
-    def _bins(self, shape: tuple[int, int]) -> Int[Tensor, " frequency"]:
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
+        """Tables made so far, by what they are and where they lie."""
+        return {}
+
+    def _on(self, device: torch.device, name: str, make: Callable[[], _Table]) -> _Table:
+        """A table of tensors on a device, made and moved there once."""
+        key = name, device
+        if key not in self._kept:
+            self._kept[key] = _moved(make(), device)
+        kept: _Table = self._kept[key]
+        return kept
+
+    def _bins(self, shape: tuple[int, int], device: torch.device) -> Int[Tensor, " frequency"]:
         """Where the coefficients stand in the half plane of an image of this shape."""
         ny, nx = shape
-        return torch.from_numpy((self.ky % ny) * (nx // 2 + 1) + self.kx)
+        return self._on(
+            device,
+            f"bins {shape}",
+            lambda: torch.from_numpy((self.ky % ny) * (nx // 2 + 1) + self.kx),
+        )
 
     @cached_property
     def _whole_plane(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -103,21 +134,19 @@ class FrequencyGrid:
             np.arange(len(self) + len(mirrored)) >= len(self),
         )
 
-    @cached_property
-    def _fold_table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each frequency in a stamp's half plane: its bin, its source, and if conjugate."""
+    def _fold_table(self) -> tuple[Tensor, Tensor]:
+        """For each frequency in a stamp's half plane: its bin, and its source.
+
+        Sources stand in the coefficients followed by their conjugates.
+        """
         ky, kx, source, conjugate = self._whole_plane
         ny, nx = self.shape
         width = nx // 2 + 1
         seen = (kx % nx) < width
         bins = (ky % ny) * width + kx % nx
-        return (
-            torch.from_numpy(bins[seen]),
-            torch.from_numpy(source[seen]),
-            torch.from_numpy(conjugate[seen]),
-        )
+        sources = source + conjugate * len(self)
+        return torch.from_numpy(bins[seen]), torch.from_numpy(sources[seen])
 
-    @cached_property
     def _unfold_table(self) -> tuple[Tensor, Tensor]:
         """For each coefficient: the bin of a stamp's half plane it falls on, and if conjugate."""
         ny, nx = self.shape
@@ -127,18 +156,21 @@ class FrequencyGrid:
         bins = (sign * self.ky) % ny * width + (sign * self.kx) % nx
         return torch.from_numpy(bins), torch.from_numpy(conjugate)
 
-    @cached_property
-    def aliases(self) -> dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]]:
+    def aliases(self, device: torch.device) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         """Pairs of frequencies that fall on one bin of the CCD's pixel grid.
 
-        For each whole difference (my, mx) in cycles per CCD pixel: the coefficients k, the
-        coefficient that stores k − (my·ny, mx·nx), and whether it stores the conjugate.
+        For each whole difference (my, mx) in cycles per CCD pixel: the coefficients k, and
+        where k − (my·ny, mx·nx) stands in the coefficients followed by their conjugates.
         """
+        return self._on(device, "aliases", self._alias_table)
+
+    def _alias_table(self) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
         ky, kx, source, conjugate = self._whole_plane
+        sources = source + conjugate * len(self)
         ny, nx = self.shape
         reach_y, reach_x = int(ky.max(initial=0)), int(kx.max(initial=0))
         where = np.full((2 * reach_y + 1, 2 * reach_x + 1), -1)
-        where[ky + reach_y, kx + reach_x] = np.arange(len(ky))
+        where[ky + reach_y, kx + reach_x] = sources
         table = {}
         for my in range(-2 * reach_y // ny, 2 * reach_y // ny + 1):
             for mx in range(-2 * reach_x // nx, 2 * reach_x // nx + 1):
@@ -148,12 +180,7 @@ class FrequencyGrid:
                 found[inside] = where[y[inside], x[inside]]
                 here = np.flatnonzero(found >= 0)
                 if here.size:
-                    there = found[here]
-                    table[my, mx] = (
-                        torch.from_numpy(here),
-                        torch.from_numpy(source[there]),
-                        torch.from_numpy(conjugate[there]),
-                    )
+                    table[my, mx] = torch.from_numpy(here), torch.from_numpy(found[here])
         return table
 
     @cached_property
@@ -173,7 +200,7 @@ class FrequencyGrid:
         """
         ny, nx = shape or self.fine_shape
         plane = c.new_zeros((*c.shape[:-1], ny * (nx // 2 + 1)))
-        plane[..., self._bins((ny, nx)).to(c.device)] = c
+        plane.index_copy_(-1, self._bins((ny, nx), c.device), c)
         plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
         image: Tensor = torch.fft.irfft2(plane, s=(ny, nx), norm="ortho")
         return image if shape is None else image * self._scale(shape)
@@ -184,28 +211,37 @@ class FrequencyGrid:
         """The coefficients of an image: inverse of `image`, and its adjoint on the fine grid."""
         ny, nx = image.shape[-2:]
         plane: Tensor = torch.fft.rfft2(image, norm="ortho").flatten(-2)
-        return plane[..., self._bins((ny, nx)).to(image.device)] / self._scale((ny, nx))
+        values = plane.index_select(-1, self._bins((ny, nx), image.device))
+        return values if (ny, nx) == self.fine_shape else values / self._scale((ny, nx))
 
     def _scale(self, shape: tuple[int, int]) -> float:
         return math.sqrt(math.prod(shape) / math.prod(self.fine_shape))
 
-    def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner product of the images of two sets of coefficients, all axes summed."""
-        weight = self.multiplicity.to(a.real.dtype).to(a.device)
-        return (weight * (a.real * b.real + a.imag * b.imag)).sum()
+    def weight(self, like: Tensor) -> Float[Tensor, " frequency"]:
+        """`multiplicity` in the precision and on the device of `like`."""
+        dtype = like.real.dtype
+        return self._on(like.device, f"weight {dtype}", lambda: self.multiplicity.to(dtype))
+
+    def inner(
+        self,
+        a: Complex[Tensor, "*batch component frequency"],
+        b: Complex[Tensor, "*batch component frequency"],
+    ) -> Float[Tensor, "*batch"]:
+        """Inner product of sets of images, components summed."""
+        product = torch.view_as_real(a) * torch.view_as_real(b)
+        return (product.sum(-3) * self.weight(a)[:, None]).sum((-2, -1))
 
     def phases(self, dy: Tensor, dx: Tensor) -> Complex[Tensor, "*batch frequency"]:
         """Factors that move an image by (dy, dx) CCD pixels towards larger y and x."""
-        cycles = self.cycles.to(dy.dtype).to(dy.device)
+        cycles = self._on(dy.device, f"cycles {dy.dtype}", lambda: self.cycles.to(dy.dtype))
         angle = -2 * math.pi * (dy[..., None] * cycles[0] + dx[..., None] * cycles[1])
         return torch.polar(torch.ones_like(angle), angle)
 
     def sample(self, c: Complex[Tensor, "*batch frequency"]) -> Float[Tensor, "*batch y x"]:
         """The image of coefficients at the centres of the CCD pixels, (0, 0) first."""
         ny, nx = self.shape
-        bins, source, conjugate = (t.to(c.device) for t in self._fold_table)
-        values = c[..., source]
-        values = torch.where(conjugate, values.conj(), values)
+        bins, source = self._on(c.device, "fold", self._fold_table)
+        values = torch.cat([c, c.conj()], -1).index_select(-1, source)
         plane = c.new_zeros((*c.shape[:-1], ny * (nx // 2 + 1)))
         plane.index_add_(plane.ndim - 1, bins, values)
         plane = plane.reshape(*c.shape[:-1], ny, nx // 2 + 1)
@@ -216,8 +252,8 @@ class FrequencyGrid:
         self, stamp: Float[Tensor, "*batch y x"]
     ) -> Complex[Tensor, "*batch frequency"]:
         """Adjoint of `sample`."""
-        bins, conjugate = (t.to(stamp.device) for t in self._unfold_table)
-        values = torch.fft.rfft2(stamp, norm="ortho").flatten(-2)[..., bins]
+        bins, conjugate = self._on(stamp.device, "unfold", self._unfold_table)
+        values = torch.fft.rfft2(stamp, norm="ortho").flatten(-2).index_select(-1, bins)
         return torch.where(conjugate, values.conj(), values) / math.sqrt(self.pixel_ratio)
 
 

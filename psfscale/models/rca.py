@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_draw import FieldDrawing
-from psfscale.models.rca_fit import fit_field
+from psfscale.models.rca_fit import FittedField, fit_fields
 from psfscale.models.settings import RCASettings
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float
 
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
-    from psfscale.models.rca_fit import FittedField
 
 __all__ = ["RCA"]
 
@@ -96,7 +96,39 @@ class RCA(StoredField[RCASettings]):
         FitError
             Too few stars with signal, or their positions do not determine the field.
         """
-        fitted = fit_field(stars, self._settings)
+        fitted = fit_fields([stars], self._settings)[0]
+        if isinstance(fitted, FitError):
+            raise fitted
+        return self._take(fitted, stars)
+
+    @classmethod
+    def fit_batch(
+        cls,
+        ccds: Sequence[StarBatch],
+        settings: RCASettings | None = None,
+        *,
+        device: torch.device | None = None,
+    ) -> list[tuple[RCA, FitReport] | FitError]:
+        """Fit the field of each CCD, all in one batch: as each alone, to rounding.
+
+        A CCD that cannot be fitted gives its error and does not touch the others.
+
+        Parameters
+        ----------
+        ccds : stars of each CCD, stamps of one size
+        device : where to work, the processor if None
+        """
+        found: list[tuple[RCA, FitReport] | FitError] = []
+        chosen = settings or RCASettings()
+        for fitted, stars in zip(fit_fields(ccds, chosen, device=device), ccds, strict=True):
+            if isinstance(fitted, FitError):
+                found.append(fitted)
+            else:
+                model = cls(chosen)
+                found.append((model, model._take(fitted, stars)))
+        return found
+
+    def _take(self, fitted: FittedField, stars: StarBatch) -> FitReport:
         self._state = _state_of(fitted, self._settings)
         return _report(fitted, stars)
 

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from psfscale.errors import FitError
 from psfscale.kernels.sampling import AliasGram, StarSampling
 from psfscale.kernels.solvers import conjugate_gradient
-from psfscale.models.rca_prior import StarScatter
+from psfscale.models.rca_prior import FieldCovariance, StarScatter
 
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
+    from jaxtyping import Bool, Complex, Float
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
@@ -38,7 +37,7 @@ __all__ = [
     "Field",
     "FieldProblem",
     "WhiteFunctions",
-    "noise_limit",
+    "noise_limits",
     "on_grid",
     "rotated",
     "solve_ridge",
@@ -50,26 +49,28 @@ RING = 0.05
 QUIET = 1.5
 """Mean power [noise variance] below which a ring of frequencies carries nothing."""
 
-RESIDUAL = 0.3
-"""Norm of the residual at which the solver stops [noise σ of one coefficient]."""
+RESIDUAL = 1.0
+"""Norm of the residual at which the solver stops [noise σ of one coefficient].
+
+The noise of a whole field has a norm of tens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A PSF field on a grid of frequencies.
+    """PSF fields of some CCDs on a grid of frequencies.
 
     Attributes
     ----------
-    coefficients : (component, frequency), images centred on pixel (0, 0)
-    mixing : (function, component) float64, from the position functions to the components'
-    basis : (star, component), values at the stars
+    coefficients : (ccd, component, frequency), images centred on pixel (0, 0)
+    mixing : (ccd, function, component) float64, from position functions to components'
+    basis : (ccd, star, component), values at the stars
     """
 
-    coefficients: Complex[Tensor, "component frequency"]
-    mixing: Float[Tensor, "function component"]
-    basis: Float[Tensor, "star component"]
+    coefficients: Complex[Tensor, "*ccd component frequency"]
+    mixing: Float[Tensor, "*ccd function component"]
+    basis: Float[Tensor, "*ccd star component"]
 
-    def at_stars(self) -> Complex[Tensor, "star frequency"]:
+    def at_stars(self) -> Complex[Tensor, "*ccd star frequency"]:
         """Coefficients of the PSF of each star, before shift and flux."""
         return self.basis.to(self.coefficients.dtype) @ self.coefficients
 
@@ -80,33 +81,26 @@ class WhiteFunctions:
 
     Attributes
     ----------
-    mixing : (function, function) float64, upper triangular, from the position functions
-    values : (star, function) float64
+    mixing : (ccd, function, function) float64, upper triangular, from the position functions
+    values : (ccd, star, function) float64
+    determined : (ccd,) False where the stars do not tell the functions apart
     """
 
-    mixing: Float[Tensor, "function function"]
-    values: Float[Tensor, "star function"]
+    mixing: Float[Tensor, "*ccd function function"]
+    values: Float[Tensor, "*ccd star function"]
+    determined: Bool[Tensor, "*ccd"]
 
     @classmethod
     def of(
-        cls, functions: Float[Tensor, "star function"], importance: Float[Tensor, " star"]
+        cls, functions: Float[Tensor, "*ccd star function"], importance: Float[Tensor, "*ccd star"]
     ) -> WhiteFunctions:
-        """Orthonormalise the functions in their order.
-
-        Raises
-        ------
-        FitError
-            The stars do not tell the functions apart.
-        """
-        gram = functions.T @ (importance.double()[:, None] * functions)
+        """Orthonormalise the functions in their order."""
+        gram = functions.mT @ (importance.double()[..., None] * functions)
         factor, info = torch.linalg.cholesky_ex(gram)
-        if int(info) != 0:
-            msg = "the stars' positions do not determine the field: lower the degree or add stars"
-            raise FitError(msg)
-        mixing = torch.linalg.inv(factor).T
-        return cls(mixing=mixing, values=functions @ mixing)
+        mixing = torch.linalg.inv_ex(factor).inverse.mT
+        return cls(mixing=mixing, values=functions @ mixing, determined=info == 0)
 
-    def carry(self, field: Field) -> tuple[Field, Float[Tensor, "function component"]]:
+    def carry(self, field: Field) -> tuple[Field, Float[Tensor, "*ccd function component"]]:
         """The field on these functions: nearest orthonormal components, and their turn.
 
         The turn U maps components to white functions, ``mixing_field = mixing @ U``.
@@ -114,7 +108,7 @@ class WhiteFunctions:
         weight = torch.linalg.solve_triangular(self.mixing, field.mixing, upper=True)
         u, sizes, v = torch.linalg.svd(weight, full_matrices=False)
         turn = u @ v
-        stretch = (v.T * sizes) @ v
+        stretch = (v.mT * sizes[..., None, :]) @ v
         c = field.coefficients
         moved = Field(
             coefficients=stretch.to(c.dtype) @ c,
@@ -124,38 +118,35 @@ class WhiteFunctions:
         return moved, turn.to(c.real.dtype)
 
 
-def rotated(field: Field, grid: FrequencyGrid, *, keep: int, smallest: float) -> Field:
-    """The same field with orthogonal images, strongest first.
-
-    At most `keep` components stay, and those after the first only if their norm exceeds
-    `smallest` (in noise σ).
-    """
+def rotated(field: Field, grid: FrequencyGrid) -> tuple[Field, Float[Tensor, "*ccd component"]]:
+    """The same field with orthogonal images, strongest first, and their norms [noise σ]."""
     c = field.coefficients
-    weight = grid.multiplicity.sqrt().to(c.real.dtype)
-    real = torch.view_as_real(c * weight).flatten(1)
-    u, norms, _ = torch.linalg.svd(real, full_matrices=False)
-    rank = max(1, min(keep, int((norms > smallest).sum())))
-    u = u[:, :rank]
-    return Field(
-        coefficients=u.T.to(c.dtype) @ c,
-        mixing=field.mixing @ u.double(),
-        basis=field.basis @ u,
+    plain = torch.view_as_real(c * grid.weight(c).sqrt()).flatten(-2).double()
+    square, u = torch.linalg.eigh(plain @ plain.mT)
+    u = u.flip(-1)
+    turned = Field(
+        coefficients=u.mT.to(c.dtype) @ c,
+        mixing=field.mixing @ u,
+        basis=field.basis @ u.to(field.basis.dtype),
     )
+    return turned, square.flip(-1).clamp(min=0).sqrt()
 
 
-def noise_limit(seen: Complex[Tensor, "component frequency"], grid: FrequencyGrid) -> float | None:
-    """Frequency [cycle/CCD pixel] beyond which no component rises above its noise.
+def noise_limits(
+    seen: Complex[Tensor, "ccd component frequency"], grid: FrequencyGrid
+) -> list[float | None]:
+    """Frequencies [cycles per CCD pixel] beyond which no component rises above its noise.
 
-    Power is averaged over rings; the limit leaves one ring more than stands out, and is None
+    Power is averaged over rings; a limit leaves one ring more than stands out, and is None
     where even the outermost ring does.
     """
-    ring = (torch.sqrt((grid.cycles**2).sum(0)) / RING).long()
-    weight = grid.multiplicity
-    power = torch.zeros(len(seen), int(ring.max()) + 1, dtype=weight.dtype)
-    power.index_add_(1, ring, weight * seen.abs().to(weight.dtype) ** 2)
-    mean = power / torch.bincount(ring, weight)
-    quiet = torch.nonzero(mean.amax(0) < QUIET)
-    return RING * (int(quiet[0]) + 1) if len(quiet) else None
+    ring = (torch.sqrt((grid.cycles**2).sum(0)) / RING).long().to(seen.device)
+    weight = grid.multiplicity.to(seen.device)
+    power = weight.new_zeros(*seen.shape[:-1], int(ring.max()) + 1)
+    power.index_add_(-1, ring, weight * seen.abs().to(weight.dtype) ** 2)
+    quiet = (power / torch.bincount(ring, weight)).amax(-2) < QUIET
+    first = [torch.nonzero(row) for row in quiet]
+    return [RING * (int(row[0]) + 1) if len(row) else None for row in first]
 
 
 def on_grid(field: Field, grid: FrequencyGrid, new: FrequencyGrid) -> Field:
@@ -175,13 +166,13 @@ class FieldProblem:
     ----------
     grid : the field's frequencies
     gram : normal operator of the stars
-    right : (component, frequency), adjoint of the filled stars
+    right : (ccd, component, frequency), adjoint of the filled stars
     scatter : of the stars about the field
     """
 
     grid: FrequencyGrid
     gram: AliasGram
-    right: Complex[Tensor, "component frequency"]
+    right: Complex[Tensor, "*ccd component frequency"]
     scatter: StarScatter
 
     @classmethod
@@ -192,33 +183,32 @@ class FieldProblem:
         values: StarValues,
         *,
         grid: FrequencyGrid,
-        weight: Float[Tensor, " star"],
+        weight: Float[Tensor, "*ccd star"],
     ) -> FieldProblem:
         """The problem posed by stars of given flux, centre and weight about a field."""
-        basis = field.basis * values.flux[:, None]
+        basis = field.basis * values.flux[..., None]
         sampling = StarSampling(grid=grid, basis=basis, dy=values.dy, dx=values.dx)
         gram = AliasGram(grid, basis, weight=weight, dy=values.dy, dx=values.dx)
         model = sampling.forward(field.coefficients)
-        share = pixels.weight / pixels.full_weight[:, None, None]
-        filled = model + share * (pixels.image - model)
-        residual = filled - model
+        share = pixels.share()
+        residual = share * (pixels.image - model)
         return cls(
             grid=grid,
             gram=gram,
-            right=sampling.adjoint(filled * weight[:, None, None]),
+            right=sampling.adjoint((model + residual) * weight[..., None, None]),
             scatter=StarScatter(
                 residual=residual,
                 share=share,
                 weight=weight,
                 values=values,
                 grid=grid,
-                rows=basis * torch.sqrt(weight / grid.pixel_ratio)[:, None],
+                rows=basis * torch.sqrt(weight / grid.pixel_ratio)[..., None],
             ),
         )
 
-    def seen(self, field: Field) -> Complex[Tensor, "component frequency"]:
-        """The field with its noise: itself plus what the data still pull it by."""
-        return field.coefficients + self.right - self.gram.forward(field.coefficients)
+    def seen(self, field: Field) -> Complex[Tensor, "*ccd component frequency"]:
+        """The field with its noise: what the data show once the coupling is taken off."""
+        return self.right - self.gram.coupled(field.coefficients)
 
 
 def solve_ridge(
@@ -226,22 +216,15 @@ def solve_ridge(
 ) -> Field:
     """The field of highest posterior density under a quadratic prior.
 
-    Solves ``(G + V⁻¹ + rows) c = right`` by conjugate gradient, preconditioned by the diagonal
-    ``(1 + V⁻¹)⁻¹``: exact up to the coupling of aliases and the few row amplitudes.
+    Solves ``(G + P) c = right``, P the prior's precision, by conjugate gradient. The
+    preconditioner is its inverse up to the coupling of aliases and the band limit.
     """
     grid = problem.grid
-    precision = 1 / prior.variance
-    damping = 1 / (1 + precision)
-
-    def operator(c: Tensor) -> Tensor:
-        out = problem.gram.forward(c) + grid.coefficients(precision * grid.image(c))
-        return out if prior.rows is None else out + prior.rows.gradient(c, grid)
-
     solution, _ = conjugate_gradient(
-        operator,
+        lambda c: c + problem.gram.coupled(c) + prior.gradient(c, grid),
         problem.right,
         start=field.coefficients,
-        precondition=lambda c: grid.coefficients(damping * grid.image(c)),
+        precondition=FieldCovariance(prior, grid),
         inner=grid.inner,
         tolerance=RESIDUAL,
         max_iterations=max_iterations,

@@ -4,6 +4,9 @@ r"""What RCA's field is expected to look like, read from the data themselves.
 symbol  name                                                unit
 ======  ==================================================  ==============================
 v_k     prior variance of s_k, a function of radius         noise variance
+D_k     v_k / (1 + v_k), what is left of noisy pixels       1
+M       (1 + prior precision)⁻¹, the field's covariance     noise variance
+        were its data white noise and no frequencies alias
 τ_kl    prior variance of function k in pattern l           noise variance
 ======  ==================================================  ==============================
 """
@@ -16,16 +19,16 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
+    from jaxtyping import Complex, Float, Int
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
     from psfscale.models.rca_field import Field
     from psfscale.models.rca_stars import StarValues
 
-__all__ = ["FieldPrior", "RadialVariance", "RowPrior", "StarScatter"]
+__all__ = ["FieldCovariance", "FieldPrior", "RadialVariance", "RowPrior", "StarScatter"]
 
-SMALLEST_VARIANCE = 1e-3
+SMALLEST_VARIANCE = 0.01
 """Prior variance, in units of the noise, below which a pixel of a component is empty."""
 
 SMALLEST_PATTERN = 3.0
@@ -47,22 +50,24 @@ class StarScatter:
 
     Attributes
     ----------
-    residual : (star, y, x) star less field, times `share` [electron]
-    share : (star, y, x) weight of each pixel over the star's best
-    weight : (star,) inverse variance of the best pixel
+    residual : (ccd, star, y, x) star less field, times `share` [electron]
+    share : (ccd, star, y, x) weight of each pixel over the star's best
+    weight : (ccd, star) inverse variance of the best pixel
     values : flux and centre of each star
     grid : the field's frequencies
-    rows : (star, component) functions at the stars, orthonormal columns
+    rows : (ccd, star, component) functions at the stars, orthonormal columns
     """
 
-    residual: Float[Tensor, "star y x"]
-    share: Float[Tensor, "star y x"]
-    weight: Float[Tensor, " star"]
+    residual: Float[Tensor, "*ccd star y x"]
+    share: Float[Tensor, "*ccd star y x"]
+    weight: Float[Tensor, "*ccd star"]
     values: StarValues
     grid: FrequencyGrid
-    rows: Float[Tensor, "star component"]
+    rows: Float[Tensor, "*ccd star component"]
 
-    def __call__(self, patterns: Complex[Tensor, "pattern frequency"]) -> Float[Tensor, " pattern"]:
+    def __call__(
+        self, patterns: Complex[Tensor, "*ccd pattern frequency"]
+    ) -> Float[Tensor, "*ccd pattern"]:
         """Variance of the stars' amplitudes in patterns, at least the noise's own, 1.
 
         What the functions of position can follow is taken out first: a field that is not
@@ -72,16 +77,16 @@ class StarScatter:
         phases = self.grid.phases(self.values.dy, self.values.dx)
         root = torch.sqrt(self.weight)
         amplitude = []
-        for pattern in patterns:
-            stamp = self.grid.sample(pattern * phases)
-            size = (self.share * stamp**2).sum((1, 2)).clamp(min=torch.finfo(stamp.dtype).tiny)
-            amplitude.append(root * (self.residual * stamp).sum((1, 2)) / size.sqrt())
-        z = torch.stack(amplitude, 1)
-        free = z - self.rows @ (self.rows.T @ z)
+        for pattern in patterns.unbind(-2):
+            stamp = self.grid.sample(pattern[..., None, :] * phases)
+            size = (self.share * stamp**2).sum((-2, -1)).clamp(min=torch.finfo(stamp.dtype).tiny)
+            amplitude.append(root * (self.residual * stamp).sum((-2, -1)) / size.sqrt())
+        z = torch.stack(amplitude, -1)
+        free = z - self.rows @ (self.rows.mT @ z)
         importance = self.weight * self.values.flux**2
-        left = (importance * (1 - (self.rows**2).sum(1)).clamp(min=0)).sum()
-        scatter = (importance[:, None] * free**2).sum(0) / left.clamp(min=torch.finfo(z.dtype).tiny)
-        return scatter.clamp(min=1.0)
+        left = (importance * (1 - (self.rows**2).sum(-1)).clamp(min=0)).sum(-1, keepdim=True)
+        total = (importance[..., None] * free**2).sum(-2)
+        return (total / left.clamp(min=torch.finfo(z.dtype).tiny)).clamp(min=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +99,24 @@ class RowPrior:
 
     Attributes
     ----------
-    patterns : (pattern, frequency), orthonormal images
-    turn : (function, component) from components to white functions
-    precision : (function, pattern), inverse prior variance [1/noise variance]
+    patterns : (ccd, pattern, frequency), orthonormal images, or empty ones at the end
+    turn : (ccd, function, component) from components to white functions
+    variance : (ccd, function, pattern), prior variance [noise variance]
     """
 
-    patterns: Complex[Tensor, "pattern frequency"]
-    turn: Float[Tensor, "function component"]
-    precision: Float[Tensor, "function pattern"]
+    patterns: Complex[Tensor, "*ccd pattern frequency"]
+    turn: Float[Tensor, "*ccd function component"]
+    variance: Float[Tensor, "*ccd function pattern"]
 
     @classmethod
     def of(
         cls,
         field: Field,
-        seen: Complex[Tensor, "component frequency"],
+        seen: Complex[Tensor, "*ccd component frequency"],
         *,
         grid: FrequencyGrid,
-        turn: Float[Tensor, "function component"],
-        degree: Tensor,
+        turn: Float[Tensor, "*ccd function component"],
+        degree: Int[Tensor, " function"],
         strongest: int,
         scatter: StarScatter,
     ) -> RowPrior:
@@ -124,39 +129,45 @@ class RowPrior:
         strongest : number of patterns at most
         scatter : of the stars about the field
         """
-        c = field.coefficients[:strongest]
-        weight = grid.multiplicity.to(c.real.dtype)
-        norm = torch.sqrt((weight * c.abs() ** 2).sum(1))
-        strong = (c * weight.sqrt())[norm > SMALLEST_PATTERN]
-        plain = torch.linalg.qr(torch.view_as_real(strong).flatten(1).T).Q.T
-        pairs = plain.reshape(len(strong), -1, 2).contiguous()
-        patterns = torch.view_as_complex(pairs) / weight.sqrt()
+        patterns = _principal(field.coefficients[..., :strongest, :], grid)
+        weight = grid.weight(seen)
         amplitude = turn @ ((seen * weight) @ patterns.mH).real
         n_degrees = int(degree.max()) + 1
-        total = amplitude.new_zeros(n_degrees, len(patterns))
-        total.index_add_(0, degree, amplitude**2)
+        total = amplitude.new_zeros(*amplitude.shape[:-2], n_degrees, patterns.shape[-2])
+        total.index_add_(-2, degree, amplitude**2)
         mean = total / torch.bincount(degree, minlength=n_degrees)[:, None]
-        variance = (mean / scatter(patterns) - 1).clamp(min=SMALLEST_ROW)[degree]
-        return cls(patterns=patterns, turn=turn, precision=1 / variance)
+        variance = (mean / scatter(patterns)[..., None, :] - 1).clamp(min=SMALLEST_ROW)
+        return cls(patterns=patterns, turn=turn, variance=variance[..., degree, :])
 
     def forward(
-        self, c: Complex[Tensor, "component frequency"], grid: FrequencyGrid
-    ) -> Float[Tensor, "function pattern"]:
+        self, c: Complex[Tensor, "*ccd component frequency"], grid: FrequencyGrid
+    ) -> Float[Tensor, "*ccd function pattern"]:
         """Amplitude of each white function in each pattern."""
-        weight = grid.multiplicity.to(c.real.dtype)
-        return self.turn @ ((c * weight) @ self.patterns.mH).real
+        return self.turn @ ((c * grid.weight(c)) @ self.patterns.mH).real
 
     def adjoint(
-        self, amplitude: Float[Tensor, "function pattern"]
-    ) -> Complex[Tensor, "component frequency"]:
+        self, amplitude: Float[Tensor, "*ccd function pattern"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
         """Coefficients of the field that has these amplitudes and nothing else."""
-        return (self.turn.T @ amplitude).to(self.patterns.dtype) @ self.patterns
+        return (self.turn.mT @ amplitude).to(self.patterns.dtype) @ self.patterns
 
     def gradient(
-        self, c: Complex[Tensor, "component frequency"], grid: FrequencyGrid
-    ) -> Complex[Tensor, "component frequency"]:
+        self, c: Complex[Tensor, "*ccd component frequency"], grid: FrequencyGrid
+    ) -> Complex[Tensor, "*ccd component frequency"]:
         """The prior's precision applied to coefficients."""
-        return self.adjoint(self.precision * self.forward(c, grid))
+        return self.adjoint(self.forward(c, grid) / self.variance)
+
+
+def _principal(
+    c: Complex[Tensor, "*ccd pattern frequency"], grid: FrequencyGrid
+) -> Complex[Tensor, "*ccd pattern frequency"]:
+    """Principal images of unit norm, strongest first; those near the noise, at the end, empty."""
+    plain = torch.view_as_real(c * grid.weight(c).sqrt()).flatten(-2).double()
+    square, u = torch.linalg.eigh(plain @ plain.mT)
+    norm, u = square.flip(-1).clamp(min=0).sqrt(), u.flip(-1)
+    scale = torch.where(norm > SMALLEST_PATTERN, 1 / norm, 0.0)
+    principal: Tensor = (u * scale[..., None, :]).mT.to(c.dtype) @ c
+    return principal
 
 
 class RadialVariance:
@@ -165,13 +176,13 @@ class RadialVariance:
     Parameters
     ----------
     grid : frequencies of the images
-    dtype : of the images
+    dtype, device : of the images
     """
 
-    def __init__(self, grid: FrequencyGrid, *, dtype: torch.dtype) -> None:
+    def __init__(self, grid: FrequencyGrid, *, dtype: torch.dtype, device: torch.device) -> None:
         ny, nx = grid.fine_shape
         y, x = (
-            torch.fft.fftfreq(n, 1 / p, dtype=dtype)
+            torch.fft.fftfreq(n, 1 / p, dtype=dtype, device=device)
             for n, p in zip((ny, nx), grid.shape, strict=True)
         )
         radius = torch.sqrt(y[:, None] ** 2 + x[None, :] ** 2).flatten() / RADIAL_STEP
@@ -179,19 +190,22 @@ class RadialVariance:
         self._part = radius - self._inner
         self._n = int(self._inner.max()) + 2
         self._noise = grid.fraction
-        steps = torch.arange(-6, 7, dtype=dtype)
+        steps = torch.arange(-6, 7, dtype=dtype, device=device)
         self._smoothing = torch.exp(-(steps**2) / 8)[None, None]
+        self._size = self._collect(torch.ones_like(radius)[None])
 
-    def _collect(self, values: Float[Tensor, "component pixel"]) -> Float[Tensor, "component bin"]:
+    def _collect(self, values: Float[Tensor, "row pixel"]) -> Float[Tensor, "row bin"]:
         out = values.new_zeros((len(values), self._n))
         out.index_add_(1, self._inner, values * (1 - self._part))
         out.index_add_(1, self._inner + 1, values * self._part)
         return torch.nn.functional.conv1d(out[:, None], self._smoothing, padding=6)[:, 0]
 
-    def __call__(self, seen: Float[Tensor, "component y x"]) -> Float[Tensor, "component y x"]:
+    def __call__(
+        self, seen: Float[Tensor, "*ccd component y x"]
+    ) -> Float[Tensor, "*ccd component y x"]:
         """The variance behind noisy images: radial mean square less the noise's share."""
-        square = (seen**2).flatten(1)
-        mean = self._collect(square) / self._collect(torch.ones_like(square[:1]))
+        square = (seen**2).flatten(-2).flatten(0, -2)
+        mean = self._collect(square) / self._size
         excess = (mean - self._noise).clamp(min=SMALLEST_VARIANCE * self._noise)
         spread = excess[:, self._inner] * (1 - self._part) + excess[:, self._inner + 1] * self._part
         return spread.reshape(seen.shape)
@@ -203,9 +217,69 @@ class FieldPrior:
 
     Attributes
     ----------
-    variance : (component, y, x) of each fine pixel [noise variance]
+    variance : (ccd, component, y, x) of each fine pixel [noise variance]
     rows : how much each component varies over the field, None for a constant field
     """
 
-    variance: Float[Tensor, "component y x"]
+    variance: Float[Tensor, "*ccd component y x"]
     rows: RowPrior | None
+
+    def gradient(
+        self, c: Complex[Tensor, "*ccd component frequency"], grid: FrequencyGrid
+    ) -> Complex[Tensor, "*ccd component frequency"]:
+        """The prior's precision applied to coefficients."""
+        out = grid.coefficients(grid.image(c) / self.variance)
+        return out if self.rows is None else out + self.rows.gradient(c, grid)
+
+
+class FieldCovariance:
+    r"""M, the covariance of a field that is seen with white noise: ``(D⁻¹ + Bᵀ τ⁻¹ B)⁻¹``.
+
+    D weighs pixels of the components, B takes the amplitudes of the functions in the patterns;
+    by Woodbury's identity ``M = D − D Bᵀ (τ + B D Bᵀ)⁻¹ B D``, a small dense system.
+
+    Parameters
+    ----------
+    prior : variances of pixels and of rows
+    grid : frequencies of the images
+    least : floor of the pixels' variance [noise variance]
+    """
+
+    def __init__(self, prior: FieldPrior, grid: FrequencyGrid, *, least: float = 0.0) -> None:
+        variance = prior.variance.clamp(min=least)
+        self._grid = grid
+        self._left = variance / (1 + variance)
+        self._rows = prior.rows
+        if prior.rows is not None:
+            self._patterns = grid.image(prior.rows.patterns)
+            self._factor = torch.linalg.cholesky(self._amplitudes_covariance(prior.rows))
+
+    def _amplitudes_covariance(self, rows: RowPrior) -> Float[Tensor, "*ccd amplitude amplitude"]:
+        """τ + B D Bᵀ over (function, pattern)."""
+        turn, p = rows.turn, self._patterns.flatten(-2)
+        pairs = p[..., :, None, :] * p[..., None, :, :]
+        kept = self._left.flatten(-2) @ pairs.flatten(-3, -2).mT
+        products = (turn[..., :, None, :] * turn[..., None, :, :]).flatten(-3, -2) @ kept
+        n, m = turn.shape[-2], p.shape[-2]
+        dense = products.reshape(*turn.shape[:-2], n, n, m, m).transpose(-3, -2)
+        square: Tensor = dense.reshape(*turn.shape[:-2], n * m, n * m)
+        return square + torch.diag_embed(rows.variance.flatten(-2))
+
+    def __call__(
+        self, c: Complex[Tensor, "*ccd component frequency"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
+        """M applied to coefficients."""
+        image = self._left * self._grid.image(c)
+        if self._rows is not None:
+            image = image - self._left * self._held(image, self._rows.turn)
+        return self._grid.coefficients(image)
+
+    def _held(
+        self, image: Float[Tensor, "*ccd component y x"], turn: Tensor
+    ) -> Float[Tensor, "*ccd component y x"]:
+        """Bᵀ (τ + B D Bᵀ)⁻¹ B of an image."""
+        p = self._patterns.flatten(-2)
+        amplitude = turn @ (image.flatten(-2) @ p.mT)
+        solved = torch.cholesky_solve(amplitude.flatten(-2)[..., None], self._factor)
+        weight = turn.mT @ solved[..., 0].reshape(amplitude.shape)
+        return (weight @ p).reshape(image.shape)

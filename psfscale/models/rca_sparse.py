@@ -62,24 +62,29 @@ class PositionImages:
     Attributes
     ----------
     grid : the field's frequencies
-    rows : (position, component), values of the field's functions
+    rows : (ccd, position, component), values of the field's functions
     """
 
     grid: FrequencyGrid
-    rows: Float[Tensor, "position component"]
+    rows: Float[Tensor, "*ccd position component"]
 
-    def forward(self, x: Complex[Tensor, "component frequency"]) -> Float[Tensor, "position y x"]:
-        """Images (position, y, x)."""
+    def forward(
+        self, x: Complex[Tensor, "*ccd component frequency"]
+    ) -> Float[Tensor, "*ccd position y x"]:
+        """Images of the positions."""
         return self.grid.image(self.rows.to(x.dtype) @ x)
 
-    def adjoint(self, y: Float[Tensor, "position y x"]) -> Complex[Tensor, "component frequency"]:
-        """Coefficients (component, frequency)."""
+    def adjoint(
+        self, y: Float[Tensor, "*ccd position y x"]
+    ) -> Complex[Tensor, "*ccd component frequency"]:
+        """Coefficients of the components."""
         c = self.grid.coefficients(y)
-        return self.rows.to(c.dtype).T @ c
+        return self.rows.to(c.dtype).mT @ c
 
-    def norm(self) -> float:
+    def norm(self) -> Float[Tensor, "*ccd"]:
         """Exact: images and coefficients are one orthonormal transform apart."""
-        return float(torch.linalg.matrix_norm(self.rows, ord=2))
+        size: Tensor = torch.linalg.matrix_norm(self.rows, ord=2)
+        return size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,17 +120,17 @@ class _RowAmplitudes:
         return 1.0
 
 
-def _boxed(half_width: Tensor) -> Callable[[Tensor, float], Tensor]:
+def _boxed(half_width: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Conjugate proximal operator of Σ half_width·|z|."""
     return lambda u, _: project_box(u, half_width)
 
 
-def _shrunk(variance: Tensor) -> Callable[[Tensor, float], Tensor]:
+def _shrunk(variance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Conjugate proximal operator of ½ Σ z²/variance."""
     return lambda u, step: u / (1 + step * variance)
 
 
-def _cut(u: Tensor, _: float) -> Tensor:
+def _cut(u: Tensor, _: Tensor) -> Tensor:
     """Conjugate proximal operator of positivity."""
     return torch.clamp(u, max=0)
 
@@ -152,7 +157,7 @@ def solve_sparse(
     problem: FieldProblem,
     prior: FieldPrior,
     *,
-    positions: Float[Tensor, "position component"],
+    positions: Float[Tensor, "*ccd position component"],
     settings: RCASettings,
     tolerance: float,
     max_iterations: int,
@@ -170,17 +175,17 @@ def solve_sparse(
     sigma = bank.noise((prior.variance / (prior.variance + grid.fraction)) ** 2)
     fixed, duals = _prior_terms(c, prior, grid)
     if settings.positivity:
-        rows = positions / positions.norm(dim=1, keepdim=True)
+        rows = positions / positions.norm(dim=-1, keepdim=True)
         positive = PositionImages(grid=grid, rows=rows)
         fixed.append(DualTerm(operator=positive, prox_conjugate=_cut, share=POSITIVE_SHARE))
         duals.append(torch.zeros_like(positive.forward(c)))
     duals.append(torch.zeros_like(bank.forward(c)))
     for _ in range(1 + settings.n_reweights):
         limit = settings.threshold * sigma / (1 + bank.forward(c).abs() / sigma)
-        limit[:, -1] = 0
+        limit[..., -1, :, :] = 0
         terms = [*fixed, DualTerm(operator=bank, prox_conjugate=_boxed(limit))]
         c, duals, convergence = condat_vu(
-            lambda x: problem.gram.forward(x) - problem.right,
+            lambda x: x + problem.gram.coupled(x) - problem.right,
             terms,
             lipschitz=problem.gram.norm(),
             start=c,
@@ -196,7 +201,7 @@ def solve_sparse(
 
 
 def _prior_terms(
-    c: Complex[Tensor, "component frequency"], prior: FieldPrior, grid: FrequencyGrid
+    c: Complex[Tensor, "*ccd component frequency"], prior: FieldPrior, grid: FrequencyGrid
 ) -> tuple[list[DualTerm], list[Tensor]]:
     """The quadratic prior as terms, and their duals at the field."""
     image = _ComponentImages(grid=grid)
@@ -205,6 +210,6 @@ def _prior_terms(
     duals = [image.forward(c) / prior.variance]
     if prior.rows is not None:
         rows = _RowAmplitudes(grid=grid, rows=prior.rows)
-        terms.append(DualTerm(operator=rows, prox_conjugate=_shrunk(1 / prior.rows.precision)))
-        duals.append(prior.rows.precision * rows.forward(c))
+        terms.append(DualTerm(operator=rows, prox_conjugate=_shrunk(prior.rows.variance)))
+        duals.append(rows.forward(c) / prior.rows.variance)
     return terms, duals

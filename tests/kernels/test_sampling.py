@@ -75,3 +75,40 @@ def test_star_sampling__weighted_misfit_has_the_gradient_it_claims():
     step = 1e-5
     slope = (cost(c + step * direction) - cost(c - step * direction)) / (2 * step)
     assert float(slope) == pytest.approx(float(grid.inner(gradient, direction)), rel=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sampling_and_gram__take_ccds_of_unlike_star_numbers_in_one_call(case):
+    parts = [_problem(case, seed) for seed in (3, 4)]
+    grid, n_stars = parts[0][0], (5, 3)
+
+    def padded(name):
+        rows = [getattr(p[1], name)[:n] for p, n in zip(parts, n_stars, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    basis, dy, dx = (padded(name) for name in ("basis", "dy", "dx"))
+    c = torch.stack([p[2] for p in parts])
+    weight = torch.nn.utils.rnn.pad_sequence(
+        [p[4][:n] for p, n in zip(parts, n_stars, strict=True)], batch_first=True
+    )
+    together = StarSampling(grid=grid, basis=basis, dy=dy, dx=dx)
+    gram = AliasGram(grid, basis, weight=weight, dy=dy, dx=dx)
+    stamps = together.forward(c)
+    assert float(stamps[1, 3:].abs().max()) == 0
+    for i, n in enumerate(n_stars):
+        star = {"dy": dy[i, :n], "dx": dx[i, :n]}
+        alone = StarSampling(grid=grid, basis=basis[i, :n], **star)
+        assert torch.allclose(stamps[i, :n], alone.forward(c[i]), atol=1e-12)
+        assert torch.allclose(together.adjoint(stamps)[i], alone.adjoint(stamps[i, :n]), atol=1e-11)
+        single = AliasGram(grid, basis[i, :n], weight=weight[i, :n], **star)
+        assert torch.allclose(gram.forward(c)[i], single.forward(c[i]), atol=1e-11)
+        assert torch.allclose(gram.coupled(c)[i], single.coupled(c[i]), atol=1e-11)
+        assert float(gram.norm()[i]) == pytest.approx(float(single.norm()))
+
+
+def test_alias_gram__couples_nothing_else_but_what_the_functions_already_say():
+    grid, sampling, c, _, weight = _problem(CASES[1])
+    gram = AliasGram(grid, sampling.basis, weight=weight, dy=sampling.dy, dx=sampling.dx)
+    scaled = sampling.basis * torch.sqrt(weight / grid.pixel_ratio)[:, None]
+    own = (scaled.T @ scaled).to(c.dtype) @ c
+    assert torch.allclose(gram.forward(c), own + gram.coupled(c), atol=1e-11)
