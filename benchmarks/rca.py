@@ -1,10 +1,12 @@
-"""Accuracy and speed of RCA on a simulated field and on real stars.
+"""Accuracy and speed of RCA on simulated fields and on real stars, PSFEx and Piff beside it.
 
-    python benchmarks/rca.py --data DIR [--row field|hst|des|exposure ...]
+    python benchmarks/rca.py --data DIR [--row field|four|hst|des|exposure ...] [--splits N]
 
 DIR holds ``rca_field_A.npz``, ``hst_acs/hst_acs_jb5d20b7_chip.npz`` and
-``des_decam/des_decam_00241238_01.npz``. Every row is fitted with the default settings; only
-the upsampling and the instrument's band limit are given. Times are CPU seconds of one thread.
+``des_decam/des_decam_00241238_01.npz``; the row ``four`` needs none of them. RCA is fitted with
+its default settings; only the upsampling and the instrument's band limit are given. The degree
+of PSFEx and Piff is chosen by cross-validation on the training stars of a row's first split.
+Times are CPU seconds of one thread, without that choice.
 """
 
 from __future__ import annotations
@@ -13,16 +15,23 @@ import argparse
 import resource
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
-import galsim
 import numpy as np
 import torch
+from fields import four_ccds
+from peers import Fitted, Piff, PSFEx, cross_validated
+from scoring import field_scores, fitted_to_star, star_scores
 
 from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+from psfscale.errors import FitError
 from psfscale.models.rca import RCA
 
 ARCSEC = np.pi / 180 / 3600
+
+DEGREES = (1, 2, 3)
+"""Degrees in position that PSFEx and Piff choose from."""
 
 
 def band_limit(pixel_arcsec, aperture_m, shortest_um):
@@ -30,180 +39,206 @@ def band_limit(pixel_arcsec, aperture_m, shortest_um):
     return pixel_arcsec * ARCSEC * aperture_m / (shortest_um * 1e-6)
 
 
-def timed_fit(stars, **options):
-    model = RCA(**options)
-    start = time.process_time()
-    report = model.fit(stars)
-    return model, report, time.process_time() - start
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """RCA as a row of a table."""
+
+    label: str
+    options: dict
+
+    def fit(self, stars):
+        model = RCA(**self.options)
+        start = time.process_time()
+        model.fit(stars)
+        return Fitted(predict=model.predict, seconds=time.process_time() - start)
 
 
-def aligned_error(model, truth):
-    """Relative L2 distance after the best sub-pixel shift and amplitude."""
-    ky, kx = np.fft.fftfreq(truth.shape[0])[:, None], np.fft.rfftfreq(truth.shape[1])[None, :]
-    spectrum = np.fft.rfft2(model)
-    for _ in range(6):
-        slopes = [spectrum, -2j * np.pi * ky * spectrum, -2j * np.pi * kx * spectrum]
-        design = np.stack([np.fft.irfft2(s, truth.shape).ravel() for s in slopes], axis=1)
-        a, dy, dx = np.linalg.lstsq(design, truth.ravel(), rcond=None)[0]
-        spectrum = spectrum * np.exp(-2j * np.pi * (ky * dy + kx * dx) / a)
-    best = np.fft.irfft2(spectrum, truth.shape)
-    amplitude = (best * truth).sum() / (best**2).sum()
-    return np.linalg.norm(amplitude * best - truth) / np.linalg.norm(truth)
+MEAN_STAR = Ours(label="mean star", options={"upsampling": 2, "degree": 0, "n_components": 1})
 
 
-def shape_of(psf):
-    """(e1, e2, R²) by adaptive moments, NaN where they fail."""
-    moments = galsim.hsm.FindAdaptiveMom(
-        galsim.Image(np.ascontiguousarray(psf, dtype=float)), strict=False
-    )
-    if moments.error_message:
-        return np.nan, np.nan, np.nan
-    shape = moments.observed_shape
-    return shape.e1, shape.e2, 2 * moments.moments_sigma**2
+def peers(stars, *, step, gain=0.0):
+    """PSFEx and Piff, where installed, at the degree that the stars themselves choose."""
+    families = [
+        [PSFEx(degree=degree, sampling=step, gain=gain) for degree in DEGREES],
+        [Piff(degree=degree, scale=max(step, 0.5)) for degree in DEGREES[:2]],
+    ]
+    chosen = []
+    for family in families:
+        if family[0].installed():
+            chosen.append(cross_validated(family, stars))
+        else:
+            print(f"{family[0].name} is not installed: no row")
+    return chosen
 
 
-def field_scores(psf, truth):
-    shapes = np.array([shape_of(p) for p in psf])
-    expected = np.array([shape_of(p) for p in truth])
-    e1, e2, _ = np.sqrt(np.nanmean((shapes - expected) ** 2, axis=0))
-    size = np.sqrt(np.nanmean((shapes[:, 2] / expected[:, 2] - 1) ** 2))
-    error = np.mean([aligned_error(p, t) for p, t in zip(psf, truth, strict=True)])
-    return error, e1, e2, size
+# Against the truth ------------------------------------------------------------------------
 
 
-def row_field(data):
+def field_table(models, ccds):
+    """Scores over CCDs of (stars, test positions, truth), and each CCD's aligned error."""
+    print(f"{'model':32s} {'aligned':>8s} {'e1':>7s} {'e2':>7s} {'R2':>7s} {'CPU s':>6s}  a CCD")
+    for model in models:
+        scores, seconds = [], []
+        for stars, at, truth in ccds:
+            grid = PixelGrid(shape=truth.shape[1:], oversampling=3)
+            try:
+                fitted = model.fit(stars)
+                scores.append(field_scores(np.asarray(fitted.predict(at, grid)), truth))
+                seconds.append(fitted.seconds)
+            except FitError as error:
+                print(f"{model.label:32s} {error}")
+        if scores:
+            error, *shapes = np.mean(scores, axis=0)
+            line = " ".join(f"{s:7.4f}" for s in shapes)
+            single = " ".join(f"{s[0]:.3f}" for s in scores) if len(scores) > 1 else ""
+            print(
+                f"{model.label:32s} {error:8.4f} {line} {np.mean(seconds):6.1f}  {single}",
+                flush=True,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanTruth:
+    """The mean true PSF everywhere: what a model must beat to be of use."""
+
+    truth: np.ndarray
+    label = "mean true PSF"
+
+    def fit(self, stars):  # noqa: ARG002
+        def predict(at, grid):  # noqa: ARG001
+            return np.broadcast_to(self.truth, (len(at), *self.truth.shape))
+
+        return Fitted(predict=predict, seconds=0.0)
+
+
+def row_field(data, n_splits):  # noqa: ARG001
     z = np.load(data / "rca_field_A.npz", allow_pickle=False)
     stars = StarBatch(
         image=z["obs"], weight=np.ones_like(z["obs"]), x=z["pos"][:, 0], y=z["pos"][:, 1]
     )
     at = FieldPoints(x=z["test_pos"][:, 0], y=z["test_pos"][:, 1])
-    grid = PixelGrid(shape=z["test_truth"].shape[1:], oversampling=3)
-    limits = {"with band limit": band_limit(0.1, 1.2, 0.8), "without": None}
+    limit = band_limit(0.1, 1.2, 0.8)
     print(f"\nrca_field_A: 3x, {len(stars)} stars, {len(at)} test positions, seed 11")
-    print(f"{'model':28s} {'aligned':>8s} {'e1':>7s} {'e2':>7s} {'R2':>7s} {'CPU s':>6s}")
-    mean = np.broadcast_to(z["truth"].mean(0), z["test_truth"].shape)
-    rows = [("mean true PSF", mean, 0.0)]
-    for name, limit in limits.items():
-        model, _, seconds = timed_fit(stars, upsampling=3, band_limit=limit)
-        rows.append((f"RCA {name}", model.predict(at, grid).numpy(), seconds))
-    for name, psf, seconds in rows:
-        error, e1, e2, size = field_scores(psf, z["test_truth"])
-        print(f"{name:28s} {error:8.4f} {e1:7.4f} {e2:7.4f} {size:7.4f} {seconds:6.1f}")
+    models = [
+        MeanTruth(truth=z["truth"].mean(0)),
+        Ours(label="RCA with band limit", options={"upsampling": 3, "band_limit": limit}),
+        Ours(label="RCA without", options={"upsampling": 3}),
+        *peers(stars, step=1 / 3),
+    ]
+    field_table(models, [(stars, at, z["test_truth"])])
 
 
-def fitted_to_star(model, at, image, weight, *, n_steps=8):
-    """Model stamps with flux and centre fitted to each star; shift by cubic interpolation."""
-    fine = 4
-    ny, nx = image.shape[1:]
-    grid = PixelGrid(shape=((ny + 8) * fine, (nx + 8) * fine), oversampling=fine)
-    psf = np.asarray(model(at, grid), dtype=float)
-    stamps = [star_fit(p, i, w, fine, n_steps) for p, i, w in zip(psf, image, weight, strict=True)]
-    return np.stack(stamps)
+def row_four(data, n_splits):  # noqa: ARG001
+    seed = 2601
+    ccds = four_ccds(seed=seed)
+    n = len(ccds[0].stars), len(ccds[0].at)
+    print(f"\nfour CCDs: 3x, {n[0]} stars 32x32 and {n[1]} test positions each, seed {seed}")
+    limit = band_limit(0.1, 1.2, 0.75)
+    truth = np.mean([ccd.truth.mean(0) for ccd in ccds], axis=0)
+    models = [
+        MeanTruth(truth=truth),
+        Ours(label="RCA with band limit", options={"upsampling": 3, "band_limit": limit}),
+        Ours(label="RCA without", options={"upsampling": 3}),
+        *peers(ccds[0].stars, step=1 / 3),
+    ]
+    field_table(models, [(ccd.stars, ccd.at, ccd.truth) for ccd in ccds])
 
 
-def star_fit(psf, image, weight, fine, n_steps):
-    ny, nx = image.shape
-    image = np.where(weight > 0, image, 0.0)
-    ky, kx = np.fft.fftfreq(psf.shape[0])[:, None], np.fft.rfftfreq(psf.shape[1])[None, :]
-    spectrum = np.fft.rfft2(psf)
-    rows = (np.arange(ny) - ny // 2) * fine + psf.shape[0] // 2
-    columns = (np.arange(nx) - nx // 2) * fine + psf.shape[1] // 2
-
-    def sampled(s):
-        return np.fft.irfft2(s, psf.shape)[np.ix_(rows, columns)]
-
-    root = np.sqrt(weight).ravel()
-    best = np.inf, None
-    for start in ((0.0, 0.0), *((dy, dx) for dy in (-0.5, 0.5) for dx in (-0.5, 0.5))):
-        dy, dx = start
-        for _ in range(n_steps):
-            s = spectrum * np.exp(-2j * np.pi * fine * (ky * dy + kx * dx))
-            slopes = [s, -2j * np.pi * fine * ky * s, -2j * np.pi * fine * kx * s]
-            design = np.stack([sampled(t).ravel() for t in slopes], axis=1)
-            flux, a, b = np.linalg.lstsq(root[:, None] * design, root * image.ravel(), rcond=None)[
-                0
-            ]
-            if flux <= 0:
-                break
-            dy, dx = dy + np.clip(a / flux, -0.3, 0.3), dx + np.clip(b / flux, -0.3, 0.3)
-        s = spectrum * np.exp(-2j * np.pi * fine * (ky * dy + kx * dx))
-        stamp = sampled(s)
-        flux = (weight * stamp * image).sum() / (weight * stamp**2).sum()
-        cost = (weight * (image - flux * stamp) ** 2).sum()
-        if cost < best[0]:
-            best = cost, flux * stamp
-    return best[1]
+# Against held-out stars -------------------------------------------------------------------
 
 
-def star_scores(stamps, image, weight):
-    """NMSE, relative RMSE and reduced chi over unmasked pixels of held-out stars."""
-    good = weight > 0
-    image, residual = np.where(good, image, 0.0), np.where(good, image - stamps, 0.0)
-    nmse = np.mean((residual**2).sum((1, 2)) / (image**2).sum((1, 2)))
-    relative = np.sqrt((residual**2).sum() / (image**2).sum())
-    chi = np.sqrt((weight * residual**2).sum() / good.sum())
-    return nmse, relative, chi
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Training and held-out stars of one data set."""
+
+    train: StarBatch
+    held: StarBatch
 
 
-def mean_star(stars):
-    """A model of one component: the mean star of the CCD."""
-    model, _, seconds = timed_fit(stars, upsampling=2, degree=0, n_components=1)
-    return model.predict, seconds
+def random_split(everything, n_held, seed):
+    order = np.random.default_rng(seed).permutation(len(everything))
+    return Split(train=everything.select(order[n_held:]), held=everything.select(order[:n_held]))
 
 
-def star_table(title, held_out, models):
-    print(f"\n{title}")
-    print(f"{'model':28s} {'NMSE':>8s} {'rel RMSE':>8s} {'chi':>6s} {'CPU s':>6s}")
-    for name, (predict, seconds) in models.items():
-        stamps = fitted_to_star(predict, held_out.points, held_out.image, held_out.weight)
-        nmse, relative, chi = star_scores(stamps, held_out.image, held_out.weight)
-        print(f"{name:28s} {nmse:8.4f} {relative:8.4f} {chi:6.2f} {seconds:6.1f}")
+def scored(model, split):
+    """Scores of the held-out stars and CPU seconds, None where the fit fails."""
+    try:
+        fitted = model.fit(split.train)
+    except FitError as error:
+        print(f"{model.label:32s} {error}")
+        return None
+    held = split.held
+    stamps = fitted_to_star(fitted.predict, held.points, held.image, held.weight)
+    return star_scores(stamps, held.image, held.weight), fitted.seconds
 
 
-def row_hst(data):
+def star_table(models, splits, *, reference):
+    """Means over splits; the difference to the reference model is paired star by star."""
+    rows = {model.label: [scored(model, split) for split in splits] for model in models}
+    ours = rows[reference]
+    print(
+        f"{'model':32s} {'NMSE':>8s} {'- ' + reference:>18s} {'rel RMSE':>8s} {'chi':>5s} "
+        f"{'sky chi':>7s} {'CPU s':>6s}"
+    )
+    for label, row in rows.items():
+        pairs = [(a, b[0]) for a, b in zip(row, ours, strict=True) if a is not None]
+        if not pairs:
+            continue
+        scores = [a[0] for a, _ in pairs]
+        apart = np.array([a[0].nmse - b.nmse for a, b in pairs])
+        error = apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else np.nan
+        values = ([getattr(s, k) for s in scores] for k in ("nmse", "relative", "chi", "sky_chi"))
+        nmse, relative, chi, sky = (np.mean(v) for v in values)
+        seconds = np.mean([a[1] for a, _ in pairs])
+        print(
+            f"{label:32s} {nmse:8.4f} {apart.mean():+9.4f} ± {error:6.4f} {relative:8.4f} "
+            f"{chi:5.2f} {sky:7.2f} {seconds:6.1f}"
+        )
+
+
+def upsampled(limit):
+    options = {"band_limit": limit}
+    return [Ours(label=f"RCA {d}x", options={"upsampling": d, **options}) for d in (1, 2)]
+
+
+def row_hst(data, n_splits):
     z = np.load(data / "hst_acs" / "hst_acs_jb5d20b7_chip.npz", allow_pickle=False)
     everything = StarBatch(image=z["stamps"], weight=z["weights"], x=z["x"], y=z["y"])
     generator = np.random.RandomState(1331)
     generator.choice(len(everything), 5, replace=False)
     held = generator.choice(len(everything), 23, replace=False)
     train = np.setdiff1d(np.arange(len(everything)), held)
-    stars = everything.select(train)
-    models = {"mean star": mean_star(stars)}
-    for upsampling in (1, 2):
-        model, report, seconds = timed_fit(
-            stars, upsampling=upsampling, band_limit=band_limit(0.05, 2.4, 0.5)
-        )
-        name = f"RCA {upsampling}x, {int((~report.used).sum())} clipped"
-        models[name] = model.predict, seconds
-    star_table(
-        "HST/ACS, notebook split (seed 1331): 300 stars, 23 held out",
-        everything.select(held),
-        models,
-    )
+    notebook = Split(train=everything.select(train), held=everything.select(held))
+    models = [MEAN_STAR, *upsampled(band_limit(0.05, 2.4, 0.5))]
+    models += peers(notebook.train, step=0.5)
+    print("\nHST/ACS, notebook split (seed 1331): 300 stars, 23 held out")
+    star_table(models, [notebook], reference="RCA 2x")
+    if n_splits:
+        splits = [random_split(everything, 65, seed) for seed in range(n_splits)]
+        print(f"\nHST/ACS, {n_splits} splits (seeds 0-{n_splits - 1}): 258 stars, 65 held out")
+        star_table(models, splits, reference="RCA 2x")
 
 
-def row_des(data):
+def row_des(data, n_splits):
     z = np.load(data / "des_decam" / "des_decam_00241238_01.npz", allow_pickle=False)
     everything = StarBatch(image=z["stamps"], weight=z["weights"], x=z["x"] - 1.0, y=z["y"] - 1.0)
-    order = np.random.default_rng(20).permutation(len(everything))
-    held, train = order[: len(order) // 5], order[len(order) // 5 :]
-    stars = everything.select(train)
-    models = {"mean star": mean_star(stars)}
-    for upsampling in (1, 2):
-        model, report, seconds = timed_fit(
-            stars, upsampling=upsampling, band_limit=band_limit(0.263, 4.0, 0.56)
-        )
-        name = f"RCA {upsampling}x, {int((~report.used).sum())} clipped"
-        models[name] = model.predict, seconds
-    star_table(
-        f"DES, 20 % reserved (seed 20): {len(stars)} stars, {len(held)} held out",
-        everything.select(held),
-        models,
-    )
+    first = random_split(everything, 23, 20)
+    models = [MEAN_STAR, *upsampled(band_limit(0.263, 4.0, 0.56))]
+    models += peers(first.train, step=1.0, gain=float(z["gain"]))
+    print("\nDES, 20 % reserved (seed 20): 94 stars, 23 held out")
+    star_table(models, [first], reference="RCA 2x")
+    if n_splits:
+        splits = [random_split(everything, 23, seed) for seed in range(n_splits)]
+        print(f"\nDES, {n_splits} splits (seeds 0-{n_splits - 1}): 94 stars, 23 held out")
+        star_table(models, splits, reference="RCA 2x")
 
 
-def row_exposure(data):
+# Speed ------------------------------------------------------------------------------------
+
+
+def row_exposure(data, n_splits):  # noqa: ARG001
     z = np.load(data / "rca_field_A.npz", allow_pickle=False)
+    model = Ours(label="", options={"upsampling": 3, "band_limit": band_limit(0.1, 1.2, 0.8)})
     seconds, n_ccds = [], 36
     cut = slice(5, 37)
     for ccd in range(n_ccds):
@@ -212,25 +247,32 @@ def row_exposure(data):
         stars = StarBatch(
             image=image, weight=np.ones_like(image), x=z["pos"][chosen, 0], y=z["pos"][chosen, 1]
         )
-        seconds.append(timed_fit(stars, upsampling=3, band_limit=band_limit(0.1, 1.2, 0.8))[2])
+        seconds.append(model.fit(stars).seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\nexposure: {n_ccds} CCDs x 150 stars of 32x32, 3x (seeds 0-{n_ccds - 1})")
     print(f"CPU s a CCD: mean {np.mean(seconds):.2f}, worst {np.max(seconds):.2f}")
     print(f"peak memory of the process, libraries included: {peak:.0f} MB")
 
 
-ROWS = {"field": row_field, "hst": row_hst, "des": row_des, "exposure": row_exposure}
+ROWS = {
+    "field": row_field,
+    "four": row_four,
+    "hst": row_hst,
+    "des": row_des,
+    "exposure": row_exposure,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data files")
     parser.add_argument("--row", action="append", choices=ROWS, help="rows to run; all if unset")
+    parser.add_argument("--splits", type=int, default=4, help="random splits of the real stars")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for row in options.row or ROWS:
-        ROWS[row](options.data)
+        ROWS[row](options.data, options.splits)
 
 
 if __name__ == "__main__":
