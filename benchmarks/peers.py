@@ -55,7 +55,7 @@ def shape_width(stars):
     """Gaussian σ [pixel] of the median star."""
     image = np.where(stars.weight > 0, stars.image, 0.0)
     stack = np.median(image / image.max((1, 2), keepdims=True), axis=0)
-    return matched_width(torch.from_numpy(stack).float(), start=2.0, smallest=0.7)
+    return float(matched_width(torch.from_numpy(stack).float(), start=2.0, smallest=0.7))
 
 
 def centres(stars, width):
