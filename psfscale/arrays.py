@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -104,14 +104,40 @@ class PixelGrid:
     """A stamp to draw on: ``shape`` (y, x) pixels, ``oversampling`` of them a CCD pixel.
 
     Drawn PSFs are centred on index ``n // 2`` of each axis and sum to 1.
+
+    Attributes
+    ----------
+    shape : (y, x) pixels of the stamp
+    oversampling : stamp pixels per CCD pixel
+    pixel : ``"native"``, the effective PSF, with the CCD's pixel in it; ``"none"``, the optical
+        PSF, point-sampled
+    centre : ``"windowed"``, the windowed centroid on index ``n // 2``; ``"axis"``, the optical
+        axis there; ``"auto"``, the axis where a model was fitted to stamps registered to it
     """
 
     shape: tuple[int, int]
     oversampling: int = 1
+    pixel: Literal["native", "none"] = "native"
+    centre: Literal["auto", "windowed", "axis"] = "auto"
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or self.oversampling < 1:
             msg = f"a pixel grid needs positive sizes, got {self}"
+            raise InputError(msg)
+
+    def require_effective(self, model: str) -> None:
+        """Refuse what a model without optics cannot draw.
+
+        Raises
+        ------
+        InputError
+            The grid asks for the optical PSF, or for the optical axis.
+        """
+        if self.pixel == "none" or self.centre == "axis":
+            msg = (
+                f"{model} knows the effective PSF alone: draw it with pixel=native and "
+                "centre=windowed, or fit wavediff"
+            )
             raise InputError(msg)
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -261,7 +261,8 @@ def fit(
         list[str] | None, typer.Option("--set", help="setting=value of the model; repeatable")
     ] = None,
     survey: Annotated[
-        Path | None, typer.Option(help="survey file: band limit and upsampling follow from it")
+        Path | None,
+        typer.Option(help="survey file: optics, band limit, upsampling follow"),
     ] = None,
 ) -> None:
     """Fit a PSF model to a stack of stars, without a survey."""
@@ -287,11 +288,24 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="psf.npz to write")],
     oversampling: Annotated[int, typer.Option(help="PSF pixels per CCD pixel")] = 1,
     size: Annotated[int | None, typer.Option(help="side of the PSF stamp [PSF pixel]")] = None,
+    pixel: Annotated[
+        Literal["native", "none"],
+        typer.Option(help="native: with the CCD's pixel; none: the optical PSF (wavediff)"),
+    ] = "native",
+    centre: Annotated[
+        Literal["auto", "windowed", "axis"],
+        typer.Option(
+            help="what lies on index size // 2: the windowed centroid, or the optical axis "
+            "(wavediff); auto: the axis where the fitted stars were registered to it"
+        ),
+    ] = "auto",
 ) -> None:
-    """Draw the PSF of a fitted model at positions; each sums to 1, centred on index size // 2."""
+    """Draw the PSF of a fitted model at positions and spectra; each sums to 1."""
     from psfscale.pipeline.drop_in import predict_stack
 
-    n = predict_stack(model, at, output, oversampling=oversampling, size=size)
+    n = predict_stack(
+        model, at, output, oversampling=oversampling, size=size, pixel=pixel, centre=centre
+    )
     typer.echo(f"{n} PSFs written to {output}")
 
 

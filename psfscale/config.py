@@ -22,7 +22,9 @@ class _Part(BaseModel):
 class ModelChoice(_Part):
     """Which PSF model is fitted, and its own settings."""
 
-    name: Literal["rca", "sprite"] = Field(default="rca", description="name in psfscale.models")
+    name: Literal["rca", "sprite", "wavediff"] = Field(
+        default="rca", description="name in psfscale.models"
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="settings of the model; what is left out follows the survey, then defaults",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from psfscale.errors import ConfigError
 from psfscale.models.settings import RCASettings
 from psfscale.models.sprite_settings import SpriteFieldSettings
+from psfscale.models.wavediff_settings import WaveDiffSettings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,10 +24,15 @@ __all__ = ["MODELS", "SETTINGS", "load_model_class", "settings_class"]
 MODELS: dict[str, str] = {
     "rca": "psfscale.models.rca:RCA",
     "sprite": "psfscale.models.sprite_field:SpriteField",
+    "wavediff": "psfscale.models.wavediff:WaveDiff",
 }
 """Name of a model and where its class stands."""
 
-SETTINGS: dict[str, type[BaseModel]] = {"rca": RCASettings, "sprite": SpriteFieldSettings}
+SETTINGS: dict[str, type[BaseModel]] = {
+    "rca": RCASettings,
+    "sprite": SpriteFieldSettings,
+    "wavediff": WaveDiffSettings,
+}
 """Name of a model and the class of its settings."""
 
 

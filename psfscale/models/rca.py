@@ -142,7 +142,10 @@ class RCA(StoredField[RCASettings]):
         ------
         FitError
             The model was not fitted yet.
+        InputError
+            The grid asks for the optical PSF, which this model cannot know.
         """
+        grid.require_effective(self.name)
         drawing = _drawing(self._fitted(), self._settings)
         return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
 

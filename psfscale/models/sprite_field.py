@@ -155,7 +155,10 @@ class SpriteField(StoredField[SpriteFieldSettings]):
         ------
         FitError
             The model was not fitted yet.
+        InputError
+            The grid asks for the optical PSF, which this model cannot know.
         """
+        grid.require_effective(self.name)
         return self._drawing().draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
 
     def _drawing(self) -> FieldDrawing:

@@ -13,6 +13,7 @@ from psfscale.arrays import PixelGrid
 from psfscale.config import RunConfig
 from psfscale.errors import StoreError
 from psfscale.models import load_model_class, settings_class
+from psfscale.models.wavediff_settings import OpticsSettings
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root
 from psfscale.survey import Instrument, load_survey
@@ -31,8 +32,9 @@ PACKAGES = ("psfscale", "torch", "numpy", "scipy", "zarr", "xarray", "dask", "di
 def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | None) -> BaseModel:
     """Settings of a model with nothing left open.
 
-    What is not given follows the instrument where it says something (``upsampling``, and
-    ``band_limit`` where the model's grid does not already cut below it), else the defaults.
+    What is not given follows the instrument where it says something (``upsampling``,
+    ``optics`` key by key, and ``band_limit`` where the model's grid does not already cut below
+    it), else the defaults.
 
     Raises
     ------
@@ -48,6 +50,9 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
     if "upsampling" in open_keys:
         follows["upsampling"] = instrument.psf.upsampling
     upsampling = follows.get("upsampling", getattr(settings, "upsampling", 1))
+    if "optics" in kind.model_fields:
+        telescope = OpticsSettings.of(instrument).model_dump()
+        follows["optics"] = {**telescope, **(given.get("optics") or {})}
     if "band_limit" in open_keys and instrument.band_limit < upsampling / 2:
         follows["band_limit"] = instrument.band_limit
     return validate({**given, **follows}, kind, name=f"settings of model {name!r}")

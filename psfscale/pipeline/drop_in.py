@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, StoreError
 from psfscale.models import SETTINGS, load_model_class
@@ -33,7 +34,8 @@ def fit_stack(
     name : of the model
     stars : npz, see `psfscale.store.stacks`
     output : store to write; must not exist
-    settings : ``key=value`` items of the model's settings
+    settings : ``key=value`` items of the model's settings; ``pupil=FILE`` (npy or FITS) replaces
+        the survey's pupil
     survey : survey file that supplies what `settings` leave out, where given
 
     Raises
@@ -42,25 +44,47 @@ def fit_stack(
         The settings, the stack or the output are wrong, or the stars do not fix the model.
     """
     instrument = None if survey is None else load_survey(survey).instrument
-    chosen = resolve_settings(name, _parse(settings), instrument)
+    given = _parse(settings)
+    parts = _pupil(name, given)
+    chosen = resolve_settings(name, given, instrument)
     batch = read_stars(stars)
     if output.exists():
         msg = f"{output} exists already; choose another path or remove it"
         raise StoreError(msg)
-    model: Any = load_model_class(name)(chosen)  # type: ignore[call-arg]
+    model: Any = load_model_class(name)(chosen, **parts)  # type: ignore[call-arg]
     report: FitReport = model.fit(batch)
     save_model(model, output)
     return report
 
 
+def _pupil(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The pupil that `given` names, taken out of it; its side becomes a setting."""
+    if name != "wavediff" or "pupil" not in given:
+        return {}
+    pupil = read_array(str(given.pop("pupil")))
+    if pupil.ndim != 2 or pupil.shape[0] != pupil.shape[1]:
+        msg = f"the pupil has shape {pupil.shape}, expected a square image of its amplitude"
+        raise ConfigError(msg)
+    given["optics"] = {"pupil_samples": len(pupil), **given.get("optics", {})}
+    return {"pupil": pupil}
+
+
 def predict_stack(
-    path: Path, at: Path, output: Path, *, oversampling: int, size: int | None
+    path: Path,
+    at: Path,
+    output: Path,
+    *,
+    oversampling: int,
+    size: int | None,
+    pixel: Literal["native", "none"] = "native",
+    centre: Literal["auto", "windowed", "axis"] = "auto",
 ) -> int:
     """Draw a saved model's PSFs at the points of an npz; returns how many."""
     model = load_model(path)
     points = read_points(at)
     side = size if size is not None else model.stamp_shape[0] * oversampling
-    psf = model.predict(points, PixelGrid(shape=(side, side), oversampling=oversampling))
+    grid = PixelGrid(shape=(side, side), oversampling=oversampling, pixel=pixel, centre=centre)
+    psf = model.predict(points, grid)
     write_psfs(output, psf.cpu().numpy(), at=points)
     return len(points)
 

@@ -17,7 +17,7 @@ import galsim
 import numpy as np
 
 from psfscale.errors import ConfigError
-from psfscale.kernels.pupil import open_area
+from psfscale.kernels.pupil import PupilShape
 from psfscale.simulate.seeds import Stream, generator
 from psfscale.survey.instrument import GridLayout
 
@@ -42,7 +42,7 @@ def pupil_mask(telescope: Telescope, side: float, n: int) -> Bool[np.ndarray, "y
     """Which points of a square grid of `n` over `side` [m] pass light; the axis at n // 2."""
     u = (np.arange(n) - n // 2) * (side / n) * 1e3
     x, y = np.meshgrid(u, u)
-    return open_area(telescope, x, y)
+    return PupilShape.of(telescope).passes(x, y)
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,302 @@
+"""The course of a WaveDiff fit: coarse optics first, corrected until they are the full ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from psfscale.errors import FitError
+from psfscale.kernels.centroid import windowed_centroid
+from psfscale.kernels.spectrum import flat_spectrum, quadrature
+from psfscale.models.position import PositionPolynomials
+from psfscale.models.wavediff_fit import Refined, refine, search
+from psfscale.models.wavediff_scene import TIP_TILT, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff_stars import StarLight, StarPixels
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from psfscale.arrays import FieldPoints, StarBatch
+    from psfscale.models.wavediff_optics import LightPath
+    from psfscale.models.wavediff_scene import Normal
+    from psfscale.models.wavediff_settings import OpticsSettings, WaveDiffSettings
+
+__all__ = ["Trained", "spectra_of", "train"]
+
+COARSE_SAMPLES = 64
+"""Pupil samples a side of the coarse optics, if they resolve the stamp and more."""
+COARSE_ROOM = 1.5
+"""Fields that the coarse optics must resolve [stamp]."""
+COARSE_WAVELENGTHS = 3
+COARSE_STEPS, CORRECTED_STEPS = 6, 3
+CORRECTIONS = 4
+"""Times that the coarse optics are corrected by the full ones, at most."""
+STILL = 0.02
+"""Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
+SEARCH_STARS = 300
+"""Stars of the search; the brightest."""
+SCATTERED = 0.1
+"""Scatter of the centroids about a smooth field [pixel] beyond which each star has its own."""
+SIGNIFICANT = 5.0
+"""Excess [σ] beyond which stars are held to need a flux or background of their own."""
+WINDOW = 1.5
+"""σ of the window of the first centroids [pixel]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What a fit leaves.
+
+    Attributes
+    ----------
+    wavefronts, positions : the field of wavefronts and its functions of position
+    light, nuisances : the stars' own parameters, and which of them were fitted
+    used : (star,) False for stars clipped
+    chi2, n_pixels : (star,)
+    stamp : (star, y, x) PSFs of the stars
+    n_steps, converged : of the last refinement
+    """
+
+    wavefronts: Wavefronts
+    positions: PositionPolynomials
+    light: StarLight
+    nuisances: Nuisances
+    used: Bool[Tensor, " star"]
+    chi2: Float[Tensor, " star"]
+    n_pixels: Float[Tensor, " star"]
+    stamp: Float[Tensor, "star y x"]
+    n_steps: int
+    converged: bool
+
+
+def spectra_of(
+    points: FieldPoints, optics: OpticsSettings, n_nodes: int
+) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, "object node"]]:
+    """Wavelengths and weights for the spectra of some points; flat ones where there are none."""
+    if points.sed is not None and points.wavelength is not None:
+        return quadrature(points.sed, points.wavelength, n_nodes=n_nodes)
+    sed, wavelength = flat_spectrum(optics.minimum, optics.maximum)
+    return quadrature(np.tile(sed, (len(points), 1)), wavelength, n_nodes=n_nodes)
+
+
+def coarse_factor(path: LightPath, size: int) -> int:
+    """How many times fewer pupil samples still resolve the stamp."""
+    n = len(path.axis)
+    enough = max(COARSE_SAMPLES, COARSE_ROOM * size * n / path.widest)
+    factors = [k for k in range(1, n) if n % (2 * k) == 0 and n / k >= enough]
+    return max(factors, default=1)
+
+
+def _around(stars: StarBatch, degree: int) -> PositionPolynomials:
+    """Functions over the stars' range and, as stars end short of the field, a little more."""
+    positions = PositionPolynomials.around(stars.x, stars.y, degree=degree)
+    margin = 3 / len(stars)
+    box = tuple((a - margin * (b - a), b + margin * (b - a)) for a, b in positions.box)
+    return replace(positions, box=(box[0], box[1]))
+
+
+class _Training:
+    """The moving parts of one fit."""
+
+    def __init__(
+        self,
+        stars: StarBatch,
+        settings: WaveDiffSettings,
+        *,
+        optics: OpticsSettings,
+        path: LightPath,
+    ) -> None:
+        device = path.amplitude.device
+        self.settings = settings
+        self.size = max(stars.stamp_shape)
+        self.pixels = StarPixels.of(stars, self.size, device)
+        self.positions = _around(stars, settings.degree)
+        self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
+        coarse = path.coarser(coarse_factor(path, self.size))
+        self.full = self._scene(stars, optics, path, settings.n_wavelengths)
+        n_coarse = min(COARSE_WAVELENGTHS, settings.n_wavelengths)
+        self.scene = self._scene(stars, optics, coarse, n_coarse)
+        self.used = self._bright()
+        self._start(optics)
+
+    def _scene(
+        self, stars: StarBatch, optics: OpticsSettings, path: LightPath, n_nodes: int
+    ) -> Scene:
+        nodes, weights = spectra_of(stars.points, optics, n_nodes)
+        return Scene(
+            pixels=self.pixels,
+            functions=self.functions,
+            spectra=torch.from_numpy(weights).to(path.amplitude),
+            camera=path.camera(nodes.tolist(), self.size),
+            path=path,
+            modes=path.modes(self.settings.n_zernikes),
+        )
+
+    def _bright(self) -> Tensor:
+        snr = self.pixels.signal_to_noise
+        bright = snr > self.settings.min_snr
+        needed = max(self.settings.min_stars, self.settings.n_functions)
+        if int(bright.sum()) < needed:
+            msg = (
+                f"{int(bright.sum())} of {len(bright)} stars have S/N above "
+                f"{self.settings.min_snr}; a wavefront of degree {self.settings.degree} in "
+                f"position needs {needed}"
+            )
+            raise FitError(msg)
+        return bright
+
+    def _start(self, optics: OpticsSettings) -> None:
+        """A plane wavefront; the stars' own tilts from their centroids, where those scatter."""
+        offset = (optics.binned - 1) / (2 * optics.binned) if optics.binned else 0.0
+        y, x = windowed_centroid(self.pixels.image, width=WINDOW)
+        shift = torch.stack([x, y], dim=1) - self.size // 2 + offset
+        wanted = self.settings.centroids
+        own = self._scattered(shift) if wanted == "auto" else wanted
+        self.nuisances = Nuisances(
+            fluxes=self.settings.fluxes is not False,
+            background=self.settings.background is True,
+            centroids=own,
+        )
+        # Tip and tilt have slope 2 [rms] over a radius, which is half the samples.
+        micron = self.full.path.step * len(self.full.path.axis) / 4
+        n = self.settings.n_zernikes
+        self.wavefronts = Wavefronts(
+            zernike=self.functions.new_zeros((n, self.settings.n_functions)),
+            tilt=shift * micron if own else torch.zeros_like(shift),
+        )
+
+    def _scattered(self, shift: Tensor) -> bool:
+        functions = self.functions[self.used]
+        smooth = torch.linalg.lstsq(functions, shift[self.used]).solution
+        rest = (shift[self.used] - functions @ smooth).abs().median()
+        scatter = 1.4826 * float(rest)
+        return bool(scatter > SCATTERED)
+
+    def search(self) -> None:
+        """Find the minimum's neighbourhood on the brightest stars."""
+        snr = torch.where(self.used, self.pixels.signal_to_noise, 0.0)
+        n = min(SEARCH_STARS, int(self.used.sum()))
+        chosen = torch.argsort(snr, descending=True, stable=True)[:n].sort().values
+        found = search(
+            self.scene.select(chosen), self.wavefronts.select(chosen), nuisances=self.nuisances
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.tilt
+        self.wavefronts = replace(found, tilt=tilt)
+
+    def refine(self, max_steps: int) -> Refined:
+        """Gauss-Newton on the stars in use."""
+        chosen = torch.nonzero(self.used)[:, 0]
+        found = refine(
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            nuisances=self.nuisances,
+            max_steps=max_steps,
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.wavefronts.tilt
+        self.wavefronts = replace(found.wavefronts, tilt=tilt)
+        return found
+
+    def correct(self) -> float:
+        """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
+        z = self.wavefronts.at(self.functions)
+        self.stamp = self.full.stamps(z)
+        offset = self.stamp - replace(self.scene, offset=None).stamps(z)
+        moved = offset if self.scene.offset is None else offset - self.scene.offset
+        self.scene = replace(self.scene, offset=offset)
+        noise = self.pixels.weight.amax((1, 2)) * self.light().flux ** 2
+        return float(((moved**2).amax((1, 2)) * noise)[self.used].mean().sqrt())
+
+    def light(self) -> StarLight:
+        """Flux and background of the stars as they are."""
+        return self.pixels.light(
+            self.stamp, fluxes=self.nuisances.fluxes, background=self.nuisances.background
+        )
+
+    def settle(self, normal: Normal) -> None:
+        """Hold what the stars do not show to vary, and free what they do."""
+        settings, used = self.settings, self.used
+        limit = 1 + SIGNIFICANT * (2 / int(used.sum())) ** 0.5
+        both = self.pixels.light(self.stamp, fluxes=True, background=True)
+        if settings.background == "auto":
+            excess = ((both.background / both.background_error) ** 2)[used].mean()
+            self.nuisances = replace(self.nuisances, background=float(excess) > limit)
+        if settings.fluxes == "auto":
+            light = self.light()
+            excess = (((light.flux - 1) / light.flux_error) ** 2)[used].mean()
+            self.nuisances = replace(self.nuisances, fluxes=float(excess) > limit)
+        if settings.centroids == "auto" and not self.nuisances.centroids and _restless(normal):
+            self.free_centroids()
+
+    def free_centroids(self) -> None:
+        """Turn the field's tip and tilt into the stars' own."""
+        own = list(TIP_TILT)
+        zernike = self.wavefronts.zernike.clone()
+        tilt = self.functions @ zernike[own].T
+        zernike[own] = 0
+        self.wavefronts = Wavefronts(zernike=zernike, tilt=tilt)
+        self.nuisances = replace(self.nuisances, centroids=True)
+
+    def clip(self) -> bool:
+        """Leave out stars whose χ² stands out; whether that changed anything."""
+        light = self.light()
+        n_pixels = (self.pixels.weight > 0).sum((1, 2)).clamp(min=4).float()
+        residual = (self.pixels.chi2(light.of(self.stamp)) / n_pixels).sqrt()
+        typical = residual[self.used].median()
+        spread = 1.4826 * (residual[self.used] - typical).abs().median()
+        excess = (residual - typical) / torch.maximum(spread, (0.5 / n_pixels).sqrt())
+        kept = self._bright() & (excess < self.settings.clip) & (light.flux > 0)
+        changed = bool((kept != self.used).any())
+        self.used = kept
+        return changed
+
+
+def _restless(normal: Normal) -> bool:
+    """Whether the stars' own tilts would lower χ² by more than noise does, and noticeably."""
+    own = list(TIP_TILT)
+    block, vector = normal.matrix[:, own][:, :, own], normal.vector[:, own]
+    gain = (vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum(1)
+    n = len(gain)
+    return float(gain.sum()) > 2 * n + SIGNIFICANT * math.sqrt(4 * n)
+
+
+def train(
+    stars: StarBatch, settings: WaveDiffSettings, *, optics: OpticsSettings, path: LightPath
+) -> Trained:
+    """Fit a wavefront field to stars.
+
+    Raises
+    ------
+    FitError
+        Too few stars with signal.
+    """
+    training = _Training(stars, settings, optics=optics, path=path)
+    training.search()
+    found = training.refine(COARSE_STEPS)
+    moved = training.correct()
+    for _ in range(CORRECTIONS):
+        training.settle(found.normal)
+        clipped = training.clip()
+        found = training.refine(CORRECTED_STEPS)
+        moved = training.correct()
+        if moved < STILL and not clipped:
+            break
+    light = training.light()
+    return Trained(
+        wavefronts=training.wavefronts,
+        positions=training.positions,
+        light=light,
+        nuisances=training.nuisances,
+        used=training.used,
+        chi2=training.pixels.chi2(light.of(training.stamp)),
+        n_pixels=(training.pixels.weight > 0).sum((1, 2)),
+        stamp=training.stamp,
+        n_steps=found.n_steps,
+        converged=found.converged and moved < STILL,
+    )

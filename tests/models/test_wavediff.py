@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from wave_scene import OPTICS, WAVELENGTH, coefficients, draw, points, stars
+
+from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.kernels.centroid import windowed_centroid
+from psfscale.models import load_model_class, settings_class
+from psfscale.models.wavediff import WaveDiff
+from psfscale.store.models import load_model, save_model
+
+SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
+GRID = PixelGrid(shape=(16, 16))
+
+
+def error(psf: np.ndarray, truth: np.ndarray) -> float:
+    return float(
+        np.mean(np.linalg.norm(psf - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2)))
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    model = WaveDiff(**SMALL)
+    return model, model.fit(stars())
+
+
+def test_wavediff__reaches_the_noise_limit_at_new_positions_and_colours(fitted) -> None:
+    model, report = fitted
+    at = points(30, seed=77)
+    psf = model.predict(at, GRID).numpy()
+    truth = draw(coefficients(at.x, at.y), at.sed)
+    # 27 parameters over 40 stars of S/N 150: sqrt(27 / 40) / 150 = 0.55 %.
+    assert error(psf, truth) < 0.0075
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+    assert report.converged
+    assert report.used.all()
+
+
+def test_wavediff__finds_the_wavefront_itself(fitted) -> None:
+    model, _ = fitted
+    at = points(30, seed=77)
+    found, truth = model.zernikes(at), coefficients(at.x, at.y)
+    assert np.linalg.norm((found - truth)[:, 1:]) < 0.1 * np.linalg.norm(truth[:, 1:])
+    opd = model.wavefront(at).numpy()
+    assert opd.shape == (30, 32, 32)
+    assert not opd[:, 0, 0].any()
+
+
+def test_wavediff__draws_a_single_wavelength(fitted) -> None:
+    model, _ = fitted
+    at = points(5)
+    mono = np.zeros((5, 4))
+    mono[:, 2] = 1
+    one = FieldPoints(x=at.x, y=at.y, sed=np.ones((5, 1)), wavelength=WAVELENGTH[2:3])
+    psf = model.predict(one, GRID).numpy()
+    assert error(psf, draw(coefficients(at.x, at.y), mono)) < 0.01
+
+
+def test_wavediff__knows_fluxes_background_and_centres_of_its_stars() -> None:
+    scene = stars(flux=500.0, background=0.4, shifts=0.5)
+    model = WaveDiff(**SMALL)
+    report = model.fit(scene)
+    np.testing.assert_allclose(report.flux, 500, rtol=0.04)
+    y, x = windowed_centroid(torch.from_numpy(scene.image), width=1.5)
+    assert np.abs(report.shift_y - (y.numpy() - 8)).max() < 0.05
+    assert np.abs(report.shift_x - (x.numpy() - 8)).max() < 0.05
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [24, 25])
+@pytest.mark.parametrize("oversampling", [1, 2, 3])
+@pytest.mark.parametrize("pixel", ["native", "none"])
+def test_wavediff__puts_the_windowed_centroid_on_half_the_side(
+    fitted, size: int, oversampling: int, pixel: str
+) -> None:
+    model, _ = fitted
+    side = size * oversampling // 2
+    grid = PixelGrid(
+        shape=(side, side + 1), oversampling=oversampling, pixel=pixel, centre="windowed"
+    )
+    psf = model.predict(points(3), grid).double()
+    torch.testing.assert_close(psf.sum((1, 2)), torch.ones(3, dtype=torch.float64))
+    if oversampling == 1:
+        return  # a pixel is too coarse to tell
+    width = float(model.state()["width"]) * oversampling
+    y, x = windowed_centroid(psf, width=width)
+    assert (y - side // 2).abs().max() < 0.03 * oversampling
+    assert (x - (side + 1) // 2).abs().max() < 0.03 * oversampling
+
+
+def test_optical_psf__summed_over_pixels_is_the_effective_one(fitted) -> None:
+    model, _ = fitted
+    at = points(4)
+    fine = PixelGrid(shape=(48, 48), oversampling=3, pixel="none", centre="axis")
+    coarse = PixelGrid(shape=(16, 16), centre="axis")
+    mono = FieldPoints(x=at.x, y=at.y, sed=np.ones((4, 1)), wavelength=WAVELENGTH[:1])
+    summed = model.predict(mono, fine).reshape(4, 16, 3, 16, 3).sum((2, 4))
+    np.testing.assert_allclose(summed, model.predict(mono, coarse), atol=2e-6)
+
+
+def test_wavediff__state_brings_the_same_model_back(fitted, tmp_path: Path) -> None:
+    model, _ = fitted
+    save_model(model, tmp_path / "model.zarr")
+    other = load_model(tmp_path / "model.zarr")
+    at = points(6)
+    assert np.array_equal(model.predict(at, GRID), other.predict(at, GRID))
+    assert other.stamp_shape == (16, 16)
+    with pytest.raises(InputError, match="'zernike' has shape"):
+        WaveDiff.from_state({**model.state(), "zernike": np.zeros((3, 3))}, model.settings)
+
+
+def test_wavediff__does_not_depend_on_the_order_of_stars_or_points(fitted) -> None:
+    model, _ = fitted
+    at = points(6)
+    order = np.array([4, 2, 0, 5, 1, 3])
+    shuffled = FieldPoints(
+        x=at.x[order], y=at.y[order], sed=at.sed[order], wavelength=at.wavelength
+    )
+    psf = model.predict(at, GRID)
+    np.testing.assert_allclose(model.predict(shuffled, GRID), psf[order], atol=1e-7)
+    scene = stars()
+    again = WaveDiff(**SMALL)
+    again.fit(scene.select(np.random.default_rng(0).permutation(len(scene))))
+    np.testing.assert_allclose(again.predict(at, GRID), psf, atol=2e-4 * float(psf.max()))
+
+
+def test_wavediff__clips_a_star_that_is_two() -> None:
+    scene = stars()
+    image = scene.image.copy()
+    image[7] += 0.5 * np.roll(image[7], 4, axis=1)
+    spoiled = StarBatch(
+        image=image,
+        weight=scene.weight,
+        x=scene.x,
+        y=scene.y,
+        sed=scene.sed,
+        wavelength=scene.wavelength,
+    )
+    report = WaveDiff(**SMALL, fluxes=True).fit(spoiled)
+    assert not report.used[7]
+    assert report.used.sum() == 39
+
+
+def test_wavediff__ignores_masked_pixels() -> None:
+    scene = stars()
+    image, weight = scene.image.copy(), scene.weight.copy()
+    image[::3, 2, 3], weight[::3, 2, 3] = 1e6, 0
+    masked = StarBatch(
+        image=image, weight=weight, x=scene.x, y=scene.y, sed=scene.sed, wavelength=WAVELENGTH
+    )
+    report = WaveDiff(**SMALL).fit(masked)
+    assert report.used.all()
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+
+
+def test_wavediff__takes_a_pupil_that_is_given(fitted) -> None:
+    model, _ = fitted
+    pupil = model.state()["pupil"]
+    same = WaveDiff(**SMALL, pupil=pupil)
+    assert same.fit(stars(n=10)).used.all()
+    with pytest.raises(ConfigError, match=r"shape \(8, 8\), expected \(32, 32\)"):
+        WaveDiff(**SMALL, pupil=np.ones((8, 8)))
+    with pytest.raises(ConfigError, match="finite, not negative"):
+        WaveDiff(**SMALL, pupil=-pupil)
+
+
+def test_wavediff__stands_in_the_registry() -> None:
+    assert load_model_class("wavediff") is WaveDiff
+    assert settings_class("wavediff")().n_zernikes == 45
+
+
+def test_wavediff__refuses_what_it_cannot_do(fitted) -> None:
+    with pytest.raises(ConfigError, match="give a survey file"):
+        WaveDiff()
+    with pytest.raises(ConfigError, match="n_zernikes"):
+        WaveDiff(**{**SMALL, "n_zernikes": 2})
+    with pytest.raises(FitError, match="no field yet"):
+        WaveDiff(**SMALL).state()
+    with pytest.raises(FitError, match="2 of 2 stars have S/N above"):
+        WaveDiff(**SMALL).fit(stars(n=2))
+    with pytest.raises(ConfigError, match="is not here"):
+        WaveDiff(**{**SMALL, "device": "cuda:99"}).fit(stars(n=10))
+    with pytest.raises(InputError, match="wider than the"):
+        fitted[0].predict(points(1), PixelGrid(shape=(64, 64)))
