@@ -20,6 +20,7 @@ from psfscale.models.stored import CENTROID_WINDOW, position_box
 from psfscale.models.wavediff_draw import Drawing
 from psfscale.models.wavediff_optics import LightPath, amplitude_of
 from psfscale.models.wavediff_settings import OpticsSettings, WaveDiffSettings
+from psfscale.models.wavediff_surface import field_functions, n_cosines
 from psfscale.models.wavediff_train import Trained, train
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ class WaveDiff:
     def state_arrays(
         cls,
         settings: Any,
-        stamp_shape: tuple[int, int],  # noqa: ARG003 (the state does not depend on it)
+        stamp_shape: tuple[int, int],
     ) -> tuple[StateArray, ...]:
         """The arrays that `state` returns for these settings."""
         n = 256 if settings.optics is None else settings.optics.pupil_samples
+        limit = 1.0 if settings.optics is None else settings.optics.band_limit
+        waves = n_cosines(max(stamp_shape), limit)
         return (
             StateArray(
                 name="zernike",
@@ -113,6 +116,14 @@ class WaveDiff:
             ),
             position_box("range of x and y that the position functions map to [-1, 1]"),
             CENTROID_WINDOW,
+            StateArray(
+                name="surface",
+                dims=("feature", "wave_y", "wave_x"),
+                shape=(settings.n_surfaces, waves, waves),
+                dtype="float32",
+                units="um",
+                long_name="weights of cosines over the pupil, beyond the Zernikes",
+            ),
             StateArray(
                 name="jitter",
                 dims=(),
@@ -186,7 +197,7 @@ class WaveDiff:
             An array is missing or of another shape than the settings say.
         """
         arrays = {}
-        for expected in cls.state_arrays(settings, (0, 0)):
+        for expected in cls.state_arrays(settings, _stamp_of(state)):
             array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
             if array.shape != expected.shape:
                 msg = (
@@ -214,6 +225,8 @@ class WaveDiff:
             optics=self._optics,
             n_wavelengths=self._settings.n_wavelengths,
             zernike=torch.from_numpy(state["zernike"]),
+            surface=torch.from_numpy(state["surface"]),
+            field=field_functions(self._settings, ((x0, x1), (y0, y1))),
             positions=PositionPolynomials(degree=self._settings.degree, box=((x0, x1), (y0, y1))),
             width=float(state["width"]),
             jitter=float(state["jitter"]),
@@ -221,16 +234,26 @@ class WaveDiff:
         )
 
     def _state_of(self, trained: Trained, stars: StarBatch) -> dict[str, np.ndarray]:
+        shape = self.state_arrays(self._settings, stars.stamp_shape)
+        surface = np.zeros(next(a.shape for a in shape if a.name == "surface"), np.float32)
+        if trained.surface is not None:
+            surface[:] = trained.surface.cpu().numpy()
         mean = trained.stamp[trained.used].mean(0)
         return {
             "zernike": trained.wavefronts.zernike.double().cpu().numpy(),
             "pupil": np.asarray(self._pupil, dtype=np.float32),
             "box": np.array(trained.positions.box),
             "width": np.array(matched_width(mean.double().cpu(), start=1.5, smallest=0.5)),
-            "jitter": np.array(0.0),
+            "surface": surface,
+            "jitter": np.array(trained.wavefronts.blur**0.5),
             "on_axis": np.array(not trained.nuisances.centroids, dtype=np.int8),
             "stamp": np.array(stars.stamp_shape, dtype=np.int32),
         }
+
+
+def _stamp_of(state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    ny, nx = np.ravel(state.get("stamp", (0, 0)))[:2].tolist()
+    return ny, nx
 
 
 def device_of(wanted: str) -> torch.device:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from psfscale.kernels.centroid import windowed_centroid
+from psfscale.models.wavediff_surface import cosines
 from psfscale.models.wavediff_train import spectra_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from psfscale.models.position import PositionPolynomials
     from psfscale.models.wavediff_optics import LightPath
     from psfscale.models.wavediff_settings import OpticsSettings
+    from psfscale.models.wavediff_surface import FieldFunctions
 
 __all__ = ["Drawing"]
 
@@ -39,7 +41,8 @@ class Drawing:
     optics : the settings they came from
     n_wavelengths : nodes of a broad-band spectrum
     zernike : (zernike, function) [µm]
-    positions : the functions of position
+    surface : (function, cosine, cosine) beyond the Zernikes [µm]
+    positions, field : the functions of position of both
     width : σ of the window that defines the centroid [CCD pixel]
     jitter : σ of the blur [CCD pixel]
     on_axis : whether the stars' stamps were registered to the optical axis
@@ -49,7 +52,9 @@ class Drawing:
     optics: OpticsSettings
     n_wavelengths: int
     zernike: Float[Tensor, "zernike function"]
+    surface: Float[Tensor, "function cosine cosine"]
     positions: PositionPolynomials
+    field: FieldFunctions
     width: float
     jitter: float
     on_axis: bool
@@ -58,13 +63,26 @@ class Drawing:
         """Zernike coefficients at positions [µm]."""
         return np.asarray(self.positions(at.x, at.y) @ self.zernike.numpy().T)
 
-    def _opd(self, z: Float[np.ndarray, "object zernike"], modes: Tensor) -> Tensor:
-        return torch.einsum("sj,jyx->syx", torch.from_numpy(z).to(modes), modes)
+    def _opd(self, at: FieldPoints, part: slice, modes: Tensor, maps: Tensor | None) -> Tensor:
+        x, y = at.x[part], at.y[part]
+        z = torch.from_numpy(self.positions(x, y) @ self.zernike.numpy().T).to(modes)
+        opd = torch.einsum("sj,jyx->syx", z, modes)
+        if maps is None:
+            return opd
+        return opd + torch.einsum("sf,fyx->syx", torch.from_numpy(self.field(x, y)).to(modes), maps)
+
+    def _maps(self) -> Tensor | None:
+        """The surfaces on the pupil's samples [µm], or None where there are none."""
+        if not self.surface.any():
+            return None
+        waves = cosines(self.path.axis, self.surface.shape[1]).to(self.path.amplitude)
+        return waves.T @ self.surface.to(waves) @ waves
 
     def wavefront(self, at: FieldPoints) -> Float[Tensor, "object y x"]:
         """OPD [µm] at positions; 0 where the pupil is blocked."""
         modes = self.path.modes(len(self.zernike))
-        return self._opd(self.zernikes(at), modes) * (self.path.amplitude > 0)
+        whole = self._opd(at, slice(None), modes, self._maps())
+        return whole * (self.path.amplitude > 0)
 
     def draw(self, at: FieldPoints, grid: PixelGrid) -> Float[Tensor, "object y x"]:
         """PSFs of unit sum, placed as `grid` says."""
@@ -79,12 +97,12 @@ class Drawing:
         )
         rows, columns = (slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in grid.shape)
         spectra = torch.from_numpy(weights).to(self.path.amplitude)
-        modes, z = self.path.modes(len(self.zernike)), self.zernikes(at)
+        modes, maps = self.path.modes(len(self.zernike)), self._maps()
         on_axis = grid.centre == "axis" or (grid.centre == "auto" and self.on_axis)
         out = modes.new_zeros((len(at), *grid.shape))
         for k in range(0, len(at), STEP):
             part = slice(k, k + STEP)
-            opd = self._opd(z[part], modes)
+            opd = self._opd(at, part, modes, maps)
             if not on_axis:
                 opd = self._centred(opd, spectra[part], nodes.tolist(), grid)
             out[part] = camera.draw(opd, spectra[part])[:, rows, columns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,14 @@ import torch
 from scipy.optimize import minimize
 
 from psfscale.kernels.zernike import noll_index
-from psfscale.models.wavediff_scene import TIP_TILT, Nuisances, Wavefronts
+from psfscale.models.wavediff_scene import TIP_TILT, Normal, Nuisances, Wavefronts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from psfscale.models.wavediff_scene import Normal, Scene
+    from psfscale.models.wavediff_scene import Scene
 
-__all__ = ["Refined", "descend", "flipped", "refine", "search"]
+__all__ = ["Refined", "blur_error", "descend", "flipped", "refine", "search"]
 
 UNIT = 0.01
 """Unit of the parameters of the descent [µm]: about the size of one coefficient."""
@@ -49,49 +50,101 @@ def _free_rows(n: int, nuisances: Nuisances) -> list[int]:
     return [j for j in range(1, n) if not (nuisances.centroids and j in TIP_TILT)]
 
 
-def descend(
-    scene: Scene, start: Wavefronts, *, nuisances: Nuisances, n_steps: int
-) -> tuple[Wavefronts, float]:
-    """L-BFGS on χ², flux and background eliminated at every step; the wavefronts and their χ²."""
-    rows = _free_rows(len(start.zernike), nuisances)
-    shape = (len(rows), start.zernike.shape[1])
+@dataclass(frozen=True, kw_only=True)
+class _Packing:
+    """Wavefronts as one vector of numbers near 1, and back."""
 
-    def unpack(vector: np.ndarray) -> Wavefronts:
-        values = torch.from_numpy(UNIT * vector).to(start.zernike)
-        zernike = start.zernike.clone()
-        zernike[rows] = values[: len(rows) * shape[1]].reshape(shape)
-        tilt = values[len(rows) * shape[1] :].reshape(-1, 2)
-        return Wavefronts(zernike=zernike, tilt=tilt if nuisances.centroids else start.tilt)
+    like: Wavefronts
+    nuisances: Nuisances
+    field: bool = True
+
+    @property
+    def rows(self) -> list[int]:
+        if not self.field:
+            return []
+        return _free_rows(len(self.like.zernike), self.nuisances)
+
+    def pack(self, zernike: Tensor, tilt: Tensor, surface: Tensor | None) -> np.ndarray:
+        """Rows of the Zernikes, the stars' tilts where free, the surfaces where there are any."""
+        parts = [zernike[self.rows].flatten()]
+        if self.nuisances.centroids:
+            parts.append(tilt.flatten())
+        vector = torch.cat(parts).double().cpu().numpy()
+        if surface is None or not self.field:
+            return np.asarray(vector)
+        return np.concatenate([vector, surface.flatten().double().cpu().numpy()])
+
+    def units(self) -> np.ndarray:
+        """Unit of each number: `UNIT` for wavefronts, 1 for surfaces, which have their own."""
+        ones = replace(
+            self.like,
+            zernike=torch.full_like(self.like.zernike, UNIT),
+            tilt=torch.full_like(self.like.tilt, UNIT),
+        )
+        surface = None if self.like.surface is None else torch.ones_like(self.like.surface)
+        return self.pack(ones.zernike, ones.tilt, surface)
+
+    def unpack(self, vector: np.ndarray) -> Wavefronts:
+        like, rows = self.like, self.rows
+        values = torch.from_numpy(vector).to(like.zernike)
+        n = len(rows) * like.zernike.shape[1]
+        zernike = like.zernike.clone()
+        zernike[rows] = values[:n].reshape(len(rows), zernike.shape[1])
+        tilt, surface = like.tilt, like.surface
+        if self.nuisances.centroids:
+            tilt = values[n : n + tilt.numel()].reshape(tilt.shape)
+            n += tilt.numel()
+        if surface is not None and self.field:
+            surface = values[n:].reshape(surface.shape)
+        return replace(like, zernike=zernike, tilt=tilt, surface=surface)
+
+
+def descend(
+    scene: Scene, start: Wavefronts, *, nuisances: Nuisances, n_steps: int, field: bool = True
+) -> tuple[Wavefronts, float]:
+    """L-BFGS on χ² and prior, flux and background eliminated at every step.
+
+    Parameters
+    ----------
+    field : whether the field is fitted, or the stars' own centres alone
+
+    Returns
+    -------
+    the wavefronts, and χ² plus the surfaces' prior
+    """
+    packing = _Packing(like=start, nuisances=nuisances, field=field)
+    units = packing.units()
 
     def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        wavefronts = unpack(vector)
-        value, slope = _cost(scene, wavefronts.at(scene.functions), nuisances)
-        down = (slope.T @ scene.functions)[rows].flatten()
-        if nuisances.centroids:
-            down = torch.cat([down, slope[:, list(TIP_TILT)].flatten()])
-        return value, UNIT * down.double().cpu().numpy()
+        here = packing.unpack(units * vector)
+        value, slope, surface = _cost(scene, here, nuisances)
+        if surface is not None and here.surface is not None:
+            value += float((here.surface**2).sum(dtype=torch.float64))
+            surface = surface + 2 * here.surface
+        down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)], surface)
+        return value, units * down
 
-    first = start.zernike[rows].flatten()
-    if nuisances.centroids:
-        first = torch.cat([first, start.tilt.flatten()])
+    first = packing.pack(start.zernike, start.tilt, start.surface) / units
     found = minimize(
         cost,
-        first.double().cpu().numpy() / UNIT,
+        first,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": n_steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-3},
     )
-    return unpack(found.x), float(found.fun)
+    return packing.unpack(units * found.x), float(found.fun)
 
 
-def _cost(scene: Scene, z: Tensor, nuisances: Nuisances) -> tuple[float, Tensor]:
-    stamp = scene.stamps(z)
+def _cost(
+    scene: Scene, here: Wavefronts, nuisances: Nuisances
+) -> tuple[float, Tensor, Tensor | None]:
+    stamp = scene.stamps(here)
     pixels = scene.pixels
     light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
     residual = light.of(stamp) - pixels.image
     weighted = pixels.weight * residual
-    slope = scene.pullback(z, 2 * light.flux[:, None, None] * weighted)
-    return float((weighted * residual).sum(dtype=torch.float64)), slope
+    slope, surface = scene.pullback(here, 2 * light.flux[:, None, None] * weighted)
+    return float((weighted * residual).sum(dtype=torch.float64)), slope, surface
 
 
 def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
@@ -141,10 +194,10 @@ def refine(scene: Scene, start: Wavefronts, *, nuisances: Nuisances, max_steps: 
     here, chi2 = start, _chi2(scene, start, nuisances)
     damping, step, gain = DAMPING, 0, float("inf")
     while step < max_steps and gain > SMALLEST_GAIN:
-        normal = scene.normal(here.at(scene.functions), nuisances)
+        normal = scene.normal(here, nuisances)
         gain = 0.0
         while damping < MOST_DAMPING:
-            trial = _step(scene, here, normal, nuisances, damping)
+            trial = _step(here, scene.functions, normal, nuisances, damping)
             reached = _chi2(scene, trial, nuisances)
             if reached < chi2:
                 gain, here, chi2 = chi2 - reached, trial, reached
@@ -158,36 +211,71 @@ def refine(scene: Scene, start: Wavefronts, *, nuisances: Nuisances, max_steps: 
 
 
 def _chi2(scene: Scene, wavefronts: Wavefronts, nuisances: Nuisances) -> float:
-    stamp = scene.stamps(wavefronts.at(scene.functions))
+    stamp = scene.stamps(wavefronts)
     light = scene.pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
     return float(scene.pixels.chi2(light.of(stamp)).sum(dtype=torch.float64))
 
 
 def _step(
-    scene: Scene, here: Wavefronts, normal: Normal, nuisances: Nuisances, damping: float
+    here: Wavefronts, functions: Tensor, normal: Normal, nuisances: Nuisances, damping: float
 ) -> Wavefronts:
     """One damped step; the stars' own tilts are eliminated and then follow."""
     rows = _free_rows(len(here.zernike), nuisances)
-    matrix, vector = normal.matrix, normal.vector
-    own = list(TIP_TILT)
-    if nuisances.centroids:
-        block = matrix[:, own][:, :, own]
-        block = block * (1 + damping * torch.eye(2, dtype=block.dtype, device=block.device))
-        carry = torch.linalg.solve(block, matrix[:, own])  # (star, 2, zernike)
-        still = torch.linalg.solve(block, vector[:, own, None])[..., 0]
-        vector = vector - torch.einsum("saj,sa->sj", matrix[:, own], still)
-        matrix = matrix - torch.einsum("saj,sak->sjk", matrix[:, own], carry)
-    p = scene.functions.double()
-    m = matrix[:, rows][:, :, rows]
-    n = len(rows) * p.shape[1]
-    whole = torch.einsum("sjk,sa,sb->jakb", m, p, p).reshape(n, n)
+    reduced, own = _without_tilts(normal, damping) if nuisances.centroids else (normal, None)
+    p = functions.double()
+    whole, down = _assembled(reduced, rows, p, jitter=nuisances.jitter)
     whole = whole + torch.diag(damping * whole.diagonal())
-    down = torch.einsum("sj,sa->ja", vector[:, rows], p).reshape(n)
-    change = torch.linalg.solve(whole, down).reshape(len(rows), -1)
+    found = torch.linalg.solve(whole, down)
+    n = len(rows) * p.shape[1]
+    change = found[:n].reshape(len(rows), -1)
     zernike = here.zernike.clone()
     zernike[rows] += change.to(zernike.dtype)
+    blur = max(here.blur + float(found[n]), 0.0) if nuisances.jitter else here.blur
     tilt = here.tilt
-    if nuisances.centroids:
+    if own is not None:
+        still, carry = own
         moved = still - torch.einsum("saj,sj->sa", carry[:, :, rows], p @ change.T)
+        if nuisances.jitter:
+            moved = moved - carry[:, :, -1] * (blur - here.blur)
         tilt = tilt + moved.to(tilt.dtype)
-    return Wavefronts(zernike=zernike, tilt=tilt)
+    return replace(here, zernike=zernike, tilt=tilt, blur=blur)
+
+
+def _without_tilts(normal: Normal, damping: float) -> tuple[Normal, tuple[Tensor, Tensor]]:
+    """The problem with each star's own tilts solved for; their solution, and how it follows."""
+    matrix, vector, own = normal.matrix, normal.vector, list(TIP_TILT)
+    block = matrix[:, own][:, :, own]
+    block = block + damping * torch.diag_embed(block.diagonal(dim1=1, dim2=2))
+    carry = torch.linalg.solve(block, matrix[:, own])
+    still = torch.linalg.solve(block, vector[:, own, None])[..., 0]
+    reduced = Normal(
+        matrix=matrix - torch.einsum("saj,sak->sjk", matrix[:, own], carry),
+        vector=vector - torch.einsum("saj,sa->sj", matrix[:, own], still),
+    )
+    return reduced, (still, carry)
+
+
+def _assembled(
+    normal: Normal, rows: list[int], p: Tensor, *, jitter: bool
+) -> tuple[Tensor, Tensor]:
+    """The stars' problems as one, of the field's coefficients and last the blur."""
+    m = normal.matrix[:, rows][:, :, rows]
+    n = len(rows) * p.shape[1]
+    whole = torch.einsum("sjk,sa,sb->jakb", m, p, p).reshape(n, n)
+    down = torch.einsum("sj,sa->ja", normal.vector[:, rows], p).reshape(n)
+    if not jitter:
+        return whole, down
+    side = torch.einsum("sj,sa->ja", normal.matrix[:, rows, -1], p).reshape(n, 1)
+    corner = normal.matrix[:, -1, -1].sum().reshape(1, 1)
+    whole = torch.cat([torch.cat([whole, side], dim=1), torch.cat([side.T, corner], dim=1)])
+    return whole, torch.cat([down, normal.vector[:, -1].sum()[None]])
+
+
+def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:
+    """Standard deviation of the blur σ² [pixel²], all else fitted with it."""
+    rows = _free_rows(normal.matrix.shape[1] - 1, nuisances)
+    reduced = _without_tilts(normal, 0.0)[0] if nuisances.centroids else normal
+    whole, _ = _assembled(reduced, rows, functions.double(), jitter=True)
+    unit = torch.zeros_like(whole[:, 0])
+    unit[-1] = 1
+    return math.sqrt(max(float(torch.linalg.solve(whole, unit)[-1]), 0.0))

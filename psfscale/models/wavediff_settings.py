@@ -48,6 +48,11 @@ class OpticsSettings(BaseModel):
             raise ValueError(msg)
         return self
 
+    @property
+    def band_limit(self) -> float:
+        """Highest spatial frequency of images, at the shortest wavelength [cycle/CCD pixel]."""
+        return self.aperture * self.pixel_size / (self.focal_length * self.minimum)
+
     @classmethod
     def of(cls, instrument: Instrument) -> OpticsSettings:
         """The light path of an instrument."""
@@ -100,6 +105,23 @@ class WaveDiffSettings(BaseModel):
         description="σ of a Gaussian blur [CCD pixel], or whether to fit it; "
         "auto: where it is significant",
     )
+    surfaces: Switch = Field(
+        default="auto",
+        description="wavefronts beyond the Zernikes; auto: where stars kept from the fit gain",
+    )
+    spatial: Literal["poly", "graph", "polygraph"] = Field(
+        default="poly", description="functions of position that the surfaces follow"
+    )
+    surface_degree: int = Field(
+        default=2, ge=0, le=8, description="degree of the surfaces in position [1]"
+    )
+    reserved: float = Field(
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description="share of the stars kept aside to judge the surfaces, and then fitted [1]",
+    )
+    seed: int = Field(default=0, ge=0, description="of the choice of those stars")
     clip: float = Field(
         default=6.0,
         gt=0,
@@ -114,6 +136,14 @@ class WaveDiffSettings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="where to compute: auto (the first free accelerator, else cpu), cpu, cuda:k",
     )
+
+    @property
+    def n_surfaces(self) -> int:
+        """Functions of position of the surfaces; without surfaces 1, all zero."""
+        one = (self.surface_degree + 1) * (self.surface_degree + 2) // 2
+        if self.surfaces is False:
+            return 1
+        return 2 * one - 1 if self.spatial == "polygraph" else one
 
     @property
     def n_functions(self) -> int:

@@ -64,6 +64,10 @@ class StarPixels:
         """Some of the stars."""
         return StarPixels(image=self.image[chosen], weight=self.weight[chosen])
 
+    def part(self, chosen: slice) -> StarPixels:
+        """A run of the stars."""
+        return StarPixels(image=self.image[chosen], weight=self.weight[chosen])
+
     def softened(self, share: float) -> StarPixels:
         """The same, as if every pixel missed the model by a `share` of its own light.
 

@@ -13,9 +13,11 @@ from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.spectrum import flat_spectrum, quadrature
 from psfscale.models.position import PositionPolynomials
-from psfscale.models.wavediff_fit import Refined, refine, search
+from psfscale.models.wavediff_beyond import Held, split
+from psfscale.models.wavediff_fit import Refined, blur_error, descend, refine, search
 from psfscale.models.wavediff_scene import TIP_TILT, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff_stars import StarLight, StarPixels
+from psfscale.models.wavediff_surface import SurfaceBasis, field_functions, n_cosines
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -36,6 +38,10 @@ COARSE_WAVELENGTHS = 3
 COARSE_STEPS, CORRECTED_STEPS = 6, 3
 CORRECTIONS = 4
 """Times that the coarse optics are corrected by the full ones, at most."""
+LADDER = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""Prior rms of the surfaces [µm], weakest first, each from the one before."""
+LADDER_STEPS = 30
+SURFACE_CYCLES, SURFACE_STEPS = 2, 40
 STILL = 0.02
 """Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
 SEARCH_STARS = 300
@@ -55,6 +61,7 @@ class Trained:
     Attributes
     ----------
     wavefronts, positions : the field of wavefronts and its functions of position
+    surface : (function, cosine, cosine) coefficients beyond the Zernikes [µm], or None
     light, nuisances : the stars' own parameters, and which of them were fitted
     used : (star,) False for stars clipped
     chi2, n_pixels : (star,)
@@ -64,6 +71,7 @@ class Trained:
 
     wavefronts: Wavefronts
     positions: PositionPolynomials
+    surface: Float[Tensor, "function cosine cosine"] | None
     light: StarLight
     nuisances: Nuisances
     used: Bool[Tensor, " star"]
@@ -114,9 +122,12 @@ class _Training:
         device = path.amplitude.device
         self.settings = settings
         self.size = max(stars.stamp_shape)
+        self.n_cosines = n_cosines(self.size, path.band_limit)
         self.pixels = StarPixels.of(stars, self.size, device)
         self.positions = _around(stars, settings.degree)
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
+        self.field = field_functions(settings, self.positions.box)
+        self.features = torch.from_numpy(self.field(stars.x, stars.y)).float().to(device)
         coarse = path.coarser(coarse_factor(path, self.size))
         self.full = self._scene(stars, optics, path, settings.n_wavelengths)
         n_coarse = min(COARSE_WAVELENGTHS, settings.n_wavelengths)
@@ -161,13 +172,15 @@ class _Training:
             fluxes=self.settings.fluxes is not False,
             background=self.settings.background is True,
             centroids=own,
+            jitter=False,
         )
         # Tip and tilt have slope 2 [rms] over a radius, which is half the samples.
         micron = self.full.path.step * len(self.full.path.axis) / 4
-        n = self.settings.n_zernikes
+        n, jitter = self.settings.n_zernikes, self.settings.jitter
         self.wavefronts = Wavefronts(
             zernike=self.functions.new_zeros((n, self.settings.n_functions)),
             tilt=shift * micron if own else torch.zeros_like(shift),
+            blur=0.0 if isinstance(jitter, str | bool) else float(jitter) ** 2,
         )
 
     def _scattered(self, shift: Tensor) -> bool:
@@ -205,9 +218,8 @@ class _Training:
 
     def correct(self) -> float:
         """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
-        z = self.wavefronts.at(self.functions)
-        self.stamp = self.full.stamps(z)
-        offset = self.stamp - replace(self.scene, offset=None).stamps(z)
+        self.stamp = self.full.stamps(self.wavefronts)
+        offset = self.stamp - replace(self.scene, offset=None).stamps(self.wavefronts)
         moved = offset if self.scene.offset is None else offset - self.scene.offset
         self.scene = replace(self.scene, offset=offset)
         noise = self.pixels.weight.amax((1, 2)) * self.light().flux ** 2
@@ -218,6 +230,21 @@ class _Training:
         return self.pixels.light(
             self.stamp, fluxes=self.nuisances.fluxes, background=self.nuisances.background
         )
+
+    def free_jitter(self) -> None:
+        """Fit the blur from here on, unless the settings hold it."""
+        if self.settings.jitter in ("auto", True) and not isinstance(self.settings.jitter, float):
+            self.nuisances = replace(self.nuisances, jitter=True)
+
+    def settle_jitter(self, normal: Normal) -> None:
+        """Drop a blur that is no more than noise."""
+        if self.settings.jitter != "auto" or not self.nuisances.jitter:
+            return
+        chosen = torch.nonzero(self.used)[:, 0]
+        error = blur_error(normal, self.functions[chosen], self.nuisances)
+        if self.wavefronts.blur < SIGNIFICANT * error:
+            self.wavefronts = replace(self.wavefronts, blur=0.0)
+            self.nuisances = replace(self.nuisances, jitter=False)
 
     def settle(self, normal: Normal) -> None:
         """Hold what the stars do not show to vary, and free what they do."""
@@ -234,13 +261,80 @@ class _Training:
         if settings.centroids == "auto" and not self.nuisances.centroids and _restless(normal):
             self.free_centroids()
 
+    def polish(self) -> tuple[Refined, float]:
+        """Gauss-Newton through the full optics: the last refinement, and what it still moved."""
+        for _ in range(CORRECTIONS):
+            found = self.refine(CORRECTED_STEPS)
+            moved = self.correct()
+            if not self.clip() and moved < STILL:
+                break
+        return found, moved
+
+    def descend(self, n_steps: int, chosen: Tensor | None = None) -> None:
+        """L-BFGS on all that the chosen stars determine, or all in use."""
+        chosen = torch.nonzero(self.used)[:, 0] if chosen is None else chosen
+        found, _ = descend(
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            nuisances=self.nuisances,
+            n_steps=n_steps,
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.tilt
+        self.wavefronts = replace(found, tilt=tilt)
+
+    def try_surfaces(self) -> bool:
+        """Look for wavefronts beyond the Zernikes; whether stars kept aside gain by them."""
+        if self.settings.surfaces is False:
+            return False
+        fitted, aside = split(self.used, self.settings.reserved, self.settings.seed)
+        held = Held(self.scene.select(aside), self.nuisances)
+        before = self.wavefronts
+        first = best = held.model(before.select(aside))
+        found = None
+        for rms in LADDER:
+            self.set_surfaces(rms)
+            held = Held(self.scene.select(aside), self.nuisances)
+            self.descend(LADDER_STEPS, fitted)
+            model = held.model(self.wavefronts.select(aside))
+            if held.chi2(model) >= held.chi2(best):
+                break
+            found, best = (rms, self.wavefronts), model
+        wanted = self.settings.surfaces is True or held.gains(best, first)
+        if found is None or not wanted:
+            self.wavefronts = before
+            return False
+        rms, self.wavefronts = found
+        self.set_surfaces(rms)
+        return True
+
+    def set_surfaces(self, rms: float) -> None:
+        """Allow surfaces of this prior rms [µm]; what there is of them stays as it is."""
+        old, n = self.scene.surfaces, self.n_cosines
+        functions = self.features
+        for name in ("scene", "full"):
+            scene = getattr(self, name)
+            basis = SurfaceBasis.of(
+                scene.path.axis, functions, n=n, strength=self.field.strength, rms=rms
+            )
+            setattr(self, name, replace(scene, surfaces=basis))
+        surface = functions.new_zeros((functions.shape[1], n, n))
+        if old is not None and self.wavefronts.surface is not None:
+            surface = self.wavefronts.surface * (float(old.sigma.sum()) / float(basis.sigma.sum()))
+        self.wavefronts = replace(self.wavefronts, surface=surface)
+
+    def surface(self) -> Tensor | None:
+        """Coefficients beyond the Zernikes [µm]."""
+        basis, found = self.scene.surfaces, self.wavefronts.surface
+        return None if basis is None or found is None else found * basis.sigma
+
     def free_centroids(self) -> None:
         """Turn the field's tip and tilt into the stars' own."""
         own = list(TIP_TILT)
         zernike = self.wavefronts.zernike.clone()
         tilt = self.functions @ zernike[own].T
         zernike[own] = 0
-        self.wavefronts = Wavefronts(zernike=zernike, tilt=tilt)
+        self.wavefronts = replace(self.wavefronts, zernike=zernike, tilt=tilt)
         self.nuisances = replace(self.nuisances, centroids=True)
 
     def clip(self) -> bool:
@@ -278,19 +372,22 @@ def train(
     """
     training = _Training(stars, settings, optics=optics, path=path)
     training.search()
+    training.free_jitter()
     found = training.refine(COARSE_STEPS)
-    moved = training.correct()
-    for _ in range(CORRECTIONS):
-        training.settle(found.normal)
-        clipped = training.clip()
-        found = training.refine(CORRECTED_STEPS)
-        moved = training.correct()
-        if moved < STILL and not clipped:
-            break
+    training.settle_jitter(found.normal)
+    training.correct()
+    training.settle(found.normal)
+    training.clip()
+    found, moved = training.polish()
+    if training.try_surfaces():
+        for _ in range(SURFACE_CYCLES):
+            training.descend(SURFACE_STEPS)
+            found, moved = training.polish()
     light = training.light()
     return Trained(
         wavefronts=training.wavefronts,
         positions=training.positions,
+        surface=training.surface(),
         light=light,
         nuisances=training.nuisances,
         used=training.used,
