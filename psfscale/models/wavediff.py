@@ -179,6 +179,12 @@ class WaveDiff:
         """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1."""
         return self._drawing().zernikes(at)
 
+    def positions(
+        self, x: Float[np.ndarray, " object"], y: Float[np.ndarray, " object"]
+    ) -> Float[np.ndarray, "object function"]:
+        """Values of the Zernikes' functions of position [pixel]."""
+        return self._drawing().positions(x, y)
+
     def wavefront(self, at: FieldPoints) -> Float[torch.Tensor, "object y x"]:
         """OPD [µm] at positions, on the samples of the pupil; 0 where it is blocked."""
         return self._drawing().wavefront(at)
@@ -243,7 +249,7 @@ class WaveDiff:
             "zernike": trained.wavefronts.zernike.double().cpu().numpy(),
             "pupil": np.asarray(self._pupil, dtype=np.float32),
             "box": np.array(trained.positions.box),
-            "width": np.array(matched_width(mean.double().cpu(), start=1.5, smallest=0.5)),
+            "width": np.array(float(matched_width(mean.double().cpu(), start=1.5, smallest=0.5))),
             "surface": surface,
             "jitter": np.array(trained.wavefronts.blur**0.5),
             "on_axis": np.array(not trained.nuisances.centroids, dtype=np.int8),

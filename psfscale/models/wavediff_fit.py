@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from psfscale.models.wavediff_scene import Scene
 
-__all__ = ["Refined", "blur_error", "descend", "flipped", "refine", "search"]
+__all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "refine", "search"]
 
 UNIT = 0.01
 """Unit of the parameters of the descent [µm]: about the size of one coefficient."""
@@ -269,6 +269,14 @@ def _assembled(
     corner = normal.matrix[:, -1, -1].sum().reshape(1, 1)
     whole = torch.cat([torch.cat([whole, side], dim=1), torch.cat([side.T, corner], dim=1)])
     return whole, torch.cat([down, normal.vector[:, -1].sum()[None]])
+
+
+def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) -> Tensor:
+    """Covariance [µm²] of the field's coefficients, Zernike by function of position."""
+    rows = _free_rows(normal.matrix.shape[1], nuisances)
+    whole, _ = _assembled(normal, rows, functions.double(), jitter=False)
+    covariance: Tensor = torch.linalg.inv(whole)
+    return covariance
 
 
 def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:

@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from wave_scene import OPTICS, WAVELENGTH, coefficients, draw, points, stars
+from wave_scene import (
+    OPTICS,
+    WAVELENGTH,
+    blurred_stars,
+    coefficients,
+    draw,
+    points,
+    ripple,
+    stars,
+)
 
 from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 from psfscale.errors import ConfigError, FitError, InputError
@@ -28,6 +37,14 @@ def error(psf: np.ndarray, truth: np.ndarray) -> float:
 def fitted():
     model = WaveDiff(**SMALL)
     return model, model.fit(stars())
+
+
+@pytest.fixture(scope="module")
+def rough():
+    """Stars of a telescope with ripples beyond the Zernikes, test points and their truth."""
+    at = points(30, seed=77)
+    truth = draw(coefficients(at.x, at.y), at.sed, surface=ripple(at.x))
+    return stars(n=80, snr=300, rippled=True), at, truth
 
 
 def test_wavediff__reaches_the_noise_limit_at_new_positions_and_colours(fitted) -> None:
@@ -188,3 +205,44 @@ def test_wavediff__refuses_what_it_cannot_do(fitted) -> None:
         WaveDiff(**{**SMALL, "device": "cuda:99"}).fit(stars(n=10))
     with pytest.raises(InputError, match="wider than the"):
         fitted[0].predict(points(1), PixelGrid(shape=(64, 64)))
+
+
+def test_wavediff__finds_the_jitter() -> None:
+    scene = stars(n=60, snr=300, shifts=0.3)
+    blurred = blurred_stars(scene, sigma=0.4)
+    model = WaveDiff(**SMALL)
+    report = model.fit(blurred)
+    assert float(model.state()["jitter"]) == pytest.approx(0.4, abs=0.02)
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.1)
+    sharp = WaveDiff(**SMALL)
+    sharp.fit(scene)
+    assert float(sharp.state()["jitter"]) < 0.1
+    held = WaveDiff(**SMALL, jitter=0.4)
+    held.fit(blurred)
+    assert float(held.state()["jitter"]) == pytest.approx(0.4)
+
+
+def test_surfaces__are_found_where_the_zernikes_do_not_reach(rough) -> None:
+    scene, at, truth = rough
+    few = WaveDiff(**SMALL, surfaces=False)
+    few.fit(scene)
+    more = WaveDiff(**SMALL)
+    report = more.fit(scene)
+    before, after = (error(m.predict(at, GRID).numpy(), truth) for m in (few, more))
+    assert after < 0.6 * before
+    assert report.reduced_chi2 < 1.15
+    back = WaveDiff.from_state(more.state(), more.settings)
+    assert np.array_equal(back.predict(at, GRID), more.predict(at, GRID))
+
+
+@pytest.mark.parametrize("spatial", ["graph", "polygraph"])
+def test_surfaces__follow_other_functions_of_position(rough, spatial: str) -> None:
+    scene, at, truth = rough
+    model = WaveDiff(**SMALL, spatial=spatial)
+    model.fit(scene)
+    assert model.state()["surface"].any()
+    assert error(model.predict(at, GRID).numpy(), truth) < 0.035
+
+
+def test_surfaces__stay_away_where_the_zernikes_suffice(fitted) -> None:
+    assert not fitted[0].state()["surface"].any()
