@@ -12,7 +12,8 @@ Times are CPU seconds of one thread, without that choice.
 from __future__ import annotations
 
 import argparse
-import resource
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -237,21 +238,9 @@ def row_des(data, n_splits):
 
 
 def row_exposure(data, n_splits):  # noqa: ARG001
-    z = np.load(data / "rca_field_A.npz", allow_pickle=False)
-    model = Ours(label="", options={"upsampling": 3, "band_limit": band_limit(0.1, 1.2, 0.8)})
-    seconds, n_ccds = [], 36
-    cut = slice(5, 37)
-    for ccd in range(n_ccds):
-        chosen = np.random.default_rng(ccd).choice(len(z["obs"]), 150, replace=False)
-        image = z["obs"][chosen, cut, cut]
-        stars = StarBatch(
-            image=image, weight=np.ones_like(image), x=z["pos"][chosen, 0], y=z["pos"][chosen, 1]
-        )
-        seconds.append(model.fit(stars).seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\nexposure: {n_ccds} CCDs x 150 stars of 32x32, 3x (seeds 0-{n_ccds - 1})")
-    print(f"CPU s a CCD: mean {np.mean(seconds):.2f}, worst {np.max(seconds):.2f}")
-    print(f"peak memory of the process, libraries included: {peak:.0f} MB")
+    """In a process of its own: memory counts."""
+    script = Path(__file__).with_name("exposure.py")
+    subprocess.run([sys.executable, str(script), "--data", str(data)], check=True)
 
 
 ROWS = {

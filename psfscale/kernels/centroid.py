@@ -61,7 +61,7 @@ def matched_width(
     width = torch.full_like(stamp[..., 0, 0], start)
     largest = min(stamp.shape[-2:]) / 4
     for _ in range(n_iterations):
-        cy, cx = windowed_centroid(stamp, width=width)
+        cy, cx = windowed_centroid(stamp, width=width, n_iterations=6)
         weighted, y, x = _window(stamp, cy, cx, width)
         flux = weighted.sum((-2, -1))
         second = (weighted * (y**2 + x**2)).sum((-2, -1)) / 2

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
+from psfscale.models.field_drawing import FieldDrawing
 from psfscale.models.position import PositionPolynomials, n_polynomials
-from psfscale.models.rca_draw import FieldDrawing
 from psfscale.models.rca_fit import FittedField, fit_fields
 from psfscale.models.settings import RCASettings
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box

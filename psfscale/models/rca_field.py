@@ -26,7 +26,7 @@ from psfscale.kernels.solvers import conjugate_gradient
 from psfscale.models.rca_prior import FieldCovariance, StarScatter
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Complex, Float
+    from jaxtyping import Bool, Complex, Float, Int
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
@@ -37,6 +37,7 @@ __all__ = [
     "Field",
     "FieldProblem",
     "WhiteFunctions",
+    "leading",
     "noise_limits",
     "on_grid",
     "rotated",
@@ -105,7 +106,7 @@ class WhiteFunctions:
 
         The turn U maps components to white functions, ``mixing_field = mixing @ U``.
         """
-        weight = torch.linalg.solve_triangular(self.mixing, field.mixing, upper=True)
+        weight = self.turn(field)
         u, sizes, v = torch.linalg.svd(weight, full_matrices=False)
         turn = u @ v
         stretch = (v.mT * sizes[..., None, :]) @ v
@@ -116,6 +117,11 @@ class WhiteFunctions:
             basis=(self.values @ turn).to(c.real.dtype),
         )
         return moved, turn.to(c.real.dtype)
+
+    def turn(self, field: Field) -> Float[Tensor, "*ccd function component"]:
+        """The field's components in white functions."""
+        parts: Tensor = torch.linalg.solve_triangular(self.mixing, field.mixing, upper=True)
+        return parts
 
 
 def rotated(field: Field, grid: FrequencyGrid) -> tuple[Field, Float[Tensor, "*ccd component"]]:
@@ -130,6 +136,17 @@ def rotated(field: Field, grid: FrequencyGrid) -> tuple[Field, Float[Tensor, "*c
         basis=field.basis @ u.to(field.basis.dtype),
     )
     return turned, square.flip(-1).clamp(min=0).sqrt()
+
+
+def leading(field: Field, rank: Int[Tensor, "*ccd"]) -> Field:
+    """The field's first components, as many as each CCD has; those beyond are empty."""
+    most = int(rank.max())
+    kept = torch.arange(most, device=rank.device) < rank[..., None]
+    return Field(
+        coefficients=field.coefficients[..., :most, :] * kept[..., None],
+        mixing=field.mixing[..., :most] * kept[..., None, :],
+        basis=field.basis[..., :most] * kept[..., None, :],
+    )
 
 
 def noise_limits(

@@ -13,6 +13,7 @@ M       (1 + prior precision)⁻¹, the field's covariance     noise variance
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,18 +76,36 @@ class StarScatter:
         and by the share of a star that the functions leave free.
         """
         phases = self.grid.phases(self.values.dy, self.values.dx)
-        root = torch.sqrt(self.weight)
-        amplitude = []
-        for pattern in patterns.unbind(-2):
-            stamp = self.grid.sample(pattern[..., None, :] * phases)
-            size = (self.share * stamp**2).sum((-2, -1)).clamp(min=torch.finfo(stamp.dtype).tiny)
-            amplitude.append(root * (self.residual * stamp).sum((-2, -1)) / size.sqrt())
-        z = torch.stack(amplitude, -1)
+        spectra = self.grid.sample_adjoint(self.residual) * phases.conj()
+        seen = ((spectra * self.grid.weight(spectra)) @ patterns.mH).real
+        size = self._sizes(patterns, phases).clamp(min=torch.finfo(seen.dtype).tiny)
+        z = torch.sqrt(self.weight)[..., None] * seen / size.sqrt()
         free = z - self.rows @ (self.rows.mT @ z)
         importance = self.weight * self.values.flux**2
         left = (importance * (1 - (self.rows**2).sum(-1)).clamp(min=0)).sum(-1, keepdim=True)
         total = (importance[..., None] * free**2).sum(-2)
         return (total / left.clamp(min=torch.finfo(z.dtype).tiny)).clamp(min=1.0)
+
+    def _sizes(
+        self, patterns: Complex[Tensor, "*ccd pattern frequency"], phases: Tensor
+    ) -> Float[Tensor, "*ccd star pattern"]:
+        """Σ share·stamp² of each pattern on each star, in closed form for whole stars."""
+        grid, weight = self.grid, self.grid.weight(patterns)
+        size = patterns.real.new_zeros(*self.weight.shape, patterns.shape[-2])
+        whole = torch.cat([patterns, patterns.conj()], -1)
+        for (my, mx), (here, source) in grid.aliases(patterns.device).items():
+            pair = (weight * patterns.conj())[..., here] * whole[..., source]
+            angle = 2 * math.pi * (my * self.values.dy + mx * self.values.dx)
+            turn = torch.polar(torch.ones_like(angle), angle)
+            size += (turn[..., None] * pair.sum(-1)[..., None, :]).real / grid.pixel_ratio
+        partial = (self.share < 1).flatten(-2).any(-1) & (self.weight > 0)
+        if bool(partial.any()):
+            share, turned = self.share[partial], phases[partial]
+            for i, pattern in enumerate(patterns.unbind(-2)):
+                rows = pattern[..., None, :].expand_as(phases)[partial]
+                stamp = grid.sample(rows * turned)
+                size[..., i][partial] = (share * stamp**2).sum((-2, -1))
+        return size
 
 
 @dataclass(frozen=True, kw_only=True)

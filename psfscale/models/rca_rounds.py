@@ -18,6 +18,7 @@ from psfscale.models.rca_field import (
     Field,
     FieldProblem,
     WhiteFunctions,
+    leading,
     noise_limits,
     on_grid,
     rotated,
@@ -194,17 +195,27 @@ class Rounds:
             prior = self._prior(field, turn, problem)
             field = solve_ridge(field, problem, prior, max_iterations=RIDGE_ITERATIONS)
         if sparse:
-            solution = solve_sparse(
-                field,
-                problem,
-                prior,
-                positions=self._spread_rows(field),
-                settings=self.settings,
-                tolerance=SPARSE_RESIDUAL,
-                max_iterations=SPARSE_ITERATIONS,
-            )
-            field, state.solved = solution.field, solution.convergence.converged
+            field = self._sparse(field, white, weight)
         state.field = field
+
+    def _sparse(self, field: Field, white: WhiteFunctions, weight: Tensor) -> Field:
+        """The components that stand out of the noise, sparse and positive."""
+        state = self.state
+        field, norms = rotated(field, self.grid)
+        field = leading(field, (norms > EMPTY).sum(-1).clamp(min=1))
+        problem = FieldProblem.of(field, state.pixels, state.values, grid=self.grid, weight=weight)
+        state.seen = problem.seen(field)
+        solution = solve_sparse(
+            field,
+            problem,
+            self._prior(field, white.turn(field).to(weight.dtype), problem),
+            positions=self._spread_rows(field),
+            settings=self.settings,
+            tolerance=SPARSE_RESIDUAL,
+            max_iterations=SPARSE_ITERATIONS,
+        )
+        state.solved = solution.convergence.converged
+        return solution.field
 
     def _prior(self, field: Field, turn: Tensor, problem: FieldProblem) -> FieldPrior:
         rows = None
@@ -256,9 +267,7 @@ class Rounds:
         if last:
             most = self.settings.largest_rank
             state.rank = (norms > EMPTY).sum(-1).clamp(1, most)
-            kept = torch.arange(norms.shape[-1], device=norms.device) < state.rank[:, None]
-            coefficients = state.field.coefficients * kept[..., None]
-            state.field = replace(state.field, coefficients=coefficients)
+            state.field = leading(state.field, state.rank)
 
     def update_stars(self, *, weigh: bool, settling: bool) -> None:
         """Refit fluxes and centres, clip, and weigh the stars."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
-from psfscale.models.rca_draw import FieldDrawing
+from psfscale.models.field_drawing import FieldDrawing
 from psfscale.models.sprite import SPRITE, SpriteResult
 from psfscale.models.sprite_data import Stamps
 from psfscale.models.sprite_settings import SpriteFieldSettings, SPRITESettings

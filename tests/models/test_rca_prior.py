@@ -60,3 +60,36 @@ def test_star_scatter__leaves_out_what_the_field_can_follow():
     assert scatter_of(20 * slope, rows=rows) == 1.0
     assert scatter_of(20 * slope, rows=constant_rows()) == pytest.approx(400 / 3, rel=0.02)
     assert np.isfinite(scatter_of(20 * slope, rows=rows))
+
+
+def test_star_scatter__is_that_of_the_stamps_one_by_one():
+    # whole and masked stars, and one that is not there, of two CCDs
+    generator = torch.Generator().manual_seed(4)
+
+    def random(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    grid = frequency_grid((9, 8), upsampling=3)
+    share = torch.ones(2, 5, 9, 8, dtype=torch.float64)
+    share[0, 1, 2:5, 3] = 0
+    share[1, 3] = torch.rand(9, 8, generator=generator, dtype=torch.float64)
+    weight = random(2, 5) ** 2
+    weight[1, 4] = share[1, 4] = 0
+    values = StarValues(flux=random(2, 5) ** 2, dy=random(2, 5), dx=random(2, 5))
+    residual = 60 * share * random(2, 5, 9, 8)
+    rows = torch.linalg.qr(random(2, 5, 2)).Q
+    patterns = grid.coefficients(random(2, 3, *grid.fine_shape))
+    found = StarScatter(
+        residual=residual, share=share, weight=weight, values=values, grid=grid, rows=rows
+    )(patterns)
+    for i in range(2):
+        phases = grid.phases(values.dy[i], values.dx[i])
+        stamps = torch.stack([grid.sample(pattern * phases) for pattern in patterns[i]], 1)
+        size = (share[i][:, None] * stamps**2).sum((2, 3)).clamp(min=1e-300).sqrt()
+        z = weight[i].sqrt()[:, None] * (residual[i][:, None] * stamps).sum((2, 3)) / size
+        free = z - rows[i] @ (rows[i].T @ z)
+        importance = weight[i] * values.flux[i] ** 2
+        left = (importance * (1 - (rows[i] ** 2).sum(1))).sum()
+        expected = ((importance[:, None] * free**2).sum(0) / left).clamp(min=1)
+        assert expected.min() > 1
+        assert torch.allclose(found[i], expected, rtol=1e-9)
