@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldCovariance", "FieldPrior", "RadialVariance", "RowPrior", "StarScatter"]
 
-SMALLEST_VARIANCE = 0.01
+SMALLEST_VARIANCE = 0.003
 """Prior variance, in units of the noise, below which a pixel of a component is empty."""
 
 SMALLEST_PATTERN = 3.0

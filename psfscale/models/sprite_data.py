@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -200,6 +200,10 @@ class StampTerm:
         level = self.stamps.weight.flatten(2).amax(2)
         return (level * self.amplitude**2).sum(1) / self.grid.pixel_ratio
 
+    @cached_property
+    def _phases(self) -> Complex[Tensor, "psf exposure frequency"]:
+        return self.grid.phases(self.dy, self.dx)
+
     def bound(self, c: Complex[Tensor, "*more psf frequency"]) -> Complex[Tensor, ...]:
         """The blocks applied: equal to `normal` for uniform stamps, above it otherwise."""
         alias = alias_blocks(self.grid)
@@ -213,13 +217,13 @@ class StampTerm:
 
     def forward(self, c: Complex[Tensor, "*more psf frequency"]) -> Float[Tensor, ...]:
         """Stamps (*more, psf, exposure, y, x) of the images."""
-        spectra = c[..., None, :] * self.grid.phases(self.dy, self.dx)
+        spectra = c[..., None, :] * self._phases
         return self.amplitude[..., None, None] * self.grid.sample(spectra)
 
     def adjoint(self, y: Float[Tensor, "*more psf exposure y x"]) -> Complex[Tensor, ...]:
         """Adjoint of `forward`: sums over the exposures."""
         spectra = self.grid.sample_adjoint(self.amplitude[..., None, None] * y)
-        return (spectra * self.grid.phases(self.dy, self.dx).conj()).sum(-2)
+        return (spectra * self._phases.conj()).sum(-2)
 
     def right(self) -> Complex[Tensor, "psf frequency"]:
         """Σ_k M_kᵀ w_k y_k."""
