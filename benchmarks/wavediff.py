@@ -261,13 +261,13 @@ def row_forward(data):
     print(f"\nforward: {64 / (time.process_time() - start):.0f} PSFs a CPU second")
 
 
-def row_stars(data):
+def row_stars(data, numbers=(200, 500, 1000, 2000)):
     print("\nby number of stars, seed 104; RCA on the same stars, its PSF aligned by nothing")
     print(HEADER)
-    train, test, noisy, sigma = drawn(data, 104, 2000)
+    train, test, noisy, sigma = drawn(data, 104, max(numbers))
     truth = truth_of(test, mono=False)
     at = FieldPoints(x=test.x, y=test.y)
-    for n in (200, 500, 1000, 2000):
+    for n in numbers:
         stars = batch(
             noisy[:n], sigma[:n], train.x[:n], train.y[:n], train.sed[:n], train.wavelength
         )
@@ -277,12 +277,13 @@ def row_stars(data):
         rca.fit(stars)
         seconds = time.process_time() - start
         error = relative(
-            rca.predict(at, PixelGrid(shape=(32, 32))).numpy(), truth_windowed(test)[0]
+            rca.predict(at, PixelGrid(shape=(32, 32))).numpy(),
+            truth_windowed(test, width=float(rca.state()["width"]))[0],
         )
         print(f"{f'RCA, {n} stars':26s} {error:6.3f} {'':52s} {seconds:13.1f}", flush=True)
 
 
-def truth_windowed(test, *, width=1.5):
+def truth_windowed(test, *, width):
     """Stamps and 3x stamps of test stars, their windowed centroid on index n // 2."""
     micron = APERTURE * PIXEL / FOCAL_LENGTH / 4
     z = test.coefficients.copy()
@@ -306,29 +307,31 @@ def wrong_spectra(sed, rng, share=0.05):
     return sed / sed.sum(1, keepdims=True)
 
 
-def row_outside(data):
+def row_outside(data, numbers=(200, 500, 1000)):
     print("\noutside the family: 10 nm rms of surface, spectra wrong by 5 %, jitter 0.25 pixel,")
     print("centroids within half a pixel; seed 201, 100 test stars")
     print(HEADER)
     train, test, noisy, sigma = drawn(
-        data, 201, 1000, surface_rms=0.010, jitter=0.25, centroids=1.0
+        data, 201, max(numbers), surface_rms=0.010, jitter=0.25, centroids=1.0
     )
     rng = np.random.default_rng(208)
     sed = wrong_spectra(train.sed, rng)
-    coarse, fine = truth_windowed(test)
     truth = {
         "x": test.x,
         "y": test.y,
         "sed": wrong_spectra(test.sed, rng),
         "wavelength": test.wavelength,
-        "stars": coarse,
-        "fine": fine,
     }
-    for n in (200, 500, 1000):
+    for n in numbers:
         stars = batch(noisy[:n], sigma[:n], train.x[:n], train.y[:n], sed[:n], train.wavelength)
         for surfaces in (False, "auto"):
             name = f"{n} stars, surfaces {surfaces}"
-            score(name, *timed_fit(stars, surfaces=surfaces), stars, truth, limit=False)
+            fitted = timed_fit(stars, surfaces=surfaces)
+            state = fitted[0].state()
+            truth["stars"], truth["fine"] = truth_windowed(test, width=float(state["width"]))
+            score(name, *fitted, stars, truth, limit=False)
+            rms = 1e3 * np.sqrt((state["surface"][0] ** 2).sum())
+            print(f"    jitter {float(state['jitter']):.3f} pixel, mean surface {rms:.1f} nm rms")
 
 
 def row_device(data):
@@ -351,6 +354,7 @@ def row_device(data):
     print(f"peak memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
 
 
+BY_NUMBER = ("stars", "outside")
 ROWS = {
     "field": row_field,
     "twins": row_twins,
@@ -365,11 +369,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--row", choices=ROWS, action="append")
+    parser.add_argument(
+        "--stars", type=int, action="append", help="numbers of stars of `stars` and `outside`"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     for name in arguments.row or ROWS:
-        ROWS[name](arguments.data)
+        own = {"numbers": arguments.stars} if arguments.stars and name in BY_NUMBER else {}
+        ROWS[name](arguments.data, **own)
 
 
 if __name__ == "__main__":

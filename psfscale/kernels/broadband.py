@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["BroadbandPsf"]
+__all__ = ["CACHE_BYTES", "BroadbandPsf", "working_set"]
 
 CACHE_BYTES = 4e6
 """Working set of a batch on a CPU: about its second-level cache."""
-DEVICE_BYTES = 1e9
-"""The same on an accelerator, which wants wide batches."""
+DEVICE_SHARE = 0.1
+"""The same on an accelerator, which wants wide batches: a share of its free memory."""
+
+
+def working_set(device: torch.device) -> float:
+    """Bytes that a batch should take on a device."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    return DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +62,7 @@ class BroadbandPsf:
     response : (pixel, sample) of the detector along y and x
     axis : image sample of the optical axis, along y and x
     normalised : each wavelength to 1 inside the stamp, or to 1 in the whole focal plane
+    batch_bytes : working set of a batch
     """
 
     amplitude: Float[Tensor, "y x"]
@@ -63,6 +71,7 @@ class BroadbandPsf:
     response: Float[Tensor, "pixel sample"]
     axis: float
     normalised: Literal["stamp", "energy"] = "stamp"
+    batch_bytes: float = CACHE_BYTES
 
     @cached_property
     def _transforms(self) -> tuple[MatrixDFT, ...]:
@@ -89,10 +98,9 @@ class BroadbandPsf:
 
     def batches(self, n: int, *, copies: int = 1) -> list[slice]:
         """Slices of `n` objects, each a working set; `copies` of a field are held for each."""
-        on_cpu = self.amplitude.device.type == "cpu"
         side = max(self.amplitude.shape[0], self.response.shape[1])
         size = 4 * side**2 * self.amplitude.element_size() * copies
-        step = max(1, int((CACHE_BYTES if on_cpu else DEVICE_BYTES) / size))
+        step = max(1, int(self.batch_bytes / size))
         return [slice(k, min(k + step, n)) for k in range(0, n, step)]
 
     def __call__(

@@ -7,6 +7,7 @@ Paper: Liaudat, Starck, Kilbinger & Frugier 2023, Inverse Problems 39, 035008
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -159,7 +160,12 @@ class WaveDiff:
             Too few stars with signal, or their positions do not determine the field.
         """
         path = LightPath.of(self._optics, self._pupil).to(device_of(self._settings.device))
-        trained = train(stars, self._settings, optics=self._optics, path=path)
+        try:
+            trained = train(stars, self._settings, optics=self._optics, path=path)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            less = replace(path, batch_bytes=path.batch_bytes / 2)
+            trained = train(stars, self._settings, optics=self._optics, path=less)
         self._state = self._state_of(trained, stars)
         return _report(trained)
 
@@ -176,7 +182,10 @@ class WaveDiff:
         return self._drawing().draw(at, grid)
 
     def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
-        """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1."""
+        """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1.
+
+        Surfaces are projected on the Zernikes over the obscured pupil, all modes together.
+        """
         return self._drawing().zernikes(at)
 
     def positions(

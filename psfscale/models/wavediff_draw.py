@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from psfscale.kernels.centroid import windowed_centroid
+from psfscale.kernels.zernike import project
 from psfscale.models.wavediff_surface import cosines
 from psfscale.models.wavediff_train import spectra_of
 
@@ -60,8 +61,15 @@ class Drawing:
     on_axis: bool
 
     def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
-        """Zernike coefficients at positions [µm]."""
-        return np.asarray(self.positions(at.x, at.y) @ self.zernike.numpy().T)
+        """Zernike coefficients at positions [µm], the surfaces' share of them included."""
+        own = self.positions(at.x, at.y) @ self.zernike.numpy().T
+        maps = self._maps()
+        if maps is None:
+            return np.asarray(own)
+        amplitude = self.path.amplitude.double()
+        modes = self.path.modes(len(self.zernike)).double()
+        share = project(maps.double(), modes, amplitude=amplitude).cpu().numpy()
+        return np.asarray(own + self.field(at.x, at.y) @ share)
 
     def _opd(self, at: FieldPoints, part: slice, modes: Tensor, maps: Tensor | None) -> Tensor:
         x, y = at.x[part], at.y[part]

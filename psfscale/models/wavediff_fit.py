@@ -11,17 +11,17 @@ import torch
 from scipy.optimize import minimize
 
 from psfscale.kernels.zernike import noll_index
+from psfscale.models.wavediff_packing import Packing, assembled, free_rows
 from psfscale.models.wavediff_scene import TIP_TILT, Normal, Nuisances, Wavefronts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from psfscale.models.wavediff_scene import Scene
+    from psfscale.models.wavediff_packing import Packing, assembled, free_rows
+from psfscale.models.wavediff_scene import Scene
 
 __all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "refine", "search"]
 
-UNIT = 0.01
-"""Unit of the parameters of the descent [µm]: about the size of one coefficient."""
 SOFTENING = 0.1
 """Misfit, as a share of a pixel's light, that the first descent forgives."""
 DEFOCUS = 0.05
@@ -45,94 +45,46 @@ def flipped(wavefronts: Wavefronts) -> Wavefronts:
     )
 
 
-def _free_rows(n: int, nuisances: Nuisances) -> list[int]:
-    """Zernikes that the field has: all but the piston, and the tilts where stars have their own."""
-    return [j for j in range(1, n) if not (nuisances.centroids and j in TIP_TILT)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Packing:
-    """Wavefronts as one vector of numbers near 1, and back."""
-
-    like: Wavefronts
-    nuisances: Nuisances
-    field: bool = True
-
-    @property
-    def rows(self) -> list[int]:
-        if not self.field:
-            return []
-        return _free_rows(len(self.like.zernike), self.nuisances)
-
-    def pack(self, zernike: Tensor, tilt: Tensor, surface: Tensor | None) -> np.ndarray:
-        """Rows of the Zernikes, the stars' tilts where free, the surfaces where there are any."""
-        parts = [zernike[self.rows].flatten()]
-        if self.nuisances.centroids:
-            parts.append(tilt.flatten())
-        vector = torch.cat(parts).double().cpu().numpy()
-        if surface is None or not self.field:
-            return np.asarray(vector)
-        return np.concatenate([vector, surface.flatten().double().cpu().numpy()])
-
-    def units(self) -> np.ndarray:
-        """Unit of each number: `UNIT` for wavefronts, 1 for surfaces, which have their own."""
-        ones = replace(
-            self.like,
-            zernike=torch.full_like(self.like.zernike, UNIT),
-            tilt=torch.full_like(self.like.tilt, UNIT),
-        )
-        surface = None if self.like.surface is None else torch.ones_like(self.like.surface)
-        return self.pack(ones.zernike, ones.tilt, surface)
-
-    def unpack(self, vector: np.ndarray) -> Wavefronts:
-        like, rows = self.like, self.rows
-        values = torch.from_numpy(vector).to(like.zernike)
-        n = len(rows) * like.zernike.shape[1]
-        zernike = like.zernike.clone()
-        zernike[rows] = values[:n].reshape(len(rows), zernike.shape[1])
-        tilt, surface = like.tilt, like.surface
-        if self.nuisances.centroids:
-            tilt = values[n : n + tilt.numel()].reshape(tilt.shape)
-            n += tilt.numel()
-        if surface is not None and self.field:
-            surface = values[n:].reshape(surface.shape)
-        return replace(like, zernike=zernike, tilt=tilt, surface=surface)
-
-
 def descend(
-    scene: Scene, start: Wavefronts, *, nuisances: Nuisances, n_steps: int, field: bool = True
+    scene: Scene,
+    start: Wavefronts,
+    *,
+    nuisances: Nuisances,
+    n_steps: int,
+    field: bool = True,
+    normal: Normal | None = None,
 ) -> tuple[Wavefronts, float]:
     """L-BFGS on χ² and prior, flux and background eliminated at every step.
 
     Parameters
     ----------
     field : whether the field is fitted, or the stars' own centres alone
+    normal : Gauss-Newton matrices near the start, which make all directions alike steep
 
     Returns
     -------
     the wavefronts, and χ² plus the surfaces' prior
     """
-    packing = _Packing(like=start, nuisances=nuisances, field=field)
-    units = packing.units()
+    packing = Packing(like=start, nuisances=nuisances, field=field)
+    steps = packing.plain() if normal is None else packing.even(normal, scene)
 
     def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        here = packing.unpack(units * vector)
+        here = packing.unpack(steps.forward(vector))
         value, slope, surface = _cost(scene, here, nuisances)
         if surface is not None and here.surface is not None:
             value += float((here.surface**2).sum(dtype=torch.float64))
             surface = surface + 2 * here.surface
         down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)], surface)
-        return value, units * down
+        return value, steps.adjoint(down)
 
-    first = packing.pack(start.zernike, start.tilt, start.surface) / units
     found = minimize(
         cost,
-        first,
+        steps.inverse(packing.pack(start.zernike, start.tilt, start.surface)),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": n_steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-3},
     )
-    return packing.unpack(units * found.x), float(found.fun)
+    return packing.unpack(steps.forward(found.x)), float(found.fun)
 
 
 def _cost(
@@ -220,10 +172,10 @@ def _step(
     here: Wavefronts, functions: Tensor, normal: Normal, nuisances: Nuisances, damping: float
 ) -> Wavefronts:
     """One damped step; the stars' own tilts are eliminated and then follow."""
-    rows = _free_rows(len(here.zernike), nuisances)
+    rows = free_rows(len(here.zernike), nuisances)
     reduced, own = _without_tilts(normal, damping) if nuisances.centroids else (normal, None)
     p = functions.double()
-    whole, down = _assembled(reduced, rows, p, jitter=nuisances.jitter)
+    whole, down = assembled(reduced, rows, p, jitter=nuisances.jitter)
     whole = whole + torch.diag(damping * whole.diagonal())
     found = torch.linalg.solve(whole, down)
     n = len(rows) * p.shape[1]
@@ -255,35 +207,19 @@ def _without_tilts(normal: Normal, damping: float) -> tuple[Normal, tuple[Tensor
     return reduced, (still, carry)
 
 
-def _assembled(
-    normal: Normal, rows: list[int], p: Tensor, *, jitter: bool
-) -> tuple[Tensor, Tensor]:
-    """The stars' problems as one, of the field's coefficients and last the blur."""
-    m = normal.matrix[:, rows][:, :, rows]
-    n = len(rows) * p.shape[1]
-    whole = torch.einsum("sjk,sa,sb->jakb", m, p, p).reshape(n, n)
-    down = torch.einsum("sj,sa->ja", normal.vector[:, rows], p).reshape(n)
-    if not jitter:
-        return whole, down
-    side = torch.einsum("sj,sa->ja", normal.matrix[:, rows, -1], p).reshape(n, 1)
-    corner = normal.matrix[:, -1, -1].sum().reshape(1, 1)
-    whole = torch.cat([torch.cat([whole, side], dim=1), torch.cat([side.T, corner], dim=1)])
-    return whole, torch.cat([down, normal.vector[:, -1].sum()[None]])
-
-
 def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) -> Tensor:
     """Covariance [µm²] of the field's coefficients, Zernike by function of position."""
-    rows = _free_rows(normal.matrix.shape[1], nuisances)
-    whole, _ = _assembled(normal, rows, functions.double(), jitter=False)
+    rows = free_rows(normal.matrix.shape[1], nuisances)
+    whole, _ = assembled(normal, rows, functions.double(), jitter=False)
     covariance: Tensor = torch.linalg.inv(whole)
     return covariance
 
 
 def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:
     """Standard deviation of the blur σ² [pixel²], all else fitted with it."""
-    rows = _free_rows(normal.matrix.shape[1] - 1, nuisances)
+    rows = free_rows(normal.matrix.shape[1] - 1, nuisances)
     reduced = _without_tilts(normal, 0.0)[0] if nuisances.centroids else normal
-    whole, _ = _assembled(reduced, rows, functions.double(), jitter=True)
+    whole, _ = assembled(reduced, rows, functions.double(), jitter=True)
     unit = torch.zeros_like(whole[:, 0])
     unit[-1] = 1
     return math.sqrt(max(float(torch.linalg.solve(whole, unit)[-1]), 0.0))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from psfscale.errors import ConfigError, InputError
-from psfscale.kernels.broadband import BroadbandPsf
+from psfscale.kernels.broadband import CACHE_BYTES, BroadbandPsf, working_set
 from psfscale.kernels.pupil import PupilShape, pupil_amplitude, pupil_axis
 from psfscale.kernels.response import (
     binned_pixel,
@@ -53,6 +53,7 @@ class LightPath:
     band_limit : of images at that wavelength [cycle/CCD pixel]
     binned : point samples along a CCD pixel, or None for its integral
     normalised : how each wavelength is
+    batch_bytes : working set of a batch
     """
 
     amplitude: Float[Tensor, "y x"]
@@ -62,6 +63,7 @@ class LightPath:
     band_limit: float
     binned: int | None
     normalised: Literal["stamp", "energy"]
+    batch_bytes: float = CACHE_BYTES
 
     @classmethod
     def of(cls, optics: OpticsSettings, amplitude: Float[np.ndarray, "y x"]) -> LightPath:
@@ -80,7 +82,7 @@ class LightPath:
 
     def to(self, device: torch.device) -> LightPath:
         """The same on a device."""
-        return replace(self, amplitude=self.amplitude.to(device))
+        return replace(self, amplitude=self.amplitude.to(device), batch_bytes=working_set(device))
 
     def coarser(self, n: int) -> LightPath:
         """The light path with `n` times fewer pupil samples a side, each a mean."""
@@ -159,6 +161,7 @@ class LightPath:
             response=torch.from_numpy(response).to(self.amplitude),
             axis=float(axis),
             normalised=self.normalised,
+            batch_bytes=self.batch_bytes,
         )
 
     def _samples(self, oversampling: int, binned: int | None) -> int:

@@ -34,6 +34,8 @@ __all__ = ["TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
 
 TIP_TILT = (1, 2)
 """Indices of tip and tilt among the Zernikes."""
+FEWEST, HELD_BATCHES = 64, 2
+"""Stars whose wavefronts are held at once, at least, and in batches of the camera."""
 BLUR_STEP = 0.01
 """Step in σ² [pixel²] of the derivative by the jitter."""
 
@@ -138,7 +140,7 @@ class Scene:
         """PSFs of the stars, in pieces that bound the memory of their wavefronts."""
         if at.blur != self.blur:
             return self.with_blur(at.blur).stamps(at)
-        drawn = [self.camera.draw(self.opd(at, p), self.spectra[p]) for p in self._parts(64)]
+        drawn = [self.camera.draw(self.opd(at, p), self.spectra[p]) for p in self._parts()]
         stamp = torch.cat(drawn)
         return stamp if self.offset is None else stamp + self.offset
 
@@ -150,7 +152,7 @@ class Scene:
             return self.with_blur(at.blur).pullback(at, slope)
         modes = self.modes[: len(at.zernike)]
         pieces, surface = [], None
-        for p in self._parts(64):
+        for p in self._parts():
             back = self.camera.pullback(self.opd(at, p), self.spectra[p], slope[p])
             pieces.append(torch.einsum("syx,jyx->sj", back, modes))
             if self.surfaces is not None and at.surface is not None:
@@ -160,7 +162,10 @@ class Scene:
             surface = self.surfaces.adjoint(surface)
         return torch.cat(pieces), surface
 
-    def _parts(self, n: int) -> list[slice]:
+    def _parts(self) -> list[slice]:
+        """Runs of stars whose wavefronts are held at once: a few of the camera's batches."""
+        first = self.camera.batches(len(self))[0]
+        n = max(FEWEST, HELD_BATCHES * (first.stop - first.start))
         return [slice(k, min(k + n, len(self))) for k in range(0, len(self), n)]
 
     def select(self, chosen: Tensor) -> Scene:

@@ -15,7 +15,7 @@ from psfscale.kernels.spectrum import flat_spectrum, quadrature
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.wavediff_beyond import Held, split
 from psfscale.models.wavediff_fit import Refined, blur_error, descend, refine, search
-from psfscale.models.wavediff_scene import TIP_TILT, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff_scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff_stars import StarLight, StarPixels
 from psfscale.models.wavediff_surface import SurfaceBasis, field_functions, n_cosines
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import FieldPoints, StarBatch
     from psfscale.models.wavediff_optics import LightPath
-    from psfscale.models.wavediff_scene import Normal
     from psfscale.models.wavediff_settings import OpticsSettings, WaveDiffSettings
 
 __all__ = ["Trained", "spectra_of", "train"]
@@ -214,7 +213,17 @@ class _Training:
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.wavefronts.tilt
         self.wavefronts = replace(found.wavefronts, tilt=tilt)
+        self.refined, self.normal = chosen, found.normal
         return found
+
+    def normal_of(self, chosen: Tensor) -> Normal | None:
+        """The last Gauss-Newton matrices of these stars, where all were refined."""
+        row = torch.full_like(self.used, -1, dtype=torch.long)
+        row[self.refined] = torch.arange(len(self.refined), device=row.device)
+        rows = row[chosen]
+        if (rows < 0).any():
+            return None
+        return Normal(matrix=self.normal.matrix[rows], vector=self.normal.vector[rows])
 
     def correct(self) -> float:
         """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
@@ -278,6 +287,7 @@ class _Training:
             self.wavefronts.select(chosen),
             nuisances=self.nuisances,
             n_steps=n_steps,
+            normal=self.normal_of(chosen),
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.tilt

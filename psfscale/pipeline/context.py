@@ -42,6 +42,9 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
         There is no such model, or no such setting, or a value is wrong.
     """
     kind = settings_class(name)
+    if instrument is not None and "optics" in kind.model_fields:
+        telescope = OpticsSettings.of(instrument).model_dump()
+        given = {**given, "optics": {**telescope, **(given.get("optics") or {})}}
     settings = validate(given, kind, name=f"settings of model {name!r}")
     if instrument is None:
         return settings
@@ -50,9 +53,6 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
     if "upsampling" in open_keys:
         follows["upsampling"] = instrument.psf.upsampling
     upsampling = follows.get("upsampling", getattr(settings, "upsampling", 1))
-    if "optics" in kind.model_fields:
-        telescope = OpticsSettings.of(instrument).model_dump()
-        follows["optics"] = {**telescope, **(given.get("optics") or {})}
     if "band_limit" in open_keys and instrument.band_limit < upsampling / 2:
         follows["band_limit"] = instrument.band_limit
     return validate({**given, **follows}, kind, name=f"settings of model {name!r}")

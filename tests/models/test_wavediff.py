@@ -246,3 +246,36 @@ def test_surfaces__follow_other_functions_of_position(rough, spatial: str) -> No
 
 def test_surfaces__stay_away_where_the_zernikes_suffice(fitted) -> None:
     assert not fitted[0].state()["surface"].any()
+
+
+def test_wavediff__halves_its_batches_once_when_memory_runs_out(monkeypatch) -> None:
+    seen = []
+
+    def refuses(*args, path, **kwargs):
+        seen.append(path.batch_bytes)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("psfscale.models.wavediff.train", refuses)
+    with pytest.raises(torch.OutOfMemoryError):
+        WaveDiff(**SMALL).fit(stars(n=10))
+    assert seen == [seen[0], seen[0] / 2]
+
+
+def test_zernikes__hold_the_surfaces_share() -> None:
+    model = WaveDiff(**SMALL)
+    model.fit(stars())
+    state = model.state()
+    state["surface"][0, 1:4, 0:3] = 0.01
+    other = WaveDiff.from_state(state, model.settings)
+    at = points(4)
+    path = other.wavefront(at).double().numpy()
+    # The projection leaves nothing that another one would find.
+    from psfscale.models.wavediff_optics import LightPath
+
+    light = LightPath.of(OPTICS, state["pupil"])
+    modes = light.modes(10).double().numpy()
+    rest = path - np.einsum("sj,jyx->syx", other.zernikes(at), modes)
+    weight = light.amplitude.double().numpy() ** 2
+    left = np.einsum("syx,jyx,yx->sj", rest, modes, weight) / weight.sum()
+    assert np.abs(left).max() < 1e-6
+    assert np.abs(other.zernikes(at) - model.zernikes(at)).max() > 1e-3
