@@ -271,7 +271,15 @@ def fit(
     from psfscale.pipeline.drop_in import fit_stack
 
     start = process_time()
-    result = fit_stack(model, stars, output, settings=settings or (), survey=survey)
+    with _progress("fit") as advance:
+
+        def observe(phase: Any) -> None:
+            chi2 = "" if phase.reduced_chi2 is None else f", reduced chi² {phase.reduced_chi2:.3f}"
+            advance(phase.done, phase.total, f"{phase.name}{chi2}")
+
+        result = fit_stack(
+            model, stars, output, settings=settings or (), survey=survey, observer=observe
+        )
     typer.echo(
         f"{result.used.sum()} of {result.used.size} stars used, "
         f"reduced chi² {result.reduced_chi2:.3f}, {process_time() - start:.1f} CPU s; "

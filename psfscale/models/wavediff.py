@@ -20,12 +20,13 @@ from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, position_box
 from psfscale.models.wavediff_draw import Drawing
 from psfscale.models.wavediff_optics import LightPath, amplitude_of
+from psfscale.models.wavediff_result import Phase, Trained
 from psfscale.models.wavediff_settings import OpticsSettings, WaveDiffSettings
 from psfscale.models.wavediff_surface import field_functions, n_cosines
-from psfscale.models.wavediff_train import Trained, train
+from psfscale.models.wavediff_train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jaxtyping import Float
 
@@ -42,6 +43,11 @@ class WaveDiff:
     settings : all settings, or None for the defaults
     pupil : (y, x) amplitude of the pupil, or None for the recipe of the settings
     **options : single settings, over `settings`
+
+    Attributes
+    ----------
+    observer : told of every phase of a fit as it ends, if set
+    history : phases of the last fit
 
     Raises
     ------
@@ -70,6 +76,8 @@ class WaveDiff:
         self._optics: OpticsSettings = self._settings.optics
         self._pupil = amplitude_of(self._optics, pupil)
         self._state: dict[str, np.ndarray] | None = None
+        self.observer: Callable[[Phase], None] | None = None
+        self.history: list[Phase] = []
 
     @property
     def settings(self) -> WaveDiffSettings:
@@ -161,13 +169,23 @@ class WaveDiff:
         """
         path = LightPath.of(self._optics, self._pupil).to(device_of(self._settings.device))
         try:
-            trained = train(stars, self._settings, optics=self._optics, path=path)
+            trained = self._train(stars, path)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             less = replace(path, batch_bytes=path.batch_bytes / 2)
-            trained = train(stars, self._settings, optics=self._optics, path=less)
+            trained = self._train(stars, less)
         self._state = self._state_of(trained, stars)
         return _report(trained)
+
+    def _train(self, stars: StarBatch, path: LightPath) -> Trained:
+        self.history = []
+
+        def observe(phase: Phase) -> None:
+            self.history.append(phase)
+            if self.observer is not None:
+                self.observer(phase)
+
+        return train(stars, self._settings, optics=self._optics, path=path, observe=observe)
 
     def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
         """PSFs at positions and spectra, each of unit sum.

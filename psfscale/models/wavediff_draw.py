@@ -10,8 +10,8 @@ import torch
 
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.zernike import project
+from psfscale.models.wavediff_setup import spectra_of
 from psfscale.models.wavediff_surface import cosines
-from psfscale.models.wavediff_train import spectra_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
-from psfscale.kernels.spectrum import flat_spectrum, quadrature
-from psfscale.models.position import PositionPolynomials
 from psfscale.models.wavediff_beyond import Held, split
 from psfscale.models.wavediff_fit import Refined, blur_error, descend, refine, search
+from psfscale.models.wavediff_result import SURFACE_CYCLES, Phase, Trained
 from psfscale.models.wavediff_scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff_setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff_stars import StarLight, StarPixels
 from psfscale.models.wavediff_surface import SurfaceBasis, field_functions, n_cosines
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from psfscale.arrays import FieldPoints, StarBatch
+    from psfscale.arrays import StarBatch
     from psfscale.models.wavediff_optics import LightPath
     from psfscale.models.wavediff_settings import OpticsSettings, WaveDiffSettings
 
-__all__ = ["Trained", "spectra_of", "train"]
+__all__ = ["train"]
 
-COARSE_SAMPLES = 64
-"""Pupil samples a side of the coarse optics, if they resolve the stamp and more."""
-COARSE_ROOM = 1.5
-"""Fields that the coarse optics must resolve [stamp]."""
 COARSE_WAVELENGTHS = 3
 COARSE_STEPS, CORRECTED_STEPS = 6, 3
 CORRECTIONS = 4
@@ -40,7 +36,7 @@ CORRECTIONS = 4
 LADDER = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 """Prior rms of the surfaces [µm], weakest first, each from the one before."""
 LADDER_STEPS = 30
-SURFACE_CYCLES, SURFACE_STEPS = 2, 40
+SURFACE_STEPS = 40
 STILL = 0.02
 """Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
 SEARCH_STARS = 300
@@ -51,60 +47,6 @@ SIGNIFICANT = 5.0
 """Excess [σ] beyond which stars are held to need a flux or background of their own."""
 WINDOW = 1.5
 """σ of the window of the first centroids [pixel]."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
-    """What a fit leaves.
-
-    Attributes
-    ----------
-    wavefronts, positions : the field of wavefronts and its functions of position
-    surface : (function, cosine, cosine) coefficients beyond the Zernikes [µm], or None
-    light, nuisances : the stars' own parameters, and which of them were fitted
-    used : (star,) False for stars clipped
-    chi2, n_pixels : (star,)
-    stamp : (star, y, x) PSFs of the stars
-    n_steps, converged : of the last refinement
-    """
-
-    wavefronts: Wavefronts
-    positions: PositionPolynomials
-    surface: Float[Tensor, "function cosine cosine"] | None
-    light: StarLight
-    nuisances: Nuisances
-    used: Bool[Tensor, " star"]
-    chi2: Float[Tensor, " star"]
-    n_pixels: Float[Tensor, " star"]
-    stamp: Float[Tensor, "star y x"]
-    n_steps: int
-    converged: bool
-
-
-def spectra_of(
-    points: FieldPoints, optics: OpticsSettings, n_nodes: int
-) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, "object node"]]:
-    """Wavelengths and weights for the spectra of some points; flat ones where there are none."""
-    if points.sed is not None and points.wavelength is not None:
-        return quadrature(points.sed, points.wavelength, n_nodes=n_nodes)
-    sed, wavelength = flat_spectrum(optics.minimum, optics.maximum)
-    return quadrature(np.tile(sed, (len(points), 1)), wavelength, n_nodes=n_nodes)
-
-
-def coarse_factor(path: LightPath, size: int) -> int:
-    """How many times fewer pupil samples still resolve the stamp."""
-    n = len(path.axis)
-    enough = max(COARSE_SAMPLES, COARSE_ROOM * size * n / path.widest)
-    factors = [k for k in range(1, n) if n % (2 * k) == 0 and n / k >= enough]
-    return max(factors, default=1)
-
-
-def _around(stars: StarBatch, degree: int) -> PositionPolynomials:
-    """Functions over the stars' range and, as stars end short of the field, a little more."""
-    positions = PositionPolynomials.around(stars.x, stars.y, degree=degree)
-    margin = 3 / len(stars)
-    box = tuple((a - margin * (b - a), b + margin * (b - a)) for a, b in positions.box)
-    return replace(positions, box=(box[0], box[1]))
 
 
 class _Training:
@@ -123,7 +65,7 @@ class _Training:
         self.size = max(stars.stamp_shape)
         self.n_cosines = n_cosines(self.size, path.band_limit)
         self.pixels = StarPixels.of(stars, self.size, device)
-        self.positions = _around(stars, settings.degree)
+        self.positions = around(stars, settings.degree)
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
         self.field = field_functions(settings, self.positions.box)
         self.features = torch.from_numpy(self.field(stars.x, stars.y)).float().to(device)
@@ -245,6 +187,10 @@ class _Training:
         if self.settings.jitter in ("auto", True) and not isinstance(self.settings.jitter, float):
             self.nuisances = replace(self.nuisances, jitter=True)
 
+    def reduced(self, found: Refined) -> float:
+        """Reduced χ² of a refinement."""
+        return found.chi2 / float((self.pixels.weight[self.refined] > 0).sum())
+
     def settle_jitter(self, normal: Normal) -> None:
         """Drop a blur that is no more than noise."""
         if self.settings.jitter != "auto" or not self.nuisances.jitter:
@@ -311,11 +257,12 @@ class _Training:
                 break
             found, best = (rms, self.wavefronts), model
         wanted = self.settings.surfaces is True or held.gains(best, first)
+        self.wavefronts = before
         if found is None or not wanted:
-            self.wavefronts = before
             return False
-        rms, self.wavefronts = found
+        rms, wavefronts = found
         self.set_surfaces(rms)
+        self.wavefronts = wavefronts  # in units of this prior
         return True
 
     def set_surfaces(self, rms: float) -> None:
@@ -371,9 +318,14 @@ def _restless(normal: Normal) -> bool:
 
 
 def train(
-    stars: StarBatch, settings: WaveDiffSettings, *, optics: OpticsSettings, path: LightPath
+    stars: StarBatch,
+    settings: WaveDiffSettings,
+    *,
+    optics: OpticsSettings,
+    path: LightPath,
+    observe: Callable[[Phase], None],
 ) -> Trained:
-    """Fit a wavefront field to stars.
+    """Fit a wavefront field to stars; `observe` is told of every phase.
 
     Raises
     ------
@@ -381,18 +333,23 @@ def train(
         Too few stars with signal.
     """
     training = _Training(stars, settings, optics=optics, path=path)
+    observe(Phase(name="search", done=0, reduced_chi2=None))
     training.search()
     training.free_jitter()
     found = training.refine(COARSE_STEPS)
+    observe(Phase(name="coarse optics", done=1, reduced_chi2=training.reduced(found)))
     training.settle_jitter(found.normal)
     training.correct()
     training.settle(found.normal)
     training.clip()
     found, moved = training.polish()
+    observe(Phase(name="full optics", done=2, reduced_chi2=training.reduced(found)))
     if training.try_surfaces():
-        for _ in range(SURFACE_CYCLES):
+        for cycle in range(SURFACE_CYCLES):
             training.descend(SURFACE_STEPS)
             found, moved = training.polish()
+            chi2 = training.reduced(found)
+            observe(Phase(name=f"surfaces {cycle + 1}", done=3 + cycle, reduced_chi2=chi2))
     light = training.light()
     return Trained(
         wavefronts=training.wavefronts,

@@ -17,7 +17,7 @@ from psfscale.store.stacks import read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from psfscale.models.base import FitReport
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 
 def fit_stack(
-    name: str, stars: Path, output: Path, *, settings: Sequence[str], survey: Path | None
+    name: str,
+    stars: Path,
+    output: Path,
+    *,
+    settings: Sequence[str],
+    survey: Path | None,
+    observer: Callable[[Any], None] | None = None,
 ) -> FitReport:
     """Fit model `name` to a star stack and save it.
 
@@ -37,6 +43,7 @@ def fit_stack(
     settings : ``key=value`` items of the model's settings; ``pupil=FILE`` (npy or FITS) replaces
         the survey's pupil
     survey : survey file that supplies what `settings` leave out, where given
+    observer : told of the phases of a fit, by models that tell
 
     Raises
     ------
@@ -52,6 +59,8 @@ def fit_stack(
         msg = f"{output} exists already; choose another path or remove it"
         raise StoreError(msg)
     model: Any = load_model_class(name)(chosen, **parts)  # type: ignore[call-arg]
+    if hasattr(model, "observer"):
+        model.observer = observer
     report: FitReport = model.fit(batch)
     save_model(model, output)
     return report

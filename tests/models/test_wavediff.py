@@ -279,3 +279,14 @@ def test_zernikes__hold_the_surfaces_share() -> None:
     left = np.einsum("syx,jyx,yx->sj", rest, modes, weight) / weight.sum()
     assert np.abs(left).max() < 1e-6
     assert np.abs(other.zernikes(at) - model.zernikes(at)).max() > 1e-3
+
+
+def test_wavediff__tells_of_its_phases() -> None:
+    model = WaveDiff(**SMALL)
+    told = []
+    model.observer = told.append
+    model.fit(stars(n=20))
+    assert [p.name for p in told] == ["search", "coarse optics", "full optics"]
+    assert [p.done for p in told] == [0, 1, 2]
+    assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
+    assert model.history == told
