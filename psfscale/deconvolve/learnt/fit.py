@@ -1,0 +1,337 @@
+r"""The elliptical profile of highest posterior density of each galaxy, by Levenberg–Marquardt.
+
+Minimised over z (see `profile`) is ``Σ w (y − H sky(z))² + (b, l − l̄)ᵀC⁻¹(b, l − l̄) + |e|²/σ_e² +
+|centre|²/σ_c²``, each galaxy by itself: a batch gives what its galaxies give alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from psfscale.deconvolve.learnt.prior import Prior, ProfileSums
+from psfscale.deconvolve.learnt.profile import Layout, ProfileBasis
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Complex, Float
+    from torch import Tensor
+
+    from psfscale.deconvolve.learnt.canvas import Canvas
+
+__all__ = ["ProfileFit", "ProfileFitter", "Sight", "join_fits"]
+
+TOLERANCE = 0.05
+"""A step that lowers the cost, twice a log-density, by less is the last one."""
+LARGEST_STEP = 0.7
+"""Limit of a step in log flux, log size and ellipticity, and of that in pixels [1]."""
+MAX_STEPS = 25
+START_SIZES = (-2.0, -1.2, -0.4, 0.4, 1.2, 2.0)
+"""Sizes tried first, in spreads of the prior's."""
+FIRST_DAMPING = 1e-2
+DAMPING_RANGE = (1e-6, 1e6)
+LEAST_FLUX = 0.1
+"""Least flux to start from, over its noise."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sight:
+    """Some galaxies as they are seen.
+
+    Attributes
+    ----------
+    image : (object, y, x)
+    root_weight : (object, y, x) square roots of inverse variances, 0 where masked
+    beam : (object, fy, fx) transfer functions from the sky to the stamp's corner
+    """
+
+    image: Float[Tensor, "object y x"]
+    root_weight: Float[Tensor, "object y x"]
+    beam: Complex[Tensor, "object fy fx"]
+
+    def select(self, chosen: Tensor) -> Sight:
+        """The galaxies picked by indices."""
+        if len(chosen) == len(self.image):
+            return self
+        return Sight(
+            image=self.image[chosen], root_weight=self.root_weight[chosen], beam=self.beam[chosen]
+        )
+
+    def doubted(self, doubt: Float[Tensor, "object y x"]) -> Sight:
+        """The same, √w lowered by a factor."""
+        return Sight(image=self.image, root_weight=self.root_weight * doubt, beam=self.beam)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfileFit:
+    """Fitted profiles.
+
+    Attributes
+    ----------
+    z : (object, parameter), see `profile.Layout`
+    covariance : (object, parameter, parameter) of z, by the curvature at the maximum
+    converged : (object,)
+    prior : the population; z's modes are its modes
+    """
+
+    z: Float[Tensor, "object parameter"]
+    covariance: Float[Tensor, "object parameter parameter"]
+    converged: Bool[Tensor, " object"]
+    prior: Prior
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the parameters stand."""
+        return Layout(n_modes=self.z.shape[1] - 6)
+
+    @property
+    def flux(self) -> Float[Tensor, " object"]:
+        """Flux of the profile, on the stamp and beyond [as the images]."""
+        return self.z[:, 0].exp()
+
+    @property
+    def flux_error(self) -> Float[Tensor, " object"]:
+        """Standard error of `flux`."""
+        return self.flux * self.covariance[:, 0, 0].sqrt()
+
+    @property
+    def size(self) -> Float[Tensor, " object"]:
+        """Scale of the profile, exp l [pixel]."""
+        return self.z[:, self.layout.log_size].exp()
+
+    @property
+    def ellipticity(self) -> Float[Tensor, "object 2"]:
+        """Distortion of the profile, (Mxx − Myy, 2 Mxy) / (Mxx + Myy)."""
+        e = self.z[:, self.layout.ellipticity]
+        modulus = e.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        distortion: Tensor = e * torch.tanh(2 * modulus) / modulus
+        return distortion
+
+    @property
+    def ellipticity_error(self) -> Float[Tensor, "object 2"]:
+        """Standard errors of `ellipticity`, as along its own direction: an upper bound."""
+        where = self.layout.ellipticity
+        spread = self.covariance.diagonal(dim1=1, dim2=2)[:, where].sqrt()
+        return 2 * spread
+
+    def select(self, chosen: Tensor) -> ProfileFit:
+        """The fits picked by indices."""
+        return ProfileFit(
+            z=self.z[chosen],
+            covariance=self.covariance[chosen],
+            converged=self.converged[chosen],
+            prior=self.prior,
+        )
+
+    def replaced(self, chosen: Tensor, by: ProfileFit) -> ProfileFit:
+        """These fits with those at `chosen` taken from another."""
+        out = self.select(torch.arange(len(self.z), device=self.z.device))
+        for name in ("z", "covariance", "converged"):
+            getattr(out, name)[chosen] = getattr(by, name)
+        return out
+
+    def population_vector(self) -> Float[Tensor, "object v"]:
+        """v: flux fractions and ln size."""
+        fractions = self.prior.mean[:-1] + self.z[:, self.layout.modes] @ self.prior.modes.T
+        return torch.cat([fractions, self.z[:, self.layout.log_size, None]], 1)
+
+    def sums(self) -> ProfileSums:
+        """What the converged galaxies tell of their population."""
+        v = self.population_vector()[self.converged]
+        spread = self.covariance[self.converged]
+        where, n = self.layout, self.layout.n_modes
+        own = [*range(1, 1 + n), where.log_size]
+        to_v = spread.new_zeros(v.shape[1], n + 1)
+        to_v[:-1, :n] = self.prior.modes
+        to_v[-1, n] = 1
+        noise = to_v @ spread[:, own][:, :, own].sum(0) @ to_v.T
+        e, centre = self.z[self.converged][:, where.ellipticity], self._centre
+        diagonal = spread.diagonal(dim1=1, dim2=2).sum(0)
+        return ProfileSums(
+            count=float(len(v)),
+            first=v.sum(0),
+            second=v.T @ v + noise,
+            ellipticity=float((e**2).sum() + diagonal[where.ellipticity].sum()) / 2,
+            centre=float((centre**2).sum() + diagonal[where.centre].sum()) / 2,
+        )
+
+    @property
+    def _centre(self) -> Tensor:
+        return self.z[self.converged][:, self.layout.centre]
+
+    def under(self, prior: Prior) -> Float[Tensor, "object parameter"]:
+        """The parameters z in the modes of another prior, as near as they come."""
+        v = self.population_vector()
+        b = (v[:, :-1] - prior.mean[:-1]) @ prior.modes
+        return torch.cat([self.z[:, :1], b, self.z[:, self.layout.centre.start :]], 1)
+
+
+def join_fits(parts: Sequence[ProfileFit]) -> ProfileFit:
+    """Fits of parts of a stack as one."""
+    names = [f.name for f in fields(ProfileFit) if f.name != "prior"]
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return ProfileFit(**whole, prior=parts[0].prior)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _State:
+    """Where the galaxies stand: parameters, cost, and its quadratic model."""
+
+    z: Tensor
+    cost: Tensor
+    chi2: Tensor
+    curvature: Tensor
+    slope: Tensor
+
+    def put(self, chosen: Tensor, other: _State) -> None:
+        for f in fields(self):
+            getattr(self, f.name)[chosen] = getattr(other, f.name)
+
+    def select(self, chosen: Tensor) -> _State:
+        return _State(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfileFitter:
+    """Fits profiles of a population on a canvas.
+
+    Attributes
+    ----------
+    canvas : frequencies and stamps
+    prior : the population
+    """
+
+    canvas: Canvas
+    prior: Prior
+
+    @cached_property
+    def basis(self) -> ProfileBasis:
+        """The prior's profiles on the canvas."""
+        like = self.canvas.fy
+        return ProfileBasis(
+            canvas=self.canvas, mean=self.prior.mean[:-1].to(like), modes=self.prior.modes.to(like)
+        )
+
+    @cached_property
+    def _precision(self) -> Float[Tensor, "parameter parameter"]:
+        where = self.basis.layout
+        inverse: Tensor = torch.linalg.inv(self.prior.population)
+        out = inverse.new_zeros(where.size, where.size)
+        own = torch.tensor([*range(1, 1 + where.n_modes), where.log_size])
+        out[own[:, None], own] = inverse
+        out.diagonal()[where.centre] = 1 / self.prior.centre
+        out.diagonal()[where.ellipticity] = 1 / self.prior.ellipticity
+        return out
+
+    @cached_property
+    def _centre_of_prior(self) -> Float[Tensor, " parameter"]:
+        out = self._precision.new_zeros(self.basis.layout.size)
+        out[self.basis.layout.log_size] = self.prior.mean[-1]
+        return out
+
+    def fit(
+        self,
+        sight: Sight,
+        *,
+        start: Float[Tensor, "object parameter"] | None = None,
+        max_steps: int | None = None,
+    ) -> ProfileFit:
+        """The profiles of highest posterior density, from `start` or from scratch."""
+        state = self._evaluate(sight, self._start(sight) if start is None else start)
+        n = len(state.z)
+        damping = state.cost.new_full((n,), FIRST_DAMPING)
+        hardening = torch.full_like(damping, 2.0)
+        done = torch.zeros(n, dtype=torch.bool, device=damping.device)
+        n_pixels = (sight.root_weight > 0).flatten(1).sum(1)
+        for _ in range(MAX_STEPS if max_steps is None else max_steps):
+            active = torch.nonzero(~done).flatten()
+            if len(active) == 0:
+                break
+            here = state.select(active)
+            step, gain = self._step(here, damping[active])
+            tried = self._evaluate(sight.select(active), here.z + step)
+            ratio = (here.cost - tried.cost) / gain.clamp(min=1e-12)
+            better = ratio > 0
+            state.put(active[better], tried.select(better))
+            eased = (1 - (2 * ratio - 1) ** 3).clamp(min=1 / 3)
+            change = torch.where(better, eased, hardening[active])
+            hardening[active] = torch.where(better, 2.0, 2 * hardening[active])
+            damping[active] = (damping[active] * change).clamp(*DAMPING_RANGE)
+            done[active] = gain < TOLERANCE * (here.chi2 / n_pixels[active]).clamp(min=1)
+        return ProfileFit(
+            z=state.z,
+            covariance=torch.linalg.inv(state.curvature),
+            converged=done & torch.isfinite(state.cost),
+            prior=self.prior,
+        )
+
+    def _step(self, state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """A damped step, kept short, and what the quadratic model promises of it."""
+        diagonal = state.curvature.diagonal(dim1=1, dim2=2)
+        damped = state.curvature + torch.diag_embed(damping[:, None] * diagonal)
+        step = torch.linalg.solve(damped, state.slope)
+        where = self.basis.layout
+        free = torch.cat([step[:, :1], step[:, where.centre.start :]], 1).abs().amax(1)
+        return step * (LARGEST_STEP / free.clamp(min=LARGEST_STEP))[:, None], (
+            step * state.slope
+        ).sum(1)
+
+    def _evaluate(self, sight: Sight, z: Tensor) -> _State:
+        stamps = self.canvas.observe(self.basis.columns(z, sight.beam))
+        residual = (sight.image - stamps[:, 0]) * sight.root_weight
+        seen = (stamps * sight.root_weight[:, None]).flatten(2)
+        both = torch.cat([seen, residual.flatten(1)[:, None]], 1)
+        gram = (both @ both.mT).double()
+        return self._relaxed(z, gram)
+
+    def _relaxed(self, z: Tensor, gram: Tensor) -> _State:
+        """The state after flux and modes moved to their optimum, for which `gram` is exact.
+
+        Without it the fit would creep along the valley where size and modes trade places.
+        """
+        where = self.basis.layout
+        own = slice(0, where.centre.start)
+        curvature = gram[:, :-1, :-1] + self._precision
+        pull = (z - self._centre_of_prior) @ self._precision
+        slope = gram[:, :-1, -1] - pull
+        move = torch.linalg.solve(curvature[:, own, own], slope[:, own])
+        move[:, 0] = move[:, 0].clamp(-LARGEST_STEP, LARGEST_STEP)
+        grown = 1 + move[:, :1]
+        moved = z.clone()
+        moved[:, 0] += torch.log(grown[:, 0])
+        moved[:, where.modes] += move[:, 1:] / grown
+        met = (gram[:, :-1, own] @ move[..., None])[..., 0]
+        chi2 = gram[:, -1, -1] - (move * (2 * gram[:, own, -1] - met[:, own])).sum(1)
+        away = moved - self._centre_of_prior
+        pull = away @ self._precision
+        return _State(
+            z=moved,
+            cost=chi2 + (away * pull).sum(1),
+            chi2=chi2,
+            curvature=curvature,
+            slope=gram[:, :-1, -1] - met - pull,
+        )
+
+    def _start(self, sight: Sight) -> Float[Tensor, "object parameter"]:
+        """Round galaxies at the stamp's centre, of the size that explains most."""
+        n, where = len(sight.image), self.basis.layout
+        spread = float(self.prior.population[-1, -1]) ** 0.5
+        best = torch.full((n,), -torch.inf, dtype=torch.float64)
+        z = self._centre_of_prior.repeat(n, 1)
+        out = z.clone()
+        data = sight.image * sight.root_weight
+        for offset in START_SIZES:
+            z[:, where.log_size] = self.prior.mean[-1] + offset * spread
+            model = self.canvas.observe(self.basis.spectra(z, sight.beam)) * sight.root_weight
+            power = (model**2).sum((1, 2)).double().clamp(min=1e-30)
+            flux = (model * data).sum((1, 2)).double() / power
+            score = flux.clamp(min=0) ** 2 * power - offset**2
+            least = LEAST_FLUX / power.sqrt()
+            found = torch.cat([torch.log(torch.maximum(flux, least))[:, None], z[:, 1:]], 1)
+            out = torch.where((score > best)[:, None], found, out)
+            best = torch.maximum(score, best)
+        return out

@@ -1,0 +1,148 @@
+"""A prior learnt from the catalogue itself, by expectation and maximisation over blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from psfscale.deconvolve.learnt.fit import ProfileFit, join_fits
+from psfscale.deconvolve.learnt.prior import Prior, ProfileSums, vague_prior
+from psfscale.deconvolve.learnt.restore import BATCH, LearntRestoration, Restorer, restore
+from psfscale.deconvolve.learnt.settings import LearntSettings
+from psfscale.deconvolve.stack import galaxy_stack
+from psfscale.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from psfscale.deconvolve.stack import GalaxyStack
+
+__all__ = ["contribution", "deconvolve", "first_prior", "learn_prior"]
+
+LATER_STEPS = 3
+"""Steps of the fits in each round after the first: they start where the last round ended."""
+
+
+def first_prior(stack: GalaxyStack, settings: LearntSettings) -> Prior:
+    """What is believed before any galaxy is seen: that they are about as large as the PSF."""
+    area = 1 / (stack.psf.double() ** 2).sum((1, 2)).median()
+    width = math.sqrt(float(area) / (4 * math.pi)) / settings.oversampling
+    return vague_prior(math.log(width))
+
+
+def contribution(
+    stack: GalaxyStack,
+    prior: Prior,
+    *,
+    settings: LearntSettings,
+    last: ProfileFit | None = None,
+) -> tuple[ProfileSums, ProfileFit]:
+    """What the galaxies of one block add to the sums a prior is learnt from.
+
+    Parameters
+    ----------
+    last : the fits that this function returned for the block in the round before, to start from
+
+    Returns
+    -------
+    sums, which add up over blocks with ``+`` in any order, and the fits
+    """
+    restorer = Restorer.of(stack, prior, settings)
+    start = None if last is None else last.under(prior)
+    fits = []
+    for i in range(0, len(stack), BATCH):
+        batch = slice(i, i + BATCH)
+        look = restorer.look(
+            stack.select(batch),
+            start=None if start is None else start[batch],
+            max_steps=None if last is None else LATER_STEPS,
+        )
+        fits.append(look.fit)
+    fit = join_fits(fits)
+    return fit.sums(), fit
+
+
+def learn_prior(stacks: Sequence[GalaxyStack], *, settings: LearntSettings | None = None) -> Prior:
+    """What the galaxies of some blocks look like; a few hundred of them suffice.
+
+    Parameters
+    ----------
+    stacks : blocks of galaxies, all of one stamp and PSF shape; only a table of fitted
+        parameters is kept of each between the rounds
+    settings : None for the defaults
+
+    Raises
+    ------
+    InputError
+        No galaxies came.
+    """
+    settings = settings or LearntSettings()
+    if not any(len(stack) for stack in stacks):
+        msg = "a prior is learnt from at least one galaxy, got none"
+        raise InputError(msg)
+    vague = prior = first_prior(stacks[0], settings)
+    last: list[ProfileFit | None] = [None] * len(stacks)
+    for _ in range(settings.n_rounds):
+        parts = [
+            contribution(stack, prior, settings=settings, last=fit)
+            for stack, fit in zip(stacks, last, strict=True)
+        ]
+        total = parts[0][0]
+        for sums, _ in parts[1:]:
+            total = total + sums
+        last = [fit for _, fit in parts]
+        prior = total.prior(vague)
+    return prior
+
+
+def deconvolve(
+    images: ArrayLike | Tensor,
+    psfs: ArrayLike | Tensor,
+    *,
+    weight: ArrayLike | Tensor | None = None,
+    sigma: ArrayLike | Tensor | float | None = None,
+    mask: ArrayLike | Tensor | None = None,
+    prior: Prior | None = None,
+    settings: LearntSettings | None = None,
+    **options: Any,
+) -> LearntRestoration:
+    """Restore a stack of galaxies by a prior learnt from the stack itself, or given.
+
+    Parameters
+    ----------
+    images, psfs, weight, sigma, mask : see `psfscale.deconvolve.stack.galaxy_stack`
+    prior : from `learn_prior`; learnt from ``n_learn`` of these galaxies where None
+    settings : all settings, or None for the defaults
+    **options : single settings, over `settings`; see `LearntSettings`
+
+    Raises
+    ------
+    ConfigError
+        A setting is unknown or out of range.
+    InputError
+        The arrays are not what they should be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> psf = np.full((3, 3), 1 / 9)
+    >>> deconvolve(np.eye(9)[None], psf, sigma=0.1).image.shape
+    torch.Size([1, 9, 9])
+    """
+    try:
+        base = (settings or LearntSettings()).model_dump()
+        chosen = LearntSettings(**{**base, **options})
+    except ValueError as error:
+        msg = f"settings of the learnt restoration: {error}"
+        raise ConfigError(msg) from error
+    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask)
+    if prior is None:
+        n = min(chosen.n_learn, len(stack))
+        sample = (torch.arange(n) * len(stack)) // n
+        prior = learn_prior([stack.select(sample)], settings=chosen)
+    return restore(stack, prior, settings=chosen)

@@ -1,0 +1,171 @@
+r"""What the galaxies of a catalogue are expected to look like, and the sums it is learnt from.
+
+======  ==================================================  ==================
+symbol  name                                                unit
+======  ==================================================  ==================
+v       flux fractions of the Gaussians, then ln size       1, ln pixel
+e       logarithmic ellipticity, see `profile`              1
+======  ==================================================  ==================
+
+v is Gaussian with a mean and a covariance, e and the centre are Gaussian and isotropic. The
+sums over galaxies add up over blocks in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from psfscale.deconvolve.learnt.profile import WIDTHS
+from psfscale.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from jaxtyping import Float
+    from torch import Tensor
+
+__all__ = ["Prior", "ProfileSums", "vague_prior"]
+
+VAGUE_WEIGHT = 3.0
+"""Galaxies that the vague prior counts for beside those it is learnt from."""
+VAGUE_CENTRE = 1.0
+"""Spread of the centres before any galaxy is seen [pixel]."""
+VAGUE_ELLIPTICITY = 0.3
+VAGUE_LOG_SIZE = 0.7
+CORRELATED_WIDTHS = 1.5
+"""Neighbouring Gaussians, so many steps apart, share their flux's fluctuation."""
+KEPT_VARIANCE = 0.999
+"""Share of the fractions' variance that the modes of a learnt prior hold."""
+PEAK = (3.6, 2.0)
+"""Index and spread of the Gaussians that carry the flux of a vague galaxy: about its size."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prior:
+    """A Gaussian population of galaxies.
+
+    Attributes
+    ----------
+    mean : (gaussian + 1,) of v
+    covariance : (gaussian + 1, gaussian + 1) of v; the fractions' part has rows of sum 0
+    ellipticity : variance of each component of e
+    centre : variance of each coordinate of the centre [pixel²]
+    n_galaxies : galaxies it was learnt from
+    """
+
+    mean: Float[Tensor, " v"]
+    covariance: Float[Tensor, "v v"]
+    ellipticity: float
+    centre: float
+    n_galaxies: float = 0.0
+
+    def __post_init__(self) -> None:
+        n = len(WIDTHS) + 1
+        if self.mean.shape != (n,) or self.covariance.shape != (n, n):
+            msg = (
+                f"a prior has a mean ({n},) and a covariance ({n}, {n}), got "
+                f"{tuple(self.mean.shape)} and {tuple(self.covariance.shape)}"
+            )
+            raise InputError(msg)
+
+    @cached_property
+    def modes(self) -> Float[Tensor, "gaussian mode"]:
+        """Directions of the fractions that vary, strongest first."""
+        variance: Tensor
+        vectors: Tensor
+        variance, vectors = torch.linalg.eigh(self.covariance[:-1, :-1])
+        variance, vectors = variance.flip(0).clamp(min=0), vectors.flip(1)
+        share = torch.cumsum(variance, 0) / variance.sum()
+        n_modes = min(int((share < KEPT_VARIANCE).sum()) + 1, len(WIDTHS) - 1)
+        return vectors[:, :n_modes]
+
+    @cached_property
+    def population(self) -> Float[Tensor, "mode mode"]:
+        """Covariance of the modes' amplitudes b and ln size, b first."""
+        n = self.modes.shape[1]
+        to_modes = self.covariance.new_zeros(n + 1, len(self.mean))
+        to_modes[:n, :-1] = self.modes.T
+        to_modes[n, -1] = 1
+        return to_modes @ self.covariance @ to_modes.T
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The prior as plain arrays."""
+        return {
+            f.name: torch.as_tensor(getattr(self, f.name), dtype=torch.float64).cpu().numpy()
+            for f in fields(self)
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Prior:
+        """The prior whose `arrays` these are."""
+        return cls(
+            mean=torch.as_tensor(arrays["mean"], dtype=torch.float64),
+            covariance=torch.as_tensor(arrays["covariance"], dtype=torch.float64),
+            ellipticity=float(arrays["ellipticity"]),
+            centre=float(arrays["centre"]),
+            n_galaxies=float(arrays["n_galaxies"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProfileSums:
+    """Sums over galaxies of their parameters' posterior moments.
+
+    Attributes
+    ----------
+    count : galaxies
+    first, second : sums of E[v] and E[v vᵀ]
+    ellipticity, centre : sums of E[|e|²]/2 and of E[|centre|²]/2
+    """
+
+    count: float
+    first: Float[Tensor, " v"]
+    second: Float[Tensor, "v v"]
+    ellipticity: float
+    centre: float
+
+    def __add__(self, other: ProfileSums) -> ProfileSums:
+        return ProfileSums(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def prior(self, vague: Prior) -> Prior:
+        """The population of highest likelihood for these moments, `vague` counted in."""
+        total = self.count + VAGUE_WEIGHT
+        if self.count == 0:
+            return vague
+        mean = self.first / self.count
+        spread = self.second - self.count * torch.outer(mean, mean)
+        centred = vague.covariance * VAGUE_WEIGHT
+        return Prior(
+            mean=(self.first + VAGUE_WEIGHT * vague.mean) / total,
+            covariance=(spread + centred) / total,
+            ellipticity=(self.ellipticity + VAGUE_WEIGHT * vague.ellipticity) / total,
+            centre=(self.centre + VAGUE_WEIGHT * vague.centre) / total,
+            n_galaxies=self.count,
+        )
+
+
+def vague_prior(log_size: float) -> Prior:
+    """What is believed of galaxies before any is seen: smooth profiles of about this size."""
+    n = len(WIDTHS)
+    k = torch.arange(n, dtype=torch.float64)
+    fractions = torch.exp(-(((k - PEAK[0]) / PEAK[1]) ** 2) / 2)
+    fractions = fractions / fractions.sum()
+    near = torch.exp(-(((k[:, None] - k) / CORRELATED_WIDTHS) ** 2) / 2)
+    free = near * fractions.max() ** 2 + 1e-3 * torch.eye(n, dtype=torch.float64) / n**2
+    to_sum_zero = torch.eye(n, dtype=torch.float64) - fractions[:, None]
+    covariance = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+    covariance[:n, :n] = to_sum_zero @ free @ to_sum_zero.T
+    covariance[n, n] = VAGUE_LOG_SIZE**2
+    return Prior(
+        mean=torch.cat([fractions, fractions.new_tensor([log_size])]),
+        covariance=covariance,
+        ellipticity=VAGUE_ELLIPTICITY**2,
+        centre=VAGUE_CENTRE**2,
+    )

@@ -1,0 +1,41 @@
+"""Settings of the learnt restoration, importable without torch."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["LearntSettings"]
+
+
+class LearntSettings(BaseModel):
+    """How galaxies are restored by `psfscale.deconvolve.learnt`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    oversampling: int = Field(
+        default=1,
+        ge=1,
+        le=6,
+        description="fine pixels per CCD pixel along an axis, of the PSFs and of the result [1]",
+    )
+    resolution: float = Field(
+        default=0.5,
+        gt=0,
+        description="width σ of the beam of the result; half a pixel is the sharpest that a grid "
+        "holds [fine pixel]",
+    )
+    target_fwhm: float | None = Field(
+        default=None,
+        gt=0,
+        description="round Gaussian PSF that the result is given; unset = the beam [CCD pixel]",
+    )
+    clumps: bool = Field(default=True, description="restore what an elliptical profile leaves over")
+    error: bool = Field(default=True, description="standard error of each pixel")
+    n_learn: int = Field(
+        default=500,
+        ge=1,
+        description="galaxies, evenly spaced, that a stack's prior is learnt from",
+    )
+    n_rounds: int = Field(
+        default=5, ge=1, description="rounds of expectation and maximisation that learn it [1]"
+    )
