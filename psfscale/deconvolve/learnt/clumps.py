@@ -136,34 +136,40 @@ class ClumpField:
         Each pass replaces most of the variance by what the last one found there: a field of
         clumps is empty in most places.
         """
-        broad = self.variance * tau2[:, None, None]
-        variance = broad
-        clumps = self._mean(residual, variance)
+        broad = variance = self.variance * tau2[:, None, None]
+        dual = self._dual(residual, variance, start=torch.zeros_like(residual))
         for _ in range(SHARPENINGS):
+            clumps = variance * self.adjoint(dual)
             found = self.canvas.spectra(clumps**2) * self.canvas.gaussian(CLUMP_SPREAD)
             variance = KEPT * broad + self.canvas.sky(found).clamp(min=0)
-            clumps = self._mean(residual, variance)
-        return clumps, variance
+            dual = self._dual(residual, variance, start=dual)
+        return variance * self.adjoint(dual), variance
 
-    def _mean(self, residual: Tensor, variance: Tensor) -> Float[Tensor, "object y x"]:
-        """Posterior mean for this variance.
+    def _dual(
+        self, residual: Tensor, variance: Tensor, *, start: Tensor
+    ) -> Float[Tensor, "object y x"]:
+        """The u that solves ``(1 + A V Aᵀ) u = residual``; the posterior mean is V Aᵀu.
 
-        Conjugate gradients on ``(1 + A V Aᵀ) u = residual``; each galaxy stops by itself.
+        Conjugate gradients; each galaxy stops by itself.
         """
-        u = torch.zeros_like(residual)
-        r, p = residual, residual
+
+        def normal(v: Tensor) -> Tensor:
+            return v + self.forward(variance * self.adjoint(v))
+
+        u = start
+        r = p = residual - normal(u)
         rr = _squared(r)
         enough = SOLVER_TOLERANCE**2 * residual[0].numel()
         for _ in range(MAX_ITERATIONS):
             active = rr > enough
             if not bool(active.any()):
                 break
-            q = p + self.forward(variance * self.adjoint(p))
+            q = normal(p)
             step = torch.where(active, rr / (p * q).sum((1, 2), keepdim=True), 0.0)
             u, r = u + step * p, r - step * q
             last, rr = rr, torch.where(active, _squared(r), rr)
             p = torch.where(active, r + (rr / last) * p, p)
-        return variance * self.adjoint(u)
+        return u
 
     def uncertainty(
         self, variance: Float[Tensor, "object y x"], beam: Float[Tensor, "fy fx"]

@@ -249,19 +249,22 @@ class ProfileFitter:
         n_pixels = (sight.root_weight > 0).flatten(1).sum(1)
         for _ in range(MAX_STEPS if max_steps is None else max_steps):
             active = torch.nonzero(~done).flatten()
-            if len(active) == 0:
-                break
             here = state.select(active)
             step, gain = self._step(here, damping[active])
+            enough = gain < TOLERANCE * (here.chi2 / n_pixels[active]).clamp(min=1)
+            done[active] = enough
+            if bool(enough.all()):
+                break
+            active, step, gain = active[~enough], step[~enough], gain[~enough]
+            here = state.select(active)
             tried = self._evaluate(sight.select(active), here.z + step)
-            ratio = (here.cost - tried.cost) / gain.clamp(min=1e-12)
+            ratio = (here.cost - tried.cost) / gain
             better = ratio > 0
             state.put(active[better], tried.select(better))
             eased = (1 - (2 * ratio - 1) ** 3).clamp(min=1 / 3)
             change = torch.where(better, eased, hardening[active])
             hardening[active] = torch.where(better, 2.0, 2 * hardening[active])
             damping[active] = (damping[active] * change).clamp(*DAMPING_RANGE)
-            done[active] = gain < TOLERANCE * (here.chi2 / n_pixels[active]).clamp(min=1)
         return ProfileFit(
             z=state.z,
             covariance=torch.linalg.inv(state.curvature),
@@ -319,19 +322,26 @@ class ProfileFitter:
     def _start(self, sight: Sight) -> Float[Tensor, "object parameter"]:
         """Round galaxies at the stamp's centre, of the size that explains most."""
         n, where = len(sight.image), self.basis.layout
-        spread = float(self.prior.population[-1, -1]) ** 0.5
-        best = torch.full((n,), -torch.inf, dtype=torch.float64)
+        skies, sizes = self._starts
+        data = (sight.image * sight.root_weight).flatten(1)[..., None]
+        stamps = self.canvas.observe(skies * sight.beam[:, None])
+        models = (stamps * sight.root_weight[:, None]).flatten(2)
+        power = (models**2).sum(2).double().clamp(min=1e-30)
+        flux = (models @ data)[..., 0].double() / power
+        penalty = torch.tensor(START_SIZES, dtype=flux.dtype, device=flux.device) ** 2
+        best = (flux.clamp(min=0) ** 2 * power - penalty).argmax(1)
+        row = torch.arange(n, device=best.device)
+        found = torch.maximum(flux, LEAST_FLUX / power.sqrt())[row, best]
         z = self._centre_of_prior.repeat(n, 1)
-        out = z.clone()
-        data = sight.image * sight.root_weight
-        for offset in START_SIZES:
-            z[:, where.log_size] = self.prior.mean[-1] + offset * spread
-            model = self.canvas.observe(self.basis.spectra(z, sight.beam)) * sight.root_weight
-            power = (model**2).sum((1, 2)).double().clamp(min=1e-30)
-            flux = (model * data).sum((1, 2)).double() / power
-            score = flux.clamp(min=0) ** 2 * power - offset**2
-            least = LEAST_FLUX / power.sqrt()
-            found = torch.cat([torch.log(torch.maximum(flux, least))[:, None], z[:, 1:]], 1)
-            out = torch.where((score > best)[:, None], found, out)
-            best = torch.maximum(score, best)
-        return out
+        z[:, 0] = torch.log(found)
+        z[:, where.log_size] = sizes[best]
+        return z
+
+    @cached_property
+    def _starts(self) -> tuple[Complex[Tensor, "size fy fx"], Float[Tensor, " size"]]:
+        """Skies of unit flux to start from, and their ln sizes."""
+        z = self._centre_of_prior.repeat(len(START_SIZES), 1)
+        spread = float(self.prior.population[-1, -1]) ** 0.5
+        z[:, self.basis.layout.log_size] += spread * torch.tensor(START_SIZES).to(z)
+        sky = self.basis.spectra(z, torch.ones_like(self.canvas.to_centre))
+        return sky, z[:, self.basis.layout.log_size]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WIDTHS", "Layout", "ProfileBasis", "shape_matrix"]
 
-WIDTHS = tuple(0.14 * 1.65**k for k in range(8))
-"""ρ_k. From a seventh to 4.7 times the size: a de Vaucouleurs profile's cusp and wings; the steps
+WIDTHS = tuple(0.14 * 3 ** (k / 2) for k in range(7))
+"""ρ_k. From a seventh to 3.8 times the size: a de Vaucouleurs profile's cusp and wings; the steps
 are fine enough for an exponential's slope."""
 
 SMALL_ELLIPTICITY = 1e-4
@@ -139,13 +139,23 @@ class ProfileBasis:
             1,
         )
         parts = mix @ self._gaussians(q)
-        galaxy, steep, modes = parts[:, :1], parts[:, 1:2], parts[:, 2:]
-        even = torch.cat([galaxy, modes, steep * (2 * q), steep * slopes], 1)
+        steep = parts[:, 1:2]
         seen = (beam * self._phase(z))[:, None]
-        turned = (galaxy.reshape(n, 1, *self._plane) * seen) * -2j * torch.pi
-        still = even.reshape(n, -1, *self._plane) * seen
-        k = self.layout.centre.start
-        return torch.cat([still[:, :k], turned * canvas.fy, turned * canvas.fx, still[:, k:]], 1)
+        where, plane = self.layout, self._plane
+        out = seen.new_empty((n, where.size, *plane))
+
+        def fill(first: int, real: Tensor) -> None:
+            own = out[:, first : first + real.shape[1]]
+            torch.mul(real.reshape(n, -1, *plane), seen, out=own)
+
+        fill(0, parts[:, :1])
+        fill(1, parts[:, 2:])
+        fill(where.log_size, steep * (2 * q))
+        fill(where.log_size + 1, steep * slopes)
+        turned = out[:, 0] * (-2j * torch.pi)
+        torch.mul(turned, canvas.fy, out=out[:, where.centre.start])
+        torch.mul(turned, canvas.fx, out=out[:, where.centre.start + 1])
+        return out
 
     @property
     def _plane(self) -> tuple[int, int]:

@@ -57,11 +57,13 @@ class Look:
     sight : how they are seen
     fit : their profiles; where clumps stand out, fitted with the clumps as noise
     tau2 : (object,) clumpiness, 0 where it does not stand out
+    residual : (object, y, x) whitened, of the first profiles where they were fitted again
     """
 
     sight: Sight
     fit: ProfileFit
     tau2: Float[Tensor, " object"]
+    residual: Float[Tensor, "object y x"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +124,8 @@ class Restorer:
                 sight.select(clumpy).doubted(doubt), start=fit.z[clumpy], max_steps=max_steps
             )
             fit = fit.replaced(clumpy, again)
-        return Look(sight=sight, fit=fit, tau2=torch.where(excess > SIGNIFICANT, tau2, 0.0))
+        tau2 = torch.where(excess > SIGNIFICANT, tau2, 0.0)
+        return Look(sight=sight, fit=fit, tau2=tau2, residual=residual)
 
     def left_over(self, sight: Sight, fit: ProfileFit) -> tuple[Tensor, ClumpField]:
         """Whitened residuals of the profiles, and the clumps they may hold."""
@@ -144,12 +147,14 @@ class Restorer:
         frame = self.target * self.canvas.to_centre
         image = self.canvas.image(self.fitter.basis.spectra(fit.z, frame))
         variance = self._profile_variance(fit) if self.settings.error else None
-        residual, field = self.left_over(sight, fit)
+        residual = look.residual
         clumpy = torch.nonzero(tau2 > 0).flatten()
+        if len(clumpy):
+            left, part = self.left_over(sight.select(clumpy), fit.select(clumpy))
+            residual[clumpy] = left
         if self.settings.clumps and len(clumpy):
-            part = field.select(clumpy)
-            level, _ = part.clumpiness(residual[clumpy])
-            clumps, spread = part.restored(residual[clumpy], level)
+            level, _ = part.clumpiness(left)
+            clumps, spread = part.restored(left, level)
             residual[clumpy] -= part.forward(clumps)
             image[clumpy] += self.canvas.image(self.canvas.spectra(clumps) * self.target)
             tau2 = tau2.index_copy(0, clumpy, level)
