@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+
+from psfscale.models.variation import SMALLEST_VARIATION, Variation, row_support
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float, Int
@@ -34,9 +36,6 @@ SMALLEST_VARIANCE = 0.003
 
 SMALLEST_PATTERN = 3.0
 """Norm of a component [noise σ] below which its pattern is not known well enough."""
-
-SMALLEST_ROW = 0.02
-"""Least prior variance of a row amplitude [noise variance]."""
 
 RADIAL_STEP = 0.5
 """Spacing of the radial profiles [CCD pixel]; smoothed over twice as much."""
@@ -110,16 +109,16 @@ class StarScatter:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPrior:
-    """Gaussian prior of how much each component varies with each degree of position.
+    """Gaussian prior of how much each component varies over the field.
 
-    The amplitude of white function k in the pattern of component l is known with unit noise,
+    The amplitude of smooth function k in the pattern of component l is known with unit noise,
     or with the stars' own scatter in that pattern where it is larger; its prior variance is
-    what the amplitudes of that degree and component exceed it by.
+    that of the smooth field that explains the amplitudes best.
 
     Attributes
     ----------
     patterns : (ccd, pattern, frequency), orthonormal images, or empty ones at the end
-    turn : (ccd, function, component) from components to white functions
+    turn : (ccd, function, component) from components to smooth functions
     variance : (ccd, function, pattern), prior variance [noise variance]
     """
 
@@ -135,8 +134,10 @@ class RowPrior:
         *,
         grid: FrequencyGrid,
         turn: Float[Tensor, "*ccd function component"],
+        mixing: Float[Tensor, "*ccd function function"],
         degree: Int[Tensor, " function"],
         strongest: int,
+        row_sparsity: int | Literal["auto"] | None,
         scatter: StarScatter,
     ) -> RowPrior:
         """The prior from the field's strongest images and from images with their noise.
@@ -144,24 +145,30 @@ class RowPrior:
         Parameters
         ----------
         seen : coefficients of the field plus what the data still pull it by
-        degree : (function,) total degree of each function
+        turn : from components to white functions
+        mixing : white functions from functions of position
+        degree : (function,) total degree of each function of position
         strongest : number of patterns at most
+        row_sparsity : functions that a component may use at most; auto = those that show more
+            than noise, None = all
         scatter : of the stars about the field
         """
         patterns = _principal(field.coefficients[..., :strongest, :], grid)
-        weight = grid.weight(seen)
-        amplitude = turn @ ((seen * weight) @ patterns.mH).real
-        n_degrees = int(degree.max()) + 1
-        total = amplitude.new_zeros(*amplitude.shape[:-2], n_degrees, patterns.shape[-2])
-        total.index_add_(-2, degree, amplitude**2)
-        mean = total / torch.bincount(degree, minlength=n_degrees)[:, None]
-        variance = (mean / scatter(patterns)[..., None, :] - 1).clamp(min=SMALLEST_ROW)
-        return cls(patterns=patterns, turn=turn, variance=variance[..., degree, :])
+        amplitude = turn @ ((seen * grid.weight(seen)) @ patterns.mH).real
+        noise = scatter(patterns)
+        found = Variation.of(amplitude, mixing=mixing, degree=degree, noise=noise)
+        variance = found.variance
+        if row_sparsity is not None:
+            square = (found.turn @ amplitude) ** 2 / noise[..., None, :]
+            most = None if row_sparsity == "auto" else row_sparsity
+            used = row_support(square, variance, most=most)
+            variance = torch.where(used, variance, SMALLEST_VARIATION)
+        return cls(patterns=patterns, turn=found.turn @ turn, variance=variance)
 
     def forward(
         self, c: Complex[Tensor, "*ccd component frequency"], grid: FrequencyGrid
     ) -> Float[Tensor, "*ccd function pattern"]:
-        """Amplitude of each white function in each pattern."""
+        """Amplitude of each smooth function in each pattern."""
         return self.turn @ ((c * grid.weight(c)) @ self.patterns.mH).real
 
     def adjoint(

@@ -53,7 +53,7 @@ SPARSE_ITERATIONS = 400
 SPARSE_RESIDUAL = 0.5
 """Residual at which a pass of the sparse step ends [noise σ]; it moves a field by 8 to 20."""
 
-STRONGEST = 10
+STRONGEST = 12
 """Components whose variation over the field has a prior of its own."""
 
 MOMENTUM = 0.7
@@ -192,7 +192,7 @@ class Rounds:
         problem = FieldProblem.of(field, state.pixels, state.values, grid=self.grid, weight=weight)
         for _ in range(2):
             state.seen = problem.seen(field)
-            prior = self._prior(field, turn, problem)
+            prior = self._prior(field, turn, white.mixing, problem)
             field = solve_ridge(field, problem, prior, max_iterations=RIDGE_ITERATIONS)
         if sparse:
             field = self._sparse(field, white, weight)
@@ -208,7 +208,7 @@ class Rounds:
         solution = solve_sparse(
             field,
             problem,
-            self._prior(field, white.turn(field).to(weight.dtype), problem),
+            self._prior(field, white.turn(field).to(weight.dtype), white.mixing, problem),
             positions=self._spread_rows(field),
             settings=self.settings,
             tolerance=SPARSE_RESIDUAL,
@@ -217,7 +217,9 @@ class Rounds:
         state.solved = solution.convergence.converged
         return solution.field
 
-    def _prior(self, field: Field, turn: Tensor, problem: FieldProblem) -> FieldPrior:
+    def _prior(
+        self, field: Field, turn: Tensor, mixing: Tensor, problem: FieldProblem
+    ) -> FieldPrior:
         rows = None
         if self.n_functions > 1:
             rows = RowPrior.of(
@@ -225,8 +227,10 @@ class Rounds:
                 self.state.seen,
                 grid=self.grid,
                 turn=turn,
+                mixing=mixing,
                 degree=self.degree,
                 strongest=STRONGEST,
+                row_sparsity=self.settings.row_sparsity,
                 scatter=problem.scatter,
             )
         return FieldPrior(variance=self.radial(self.grid.image(self.state.seen)), rows=rows)

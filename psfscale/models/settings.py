@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,11 @@ class RCASettings(DictionarySettings):
         ge=0,
         le=10,
         description="total degree of the position polynomials; lowered where stars are few [1]",
+    )
+    row_sparsity: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default=None,
+        description="functions of position that each component may use; auto = those that show "
+        "more than noise, unset = all, each as far as it does [1]",
     )
     band_limit: float | None = Field(
         default=None,

@@ -91,7 +91,7 @@ def settings_of(name: str, context: RunContext) -> dict[str, Any]:
     return parts[name]
 
 
-VERSIONS = {"fit": 4, "psf": 1, "metrics": 1}
+VERSIONS = {"fit": 5, "psf": 1, "metrics": 1}
 NEEDS: dict[str, tuple[str, ...]] = {"fit": (), "psf": ("fit",), "metrics": ("fit",)}
 
 

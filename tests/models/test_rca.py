@@ -224,8 +224,8 @@ def test_fit__is_not_ruled_by_its_brightest_stars():
     truth /= truth.sum((1, 2), keepdims=True)
     found = model.predict(at, PixelGrid(shape=(42, 42), oversampling=2)).numpy()
     error = np.linalg.norm(found - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2))
-    assert error.mean() < 0.08
-    assert report.used.sum() >= 58
+    assert error.mean() < 0.075
+    assert report.used.sum() >= 57
     assert report.converged
 
 
