@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_measured")
 _PIXEL_ERRORS = ("model_rel_rmse", "noise_rel_rmse", "mean_star_rel_rmse")
 _SHAPES = ("e1", "e2", "R2")
+EXPOSURES_AT_A_TIME = 1024
+"""As the arrays over CCDs are stored."""
 _MODEL_SHAPES = ("psf_R2", "psf_e1", "psf_e2")
 
 
@@ -30,7 +32,7 @@ def aggregate(
 
     Every measured reserved star weighs the same in the biases and rms of e1, e2 and R²; in
     the relative pixel errors it weighs as its squared norm, so bright stars lead. The
-    model's own shape weighs every CCD the same. Exposures are read one at a time; the same
+    model's own shape weighs every CCD the same. Exposures are read block by block; the same
     stores give the same numbers, however often this runs.
 
     Parameters
@@ -47,11 +49,13 @@ def aggregate(
     n = stars.sizes["exposure"]
     flat = ccds[[name for name in ccds if ccds[name].dims == ("exposure", "ccd")]]
     rows = []
-    for i in range(n):
-        of_ccds = flat.isel(exposure=i).load()
-        reserved = survey_stars["role"].isel(exposure=i).values == Role.RESERVED
-        chi2 = stars["chi2"].isel(exposure=i).values[reserved]
-        rows.append(_one_exposure({str(name): of_ccds[name].values for name in of_ccds}, chi2))
+    for start in range(0, n, EXPOSURES_AT_A_TIME):
+        block = slice(start, start + EXPOSURES_AT_A_TIME)
+        of_ccds = {str(name): values.values for name, values in flat.isel(exposure=block).items()}
+        for i in range(start, min(block.stop, n)):
+            reserved = survey_stars["role"][i].values == Role.RESERVED
+            chi2 = stars["chi2"][i].values[reserved]
+            rows.append(_one_exposure({k: v[i - start] for k, v in of_ccds.items()}, chi2))
     none = _one_exposure({str(name): np.zeros(0) for name in flat}, np.zeros(0))
     exposures = xr.Dataset(
         {

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
@@ -25,8 +25,13 @@ from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
 from psfscale.errors import ConfigError, RunError
-from psfscale.pipeline.executor import ExecutorLostError, Outcome, summary
-from psfscale.pipeline.ledger.marker import read_marker
+from psfscale.pipeline.executor import (
+    ExecutorLostError,
+    Outcome,
+    Parcel,
+    ended_before,
+    run_parcel,
+)
 from psfscale.pipeline.profiles import (
     AddressProfile,
     ClusterProfile,
@@ -34,7 +39,7 @@ from psfscale.pipeline.profiles import (
     SchedulerFileProfile,
     SlurmProfile,
 )
-from psfscale.pipeline.unit import Task, execute, execute_alone, explain
+from psfscale.pipeline.unit import Task, explain
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
@@ -59,12 +64,9 @@ CHECK_EVERY = 2.0
 """Seconds between two looks at the cluster's health."""
 ANSWER_WITHIN = 30.0
 """Seconds in which a live scheduler answers."""
+Work = Callable[[Parcel], list[dict[str, Any]]]
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
-
-
-class ChildDiedError(Exception):
-    """The unit ran in a process of its own, which died; the message says how."""
 
 
 class Tuned(WorkerPlugin):  # type: ignore[misc]
@@ -94,6 +96,7 @@ class DaskExecutor:
     Parameters
     ----------
     profile : where the workers come from
+    work : what a worker does with a parcel, `run_on_worker` if not given
 
     Raises
     ------
@@ -101,10 +104,10 @@ class DaskExecutor:
         No worker came within the profile's patience, or the scheduler cannot be reached.
     """
 
-    def __init__(self, profile: ClusterProfile) -> None:
-        self.profile = profile
-        self._ended: queue.SimpleQueue[tuple[Task, Future]] = queue.SimpleQueue()
-        self._futures: dict[Task, Future] = {}
+    def __init__(self, profile: ClusterProfile, *, work: Work | None = None) -> None:
+        self.profile, self._work = profile, work or run_on_worker
+        self._ended: queue.SimpleQueue[tuple[Parcel, Future]] = queue.SimpleQueue()
+        self._futures: dict[Parcel, Future] = {}
         self._group = f"unit-{uuid.uuid4().hex}"
         self._n_submitted = 0
         self._checked = self._seen = time.monotonic()
@@ -120,13 +123,13 @@ class DaskExecutor:
         """Units it wants to be given at a time: a few for each thread."""
         return max(self.n_workers, 1) * self.profile.units_per_thread
 
-    def submit(self, task: Task) -> None:
-        """Take a unit."""
+    def submit(self, parcel: Parcel) -> None:
+        """Take units."""
         key = (self._group, self._n_submitted)
         self._n_submitted += 1
-        future = self._client.submit(_run, task, key=key, pure=False)
-        self._futures[task] = future
-        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+        future = self._client.submit(self._work, parcel, key=key, pure=False)
+        self._futures[parcel] = future
+        future.add_done_callback(lambda ended: self._ended.put((parcel, ended)))
 
     def collect(self, timeout: float) -> list[Outcome]:
         """What ended; waits up to `timeout` seconds for a first one.
@@ -139,13 +142,11 @@ class DaskExecutor:
         """
         if time.monotonic() - self._checked > CHECK_EVERY:
             self._look()
-        outcomes = []
+        outcomes: list[Outcome] = []
         with contextlib.suppress(queue.Empty):
-            task, future = self._ended.get(timeout=timeout)
-            outcomes.append(self._outcome(task, future))
+            outcomes += self._outcomes(*self._ended.get(timeout=timeout))
             while True:
-                task, future = self._ended.get_nowait()
-                outcomes.append(self._outcome(task, future))
+                outcomes += self._outcomes(*self._ended.get_nowait())
         return outcomes
 
     def close(self, *, kill: bool) -> None:
@@ -171,23 +172,19 @@ class DaskExecutor:
         self.n_workers = 1
         self._look()
 
-    def _outcome(self, task: Task, future: Future) -> Outcome:
-        self._futures.pop(task, None)
+    def _outcomes(self, parcel: Parcel, future: Future) -> list[Outcome]:
+        self._futures.pop(parcel, None)
         if future.status == "finished":
-            marker = read_marker(Path(task.run), task.key)
-            if marker is None:
-                message = f"the unit ended, but its marker is not to be seen in {task.run}"
-                return Outcome(task=task, error=("StoreError", message, ""))
-            return Outcome(task=task, counts=summary(marker))
+            ended = future.result()
+            return [Outcome(task=t, **how) for t, how in zip(parcel, ended, strict=True)]
         if future.status != "error":
             msg = f"the scheduler dropped a unit ({future.status})"
             raise ExecutorLostError(msg)
         error: Any = future.exception()
         if isinstance(error, KilledWorker):
-            return Outcome(task=task, died=f"its worker {error.last_worker.address} died")
-        if isinstance(error, ChildDiedError):
-            return Outcome(task=task, died=str(error))
-        return Outcome(task=task, error=explain(error))
+            reason = f"its worker {error.last_worker.address} died"
+            return [ended_before(task) or Outcome(task=task, died=reason) for task in parcel]
+        return [Outcome(task=task, error=explain(error)) for task in parcel]
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""
@@ -218,26 +215,28 @@ class DaskExecutor:
                 nanny.process.process._process.kill()  # noqa: SLF001 (distributed offers no other)
 
 
-def _run(task: Task) -> None:
-    """Run a unit on a worker; its result is its marker.
+def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
+    """Run units on a worker; returns for each what of its `Outcome` is set."""
+    names = ("counts", "died", "error", "hopeless")
+    return [
+        {name: getattr(outcome, name) for name in names if getattr(outcome, name) is not None}
+        for outcome in run_parcel(parcel, guard=_deadline)
+    ]
 
-    A unit that takes too long ends its worker, since a thread cannot be ended otherwise.
-    """
-    if task.alone:
-        died = execute_alone(task)
-        if isinstance(died, str):
-            raise ChildDiedError(died)
+
+@contextlib.contextmanager
+def _deadline(task: Task) -> Iterator[None]:
+    """End this process when the unit takes too long, since a thread cannot be ended otherwise."""
+    if task.timeout is None:
+        yield
         return
-    timer = None
-    if task.timeout is not None:
-        timer = threading.Timer(task.timeout, os._exit, args=(124,))
-        timer.daemon = True
-        timer.start()
+    timer = threading.Timer(task.timeout, os._exit, args=(124,))
+    timer.daemon = True
+    timer.start()
     try:
-        execute(task)
+        yield
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def _make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:

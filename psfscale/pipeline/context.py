@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from psfscale.models.base import PsfModel
 
+LAYOUT = 2
+"""Of run stores."""
 PACKAGES = ("psfscale", "torch", "numpy", "scipy", "zarr", "xarray", "dask", "distributed")
 
 
@@ -132,6 +134,7 @@ class RunContext:
         """What the run store says of itself: enough to build this context again."""
         return {
             "kind": "run",
+            "layout": LAYOUT,
             "config": self.config.model_dump(mode="json"),
             "instrument": self.instrument.model_dump(mode="json", context=WITH_SOURCES),
             "model_settings": self.model_settings.model_dump(mode="json"),
@@ -145,18 +148,6 @@ def versions() -> dict[str, str]:
     return {"python": python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-@lru_cache(maxsize=4)
-def stored_context(run: Path, lease: str) -> RunContext:  # noqa: ARG001 (part of the cache's key)
-    """The context that the driver of this lease wrote into the run store.
-
-    Raises
-    ------
-    StoreError
-        There is no run store, or it does not hold a run.
-    """
-    return read_context(run)
-
-
 def read_context(run: Path) -> RunContext:
     """The context of the latest driver of a run store.
 
@@ -165,13 +156,28 @@ def read_context(run: Path) -> RunContext:
     StoreError
         There is no run store, or it does not hold a run.
     """
-    attributes = open_root(run).attrs
-    if attributes.get("kind") != "run":
-        msg = f"{run} is a store, but not of a run: it was not written by `psfscale run`"
-        raise StoreError(msg)
+    root = open_root(run)
+    require_run(root, run)
+    attributes = root.attrs
     stored = RunConfig.model_validate(attributes["config"])
     config = stored.model_copy(update={"output": run})
     return RunContext.build(config, Instrument.model_validate(attributes["instrument"]))
+
+
+def require_run(root: zarr.Group, run: Path) -> None:
+    """That this is a run's store, of today's layout.
+
+    Raises
+    ------
+    StoreError
+        It is not.
+    """
+    if root.attrs.get("kind") != "run":
+        msg = f"{run} is a store, but not of a run: it was not written by `psfscale run`"
+        raise StoreError(msg)
+    if root.attrs.get("layout") != LAYOUT:
+        msg = f"{run} was written by another psfscale, in another layout; choose another output"
+        raise StoreError(msg)
 
 
 def _sizes(root: zarr.Group, config: RunConfig) -> tuple[dict[str, int], tuple[int, int]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from psfscale.errors import RunError
 from psfscale.pipeline.events import (
@@ -18,14 +21,23 @@ from psfscale.pipeline.events import (
     UnitFinished,
     UnitSubmitted,
 )
-from psfscale.pipeline.executor import Executor, ExecutorLostError, Outcome, summary
+from psfscale.pipeline.executor import (
+    Executor,
+    ExecutorLostError,
+    Outcome,
+    Parcel,
+    overdue,
+    summary,
+)
+from psfscale.pipeline.ledger.books import STRIDE, Books
 from psfscale.pipeline.ledger.journal import History, begun_units, note_death, read_history
+from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
-from psfscale.pipeline.plan import Frontier, Todo
+from psfscale.pipeline.plan import Frontier, Plan, Todo
 from psfscale.pipeline.unit import Reason, Task, quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from psfscale.config import Limits
     from psfscale.pipeline.ledger.lease import Lease
@@ -36,6 +48,22 @@ GRACE = 60.0
 """Beyond the longest time of a unit, how long the driver waits without any outcome [s]."""
 
 
+SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
+"""Finished units, or seconds, after which their markers are copied into the books."""
+PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
+"""Work that a worker is given at a time where units are short."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Flying:
+    """A unit that an executor has, and the number of its parcel."""
+
+    item: Todo
+    task: Task
+    parcel: int
+    since: float = field(default_factory=time.time)
+
+
 @dataclass(kw_only=True)
 class Driver:
     """Runs the units of a plan to their end.
@@ -43,6 +71,7 @@ class Driver:
     Attributes
     ----------
     run : path of the run store
+    books : of the run
     lease : held by the caller
     limits : when to give up
     make_executor : a new executor, at the start and whenever one is lost
@@ -52,6 +81,7 @@ class Driver:
     """
 
     run: Path
+    books: Books
     lease: Lease
     limits: Limits
     make_executor: Callable[[], Executor]
@@ -61,39 +91,51 @@ class Driver:
     n_finished: int = 0
     n_good: int = 0
     n_failed: int = 0
+    _seconds: float = 0.0
+    _settled: float = field(default_factory=time.monotonic)
+    _unsettled: list[Key] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
+    _parcels: dict[int, int] = field(default_factory=dict)
     _attempts: dict[Key, int] = field(default_factory=dict)
     _histories: dict[Key, History] = field(default_factory=dict)
-    _flight: dict[Key, tuple[Todo, Task, float]] = field(default_factory=dict)
+    _flight: dict[Key, _Flying] = field(default_factory=dict)
+    _stages: tuple[str, ...] = ()
+    _stale: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
 
     def tell(self, event: Event) -> None:
         """Tell all observers."""
         for observer in self.observers:
             observer(event)
 
-    def go(self, todo: Iterable[Todo]) -> None:
+    def go(self, plan: Plan) -> None:
         """Run all units, or until interrupted.
 
         Raises
         ------
         RunError
-            Too many CCDs failed, executors were lost again and again, or another driver took
-            the run over.
+            Too many CCDs failed, nothing can be written, executors were lost again and again,
+            or another driver took the run over.
         """
-        frontier = Frontier(todo)
+        frontier = Frontier(plan)
+        self._stale = (plan.why > 0) & (plan.known.fingerprints > 0)
+        self._stages = plan.wanted.stages
         self._histories = begun_units(self.run)
         lost = 0
-        while len(frontier) and not self.stop():
-            before = self.n_finished
-            try:
-                self._use_one_executor(frontier)
-            except ExecutorLostError as error:
-                lost = 1 if self.n_finished > before else lost + 1
-                if lost > self.restarts:
-                    msg = f"gave up after {lost} clusters without progress: {error}"
-                    raise RunError(msg) from error
-                self.tell(ClusterLost(reason=str(error), n_restarts=lost))
-                for key in list(self._flight):
-                    self._return(frontier, key)
+        try:
+            while len(frontier) and not self.stop():
+                before = self.n_finished
+                try:
+                    self._use_one_executor(frontier)
+                except ExecutorLostError as error:
+                    lost = 1 if self.n_finished > before else lost + 1
+                    if lost > self.restarts:
+                        msg = f"gave up after {lost} clusters without progress: {error}"
+                        raise RunError(msg) from error
+                    self.tell(ClusterLost(reason=str(error), n_restarts=lost))
+                    for key in list(self._flight):
+                        self._return(frontier, key)
+        finally:
+            self._settle()
 
     def _use_one_executor(self, frontier: Frontier) -> None:
         executor = self.make_executor()
@@ -113,27 +155,90 @@ class Driver:
                 self._take(frontier, outcome)
             if outcomes:
                 latest = time.monotonic()
+            if len(self._unsettled) >= SETTLE_UNITS or (
+                self._unsettled and time.monotonic() - self._settled > SETTLE_SECONDS
+            ):
+                self._settle()
             self._require_life(time.monotonic() - latest)
 
     def _hand_out(self, frontier: Frontier, executor: Executor) -> None:
-        room = executor.window - len(self._flight)
-        while room > 0 and (item := frontier.take()) is not None:
-            task = self._task(item)
-            self._flight[item.unit.key] = (item, task, time.time())
-            if self._histories.get(task.key, History()).condemned:
-                self._give_up(frontier, task)
-                continue
-            executor.submit(task)
-            self.tell(
-                UnitSubmitted(
-                    stage=task.stage, exposure=task.exposure, attempt=task.attempt, alone=task.alone
+        while len(self._parcels) < executor.window:
+            parcel = self._next_parcel(frontier, executor)
+            if not parcel:
+                return
+            executor.submit(parcel)
+            for task in parcel:
+                self.tell(
+                    UnitSubmitted(
+                        stage=task.stage,
+                        exposure=task.exposure,
+                        attempt=task.attempt,
+                        alone=task.alone,
+                    )
                 )
-            )
-            room -= 1
+
+    def _next_parcel(self, frontier: Frontier, executor: Executor) -> Parcel:
+        """Units of the next exposure, or of several where they are short; empty if none is ready.
+
+        A unit to be run alone is a parcel of its own, and a condemned one is given up at once.
+        """
+        number, parcel = next(self._numbers), list[Task]()
+        left = self._exposures_a_parcel(len(frontier), executor)
+        while left and (items := frontier.take()):
+            self._strike_out(items[0].unit.exposure)
+            n = self._together(items)
+            special = n == 1 and self._is_special(items[0])
+            for item in items[0 if special and parcel else n :]:
+                frontier.give_back(item.unit.key)
+            if special and parcel:
+                break
+            tasks = [self._begin(item, number) for item in items[:n]]
+            if self._history(items[0]).condemned:
+                self._give_up(frontier, tasks[0])
+                continue
+            parcel += tasks
+            left = 0 if special else left - 1
+        if parcel:
+            self._parcels[number] = len(parcel)
+        return tuple(parcel)
+
+    def _together(self, items: list[Todo]) -> int:
+        """How many of an exposure's units go together: a special one goes by itself."""
+        special = [k for k, item in enumerate(items) if self._is_special(item)]
+        return max(special[0], 1) if special else len(items)
+
+    def _is_special(self, item: Todo) -> bool:
+        history = self._history(item)
+        return history.alone or history.condemned
+
+    def _history(self, item: Todo) -> History:
+        return self._histories.get(item.unit.key, History())
+
+    def _begin(self, item: Todo, parcel: int) -> Task:
+        task = self._task(item)
+        self._flight[task.key] = _Flying(item=item, task=task, parcel=parcel)
+        return task
+
+    def _exposures_a_parcel(self, n_left: int, executor: Executor) -> int:
+        """As many as take about `PARCEL_SECONDS`, and leave some for every worker."""
+        if not self.n_finished or executor.window == 1:
+            return 1
+        wanted = PARCEL_SECONDS * self.n_finished / max(self._seconds, 1e-3) / len(self._stages)
+        share = n_left / (4 * executor.window * len(self._stages))
+        return int(max(1, min(wanted, share, PARCEL_EXPOSURES)))
+
+    def _strike_out(self, exposure: int) -> None:
+        """Strike what is about to change out of the books, many exposures at a time."""
+        if self._stale[exposure].any():
+            self._require_lease()
+            rows = slice(exposure, exposure + STRIDE)
+            found = np.argwhere(self._stale[rows]).tolist()
+            self.books.strike_out([(self._stages[k], exposure + i) for i, k in found])
+            self._stale[rows] = False
 
     def _task(self, item: Todo) -> Task:
         key = item.unit.key
-        history = self._histories.get(key, History())
+        history = self._history(item)
         attempt = self._attempts.get(key, len(history.attempts)) + 1
         self._attempts[key] = attempt
         return Task(
@@ -150,14 +255,20 @@ class Driver:
 
     def _take(self, frontier: Frontier, outcome: Outcome) -> None:
         task = outcome.task
-        if self._flight.get(task.key, (None, None))[1] != task:
+        flying = self._flight.get(task.key)
+        if flying is None or flying.task != task:
             return  # of an executor that was given up
+        if outcome.hopeless is not None:
+            msg = f"{outcome.hopeless}: mend that; the same command resumes"
+            raise RunError(msg)
         if outcome.died is not None:
             self._take_death(frontier, task, outcome.died)
         elif outcome.error is not None:
             self._quarantine(frontier, task, outcome.error)
-        else:
+        elif outcome.counts is not None:
             self._finish(frontier, outcome)
+        else:
+            self._return(frontier, task.key)
 
     def _take_death(self, frontier: Frontier, task: Task, reason: str) -> None:
         """A unit that was running is blamed; one that only waited in the dead process is not."""
@@ -165,7 +276,7 @@ class Driver:
         if history.began(task.attempt, task.lease):
             age = time.time() - history.attempts[-1]["time"]
             if task.timeout is not None and age >= task.timeout:
-                reason = f"took more than {task.timeout:g} s"
+                reason = overdue(task)
             history = note_death(self.run, task.key, reason)
             self._histories[task.key] = history
             n_deaths = len(history.deaths)
@@ -187,15 +298,26 @@ class Driver:
         self._finish(frontier, Outcome(task=task, counts=summary(marker)))
 
     def _return(self, frontier: Frontier, key: Key) -> None:
-        del self._flight[key]
+        self._land(key)
         frontier.give_back(key)
+
+    def _land(self, key: Key) -> _Flying:
+        flying = self._flight.pop(key)
+        n_left = self._parcels.get(flying.parcel, 1) - 1
+        if n_left:
+            self._parcels[flying.parcel] = n_left
+        else:
+            self._parcels.pop(flying.parcel, None)
+        return flying
 
     def _finish(self, frontier: Frontier, outcome: Outcome) -> None:
         task, counts = outcome.task, outcome.counts or {}
-        item, _, _ = self._flight.pop(task.key)
+        item = self._land(task.key).item
         self._histories.pop(task.key, None)
         self._attempts.pop(task.key, None)
         frontier.finish(task.key)
+        self._unsettled.append(task.key)
+        self._seconds += counts["seconds"]
         self.n_finished += 1
         self.n_good += counts["n_done"]
         self.n_failed += counts["n_failed"]
@@ -209,6 +331,15 @@ class Driver:
         )
         if counts["n_failed"]:
             self._tell_failures(task)
+
+    def _settle(self) -> None:
+        """Copy the markers of finished units into the books, which are the lease holder's."""
+        if not holds(self.run, self.lease.token):
+            return
+        found = (read_marker(self.run, key) for key in self._unsettled)
+        self.books.take_in([marker for marker in found if marker is not None])
+        self._unsettled.clear()
+        self._settled = time.monotonic()
 
     def _tell_failures(self, task: Task) -> None:
         marker = read_marker(self.run, task.key)
@@ -225,8 +356,7 @@ class Driver:
     def _require_life(self, silence: float) -> None:
         """Stop where going on makes no sense: lease lost, too many failures, no progress."""
         if self.lease.lost.is_set():
-            msg = f"another driver has taken {self.run} over; this one stops"
-            raise RunError(msg)
+            self._require_lease()
         total = self.n_good + self.n_failed
         limits = self.limits
         if self.n_failed >= limits.failed_minimum and (
@@ -242,9 +372,14 @@ class Driver:
         if overdue:
             msg = f"{overdue} units have not ended in their time, nor has their worker ended them"
             raise ExecutorLostError(msg)
-        if self._flight and silence > limits.unit_timeout + GRACE:
+        if self._flight and silence > limits.unit_timeout * len(self._stages) + GRACE:
             msg = f"no unit has ended for {silence:.0f} s"
             raise ExecutorLostError(msg)
+
+    def _require_lease(self) -> None:
+        if not holds(self.run, self.lease.token):
+            msg = f"another driver has taken {self.run} over; this one stops"
+            raise RunError(msg)
 
     def _blame_overdue(self) -> int:
         """Blame units that run longer than a live worker would let them; returns how many.
@@ -252,19 +387,14 @@ class Driver:
         A worker ends itself when its unit takes too long; one that cannot is stuck.
         """
         now, n_overdue = time.time(), 0
-        for key, (_, task, submitted) in self._flight.items():
-            if now - submitted < self.limits.unit_timeout + GRACE:
+        for key, flying in self._flight.items():
+            task = flying.task
+            if now - flying.since < self.limits.unit_timeout + GRACE:
                 continue
             history = read_history(self.run, key)
             if not history.began(task.attempt, task.lease):
                 continue
             if now - history.attempts[-1]["time"] > self.limits.unit_timeout + GRACE:
-                reason = f"took more than {self.limits.unit_timeout:g} s"
-                self._histories[key] = note_death(self.run, key, reason)
+                self._histories[key] = note_death(self.run, key, overdue(task))
                 n_overdue += 1
         return n_overdue
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far [byte]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

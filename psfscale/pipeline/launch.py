@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 from psfscale.arrays import UnitState
 from psfscale.errors import ConfigError
 from psfscale.pipeline.context import RunContext
-from psfscale.pipeline.driver import Driver, peak_memory
+from psfscale.pipeline.cost import peak_memory
+from psfscale.pipeline.driver import Driver
 from psfscale.pipeline.events import Observer, RunFinished, RunStarted
 from psfscale.pipeline.events.log import EventLog
 from psfscale.pipeline.executor import Executor, SerialExecutor
+from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
 from psfscale.pipeline.ledger.files import sweep
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import Failure, read_markers
-from psfscale.pipeline.ledger.table import compact, valid, write_plan
 from psfscale.pipeline.plan import Plan, remaining, wanted_units
 from psfscale.pipeline.profiles import LocalProfile
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    import numpy as np
+
     from psfscale.config import RunConfig
+    from psfscale.pipeline.ledger.marker import Key
     from psfscale.pipeline.profiles import ClusterProfile
 
 
@@ -129,10 +132,12 @@ def run(
         log = stack.enter_context(EventLog(context.run))
         sweep(context.run)
         prepare_run_store(context)
-        plan = _plan(context, retry_failed)
-        write_plan(context.run, plan.wanted)
+        books = Books(context.run)
+        books.take_in()
+        plan = _plan(context, books, retry_failed)
         driver = Driver(
             run=context.run,
+            books=books,
             lease=lease,
             limits=config.limits,
             make_executor=_executors(serial, cluster or LocalProfile(), interrupt),
@@ -144,14 +149,11 @@ def run(
         return _summarise(context.run, plan, driver, interrupt, start)
 
 
-def _plan(context: RunContext, retry_failed: bool) -> Plan:
-    wanted, n_incomplete = wanted_units(context)
-    return Plan(
-        wanted=wanted,
-        todo=remaining(wanted, read_markers(context.run), retry_failed=retry_failed),
-        n_exposures=context.sizes["exposure"],
-        n_incomplete=n_incomplete,
-    )
+def _plan(context: RunContext, books: Books, retry_failed: bool) -> Plan:
+    wanted = wanted_units(context)
+    books.want(wanted.fingerprints)
+    known = read_known(context.run, wanted.stages)
+    return remaining(wanted, known, retry_failed=retry_failed)
 
 
 def _executors(
@@ -177,20 +179,19 @@ def _bar() -> tuple[Observer, ...]:
 def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> None:
     """Run the units; compact and close the books however that ends."""
     reason = "all units are finished"
-    driver.tell(RunStarted(run=str(driver.run), n_units=len(plan.todo), n_done=plan.n_done))
+    driver.tell(RunStarted(run=str(driver.run), n_units=plan.n_todo, n_done=plan.n_done))
     try:
-        driver.go(plan.todo)
+        driver.go(plan)
         if driver.stop():
             reason = "interrupted"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        compact(driver.run, valid(plan.wanted, read_markers(driver.run)))
         driver.tell(
             RunFinished(
                 n_units=driver.n_finished,
-                n_left=len(plan.todo) - driver.n_finished,
+                n_left=plan.n_todo - driver.n_finished,
                 reason=reason,
                 seconds=round(time.time() - start, 3),
                 peak_memory=peak_memory(),
@@ -205,22 +206,24 @@ def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> Non
 def _summarise(
     run: Path, plan: Plan, driver: Driver, interrupt: Interrupt, start: float
 ) -> RunSummary:
-    markers = valid(plan.wanted, read_markers(run))
-    ccds: dict[str, Counter[str]] = {}
-    for marker in markers.values():
-        names = (UnitState(state).name for state in marker.states)
-        ccds.setdefault(marker.stage, Counter()).update(names)
+    known = read_known(run, plan.wanted.stages)
+    done = (known.fingerprints == plan.wanted.fingerprints) & (known.fingerprints > 0)
+    markers = [m for key, m in read_markers(run).items() if _is(done, plan, key)]
     return RunSummary(
         run=run,
         n_units=driver.n_finished,
         n_skipped=plan.n_done,
-        n_left=len(plan.todo) - driver.n_finished,
-        ccds={stage: dict(counts) for stage, counts in ccds.items()},
-        failures=tuple(f for marker in markers.values() for f in marker.failures),
+        n_left=plan.n_todo - driver.n_finished,
+        ccds=count_ccds(plan.wanted.stages, known, done),
+        failures=tuple(failure for marker in markers for failure in marker.failures),
         seconds=time.time() - start,
         peak_memory=peak_memory(),
         signal=interrupt.signal,
     )
+
+
+def _is(done: np.ndarray, plan: Plan, key: Key) -> bool:
+    return bool(done[key[1], plan.wanted.stages.index(key[0])])
 
 
 class Interrupt:

@@ -1,28 +1,44 @@
-"""Plan = wanted − done: which units remain, decided from the stores alone."""
+"""Plan = wanted − done: which units remain, decided from the stores alone.
+
+A survey has a hundred thousand units and more, so the plan is a few arrays over (exposure,
+stage), and a `Unit` is made when it is looked at.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Literal
+from enum import IntEnum
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from psfscale.arrays import UnitState
 from psfscale.config import fingerprint
 from psfscale.pipeline.context import RunContext
-from psfscale.pipeline.ledger.marker import Key, Marker, read_markers
+from psfscale.pipeline.ledger.books import Known, code, read_known
+from psfscale.pipeline.ledger.marker import Key
 from psfscale.pipeline.stages import NEEDS, STAGE_NAMES, VERSIONS, settings_of
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from psfscale.config import RunConfig
 
 Why = Literal["missing", "changed", "failed"]
+DIGITS = 16
+"""Hexadecimal digits of a unit's fingerprint."""
+
+
+class _Why(IntEnum):
+    """Why a unit is to run, as the plan's array has it; 0: it is not."""
+
+    missing = 1
+    changed = 2
+    failed = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +49,12 @@ class Unit:
     ----------
     stage, exposure, exposure_id : what
     fingerprint : of all that determines its result
-    needs : units whose results it reads
     """
 
     stage: str
     exposure: int
     exposure_id: str
     fingerprint: str
-    needs: tuple[Key, ...]
 
     @property
     def key(self) -> Key:
@@ -65,37 +79,91 @@ class Todo:
     keep: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wanted:
+    """All units that a run wants.
+
+    Attributes
+    ----------
+    stages : names, each after those it needs
+    ids : (exposure,) ids
+    fingerprints : (exposure, stage) of what is wanted; 0 where nothing is
+    n_incomplete : exposures left out because their ingest has not finished
+    """
+
+    stages: tuple[str, ...]
+    ids: np.ndarray
+    fingerprints: np.ndarray
+    n_incomplete: int = 0
+
+    def unit(self, exposure: int, k: int) -> Unit:
+        """The unit of an exposure and of the stage number `k`."""
+        return Unit(
+            stage=self.stages[k],
+            exposure=exposure,
+            exposure_id=str(self.ids[exposure]),
+            fingerprint=f"{int(self.fingerprints[exposure, k]):0{DIGITS}x}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """What a run will do.
 
     Attributes
     ----------
-    wanted : all units, by exposure, each after those it needs
-    todo : those to run
-    n_exposures : in the survey store
-    n_incomplete : exposures left out because their ingest has not finished
+    wanted : all units
+    known : what is done
+    why : (exposure, stage), why a unit is to run; 0 where it is not
     """
 
-    wanted: tuple[Unit, ...]
-    todo: tuple[Todo, ...]
-    n_exposures: int
-    n_incomplete: int = 0
+    wanted: Wanted
+    known: Known
+    why: np.ndarray
+
+    @property
+    def n_exposures(self) -> int:
+        """Exposures in the survey store."""
+        return len(self.wanted.ids)
+
+    @property
+    def n_todo(self) -> int:
+        """Units to run."""
+        return int((self.why > 0).sum())
 
     @property
     def n_done(self) -> int:
         """Units that are done already."""
-        return len(self.wanted) - len(self.todo)
+        return int((self.wanted.fingerprints > 0).sum()) - self.n_todo
+
+    @property
+    def n_incomplete(self) -> int:
+        """Exposures left out because their ingest has not finished."""
+        return self.wanted.n_incomplete
+
+    @property
+    def todo(self) -> Iterator[Todo]:
+        """The units to run, by exposure, each after those it needs."""
+        for exposure, k in np.argwhere(self.why > 0).tolist():
+            yield self.item(exposure, k)
+
+    def item(self, exposure: int, k: int) -> Todo:
+        """What to do in an exposure in the stage number `k`."""
+        why = _Why(int(self.why[exposure, k]))
+        keep = self.known.states[exposure, :, k].tolist() if why is _Why.failed else ()
+        name: Why = why.name  # type: ignore[assignment]
+        return Todo(unit=self.wanted.unit(exposure, k), why=name, keep=tuple(keep))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Per stage: units ``wanted``, ``done`` and to run, by reason."""
-        wanted = Counter(unit.stage for unit in self.wanted)
-        why = Counter((item.unit.stage, item.why) for item in self.todo)
         table = {}
-        for stage in (s for s in STAGE_NAMES if s in wanted):
-            reasons = {w: why[stage, w] for w in ("missing", "changed", "failed")}
-            done = wanted[stage] - sum(reasons.values())
-            table[stage] = {"wanted": wanted[stage], "done": done, **reasons}
+        for k, stage in enumerate(self.wanted.stages):
+            n_wanted = int((self.wanted.fingerprints[:, k] > 0).sum())
+            if n_wanted:
+                found = Counter(self.why[:, k].tolist())
+                reasons = {why.name: found[why] for why in _Why}
+                done = n_wanted - sum(reasons.values())
+                table[stage] = {"wanted": n_wanted, "done": done, **reasons}
         return table
 
     def __str__(self) -> str:
@@ -120,18 +188,26 @@ def plan_run(config: RunConfig, *, retry_failed: bool = False) -> Plan:
         There is no survey store.
     """
     context = RunContext.build(config)
-    wanted, n_incomplete = wanted_units(context)
-    markers = read_markers(config.output)
-    return Plan(
-        wanted=wanted,
-        todo=remaining(wanted, markers, retry_failed=retry_failed),
-        n_exposures=context.sizes["exposure"],
-        n_incomplete=n_incomplete,
+    wanted = wanted_units(context)
+    n_exposures, n_stages = wanted.fingerprints.shape
+    if (config.output / "zarr.json").exists():
+        known = padded(read_known(config.output, wanted.stages), n_exposures)
+    else:
+        known = Known.nothing(n_exposures, context.sizes["ccd"], n_stages)
+    return remaining(wanted, known, retry_failed=retry_failed)
+
+
+def padded(known: Known, n_exposures: int) -> Known:
+    """What is known of a run store that the survey has outgrown."""
+    extra = n_exposures - len(known.fingerprints)
+    return Known(
+        fingerprints=np.pad(known.fingerprints, ((0, extra), (0, 0))),
+        states=np.pad(known.states, ((0, extra), (0, 0), (0, 0))),
     )
 
 
-def wanted_units(context: RunContext) -> tuple[tuple[Unit, ...], int]:
-    """All units of a run, by exposure, and the number of incomplete exposures left out.
+def wanted_units(context: RunContext) -> Wanted:
+    """All units of a run.
 
     Raises
     ------
@@ -139,18 +215,23 @@ def wanted_units(context: RunContext) -> tuple[tuple[Unit, ...], int]:
         The survey store says nothing of its exposures.
     """
     root = open_root(context.config.survey)
-    read = {k: values_of(root, f"exposures/{k}") for k in ("id", "content", "complete")}
-    complete = np.asarray(read["complete"], bool)
-    with_galaxies = np.zeros(complete.shape, bool)
+    ids, content, complete = (
+        values_of(root, f"exposures/{name}") for name in ("id", "content", "complete")
+    )
+    chosen = np.asarray(complete, bool)
+    has_galaxies = np.zeros(chosen.shape, bool)
     if context.wants_galaxy_psfs:
-        with_galaxies = values_of(root, "exposures/n_galaxies").sum(axis=1) > 0
+        has_galaxies = values_of(root, "exposures/n_galaxies").sum(axis=1) > 0
     roots = {name: _root_fingerprint(name, context) for name in STAGE_NAMES}
-    units: list[Unit] = []
-    for exposure in np.flatnonzero(complete):
-        names = [n for n in STAGE_NAMES if n != "psf" or with_galaxies[exposure]]
-        identity = str(read["id"][exposure]), str(read["content"][exposure])
-        units.extend(_units_of(int(exposure), identity, names, roots))
-    return tuple(units), int((~complete).sum())
+    table = np.zeros((len(chosen), len(STAGE_NAMES)), np.uint64)
+    for exposure in np.flatnonzero(chosen).tolist():
+        names = [n for n in STAGE_NAMES if n != "psf" or has_galaxies[exposure]]
+        identity = str(ids[exposure]), str(content[exposure])
+        prints = _fingerprints(identity, names, roots)
+        table[exposure] = [code(prints[n]) if n in prints else 0 for n in STAGE_NAMES]
+    return Wanted(
+        stages=STAGE_NAMES, ids=ids, fingerprints=table, n_incomplete=int((~chosen).sum())
+    )
 
 
 def _root_fingerprint(name: str, context: RunContext) -> str:
@@ -158,94 +239,96 @@ def _root_fingerprint(name: str, context: RunContext) -> str:
     return fingerprint(name, VERSIONS[name], settings_of(name, context), instrument)
 
 
-def _units_of(
-    exposure: int, identity: tuple[str, str], names: list[str], roots: Mapping[str, str]
-) -> Iterable[Unit]:
-    """The units of one exposure; `identity` is its id and the digest of its content."""
-    done: dict[str, str] = {}
+def _fingerprints(
+    identity: tuple[str, str], names: Sequence[str], roots: Mapping[str, str]
+) -> dict[str, str]:
+    """Of the units of one exposure; `identity` is its id and the digest of its content."""
+    found: dict[str, str] = {}
     for name in names:
-        upstream = [done[need] for need in NEEDS[name]]
-        done[name] = fingerprint(roots[name], *identity, upstream)
-        yield Unit(
-            stage=name,
-            exposure=exposure,
-            exposure_id=identity[0],
-            fingerprint=done[name],
-            needs=tuple((need, exposure) for need in NEEDS[name]),
-        )
+        upstream = [found[need] for need in NEEDS[name]]
+        found[name] = fingerprint(roots[name], *identity, upstream)[:DIGITS]
+    return found
 
 
-def remaining(
-    wanted: Iterable[Unit], markers: Mapping[Key, Marker], *, retry_failed: bool
-) -> tuple[Todo, ...]:
-    """Wanted units without a valid marker, and those downstream of them.
-
-    Units are expected after those they need.
-    """
-    todo: dict[Key, Todo] = {}
-    for unit in wanted:
-        why = _why(
-            unit, markers.get(unit.key), [todo.get(need) for need in unit.needs], retry_failed
-        )
-        if why is not None:
-            keep = markers[unit.key].states if why == "failed" else ()
-            todo[unit.key] = Todo(unit=unit, why=why, keep=keep)
-    return tuple(todo.values())
-
-
-def _why(
-    unit: Unit, marker: Marker | None, upstream: list[Todo | None], retry_failed: bool
-) -> Why | None:
-    if marker is None:
-        return "missing"
-    rerun: Any = {item.why for item in upstream if item is not None}
-    if marker.fingerprint != unit.fingerprint or rerun & {"missing", "changed"}:
-        return "changed"
-    failed = marker.count(UnitState.QUARANTINED) > 0
-    return "failed" if rerun or (retry_failed and failed) else None
+def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
+    """Wanted units that are not done, and those downstream of them."""
+    why = np.zeros(wanted.fingerprints.shape, np.uint8)
+    for k, name in enumerate(wanted.stages):
+        needs = [why[:, wanted.stages.index(need)] for need in NEEDS[name]]
+        rerun = np.zeros(len(why), bool)
+        retried = np.zeros(len(why), bool)
+        for need in needs:
+            rerun |= (need == _Why.missing) | (need == _Why.changed)
+            retried |= need == _Why.failed
+        done = known.fingerprints[:, k]
+        if retry_failed:
+            retried |= (known.states[..., k] == UnitState.QUARANTINED).any(axis=1)
+        why[:, k] = np.where(retried, _Why.failed, 0)
+        why[rerun | (done != wanted.fingerprints[:, k]), k] = _Why.changed
+        why[done == 0, k] = _Why.missing
+        why[wanted.fingerprints[:, k] == 0, k] = 0
+    return Plan(wanted=wanted, known=known, why=why)
 
 
 class Frontier:
     """Which of the units to do may run now: those that need nothing unfinished.
 
     Exposures go in order, and an exposure is finished before a later one is begun, so that
-    products become whole early and the inputs of a stage are still warm.
+    products become whole early and the inputs of a stage are still warm. Units of an exposure
+    that need only one another are handed out together, to be run one after the other.
     """
 
-    def __init__(self, todo: Iterable[Todo]) -> None:
-        self._todo = {item.unit.key: item for item in todo}
-        self._waits = {
-            key: sum(need in self._todo for need in item.unit.needs)
-            for key, item in self._todo.items()
-        }
-        self._ready = [self._rank(key) for key, n in self._waits.items() if n == 0]
-        heapify(self._ready)
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._stages = plan.wanted.stages
+        self._left = plan.why > 0
+        self._flying = np.zeros(self._left.shape, bool)
+        self._n_left = int(self._left.sum())
+        self._next = 0
+        self._again: list[int] = []
 
     def __len__(self) -> int:
         """Units not finished yet."""
-        return len(self._todo)
+        return self._n_left
 
-    def take(self) -> Todo | None:
-        """The next unit that may run; None where all such are taken."""
-        if not self._ready:
-            return None
-        exposure, rank = heappop(self._ready)
-        return self._todo[STAGE_NAMES[rank], exposure]
+    def take(self) -> list[Todo]:
+        """Units of the next exposure that may run, in order; none where all such are taken."""
+        while (exposure := self._next_exposure()) is not None:
+            chosen = self._ready(exposure)
+            if chosen:
+                self._flying[exposure, chosen] = True
+                return [self._plan.item(exposure, k) for k in chosen]
+        return []
 
     def give_back(self, key: Key) -> None:
         """A unit that was taken is to run again."""
-        heappush(self._ready, self._rank(key))
+        self._flying[key[1], self._stages.index(key[0])] = False
+        heappush(self._again, key[1])
 
     def finish(self, key: Key) -> None:
         """A unit that was taken is finished; those that waited for it alone may run."""
-        del self._todo[key]
-        for name in STAGE_NAMES:
-            other = (name, key[1])
-            if other in self._todo and key in self._todo[other].unit.needs:
-                self._waits[other] -= 1
-                if self._waits[other] == 0:
-                    heappush(self._ready, self._rank(other))
+        place = key[1], self._stages.index(key[0])
+        self._left[place] = self._flying[place] = False
+        self._n_left -= 1
+        if (self._left[key[1]] & ~self._flying[key[1]]).any():
+            heappush(self._again, key[1])
 
-    @staticmethod
-    def _rank(key: Key) -> tuple[int, int]:
-        return key[1], STAGE_NAMES.index(key[0])
+    def _next_exposure(self) -> int | None:
+        if self._again:
+            return heappop(self._again)
+        n = len(self._left)
+        while self._next < n and not self._left[self._next].any():
+            self._next += 1
+        if self._next == n:
+            return None
+        self._next += 1
+        return self._next - 1
+
+    def _ready(self, exposure: int) -> list[int]:
+        left, flying = self._left[exposure], self._flying[exposure]
+        chosen: list[int] = []
+        for k in np.flatnonzero(left & ~flying).tolist():
+            needs = [self._stages.index(need) for need in NEEDS[self._stages[k]]]
+            if all(not left[need] or need in chosen for need in needs):
+                chosen.append(k)
+        return chosen

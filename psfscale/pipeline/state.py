@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from psfscale.arrays import UnitState
+from psfscale.pipeline.ledger.books import Known, count_ccds, read_known, stages_in
 from psfscale.pipeline.ledger.journal import History, begun_units
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.ledger.marker import Failure, Key, Marker, read_markers
-from psfscale.pipeline.ledger.table import read_plan
-from psfscale.pipeline.stages import STAGE_NAMES
+from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    import zarr
 
 UNIT_STATES = ("done", "failed", "running", "interrupted", "changed", "pending")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCost:
+    """What the finished units of a stage took.
+
+    Attributes
+    ----------
+    n_units : finished
+    seconds : wall time, summed over units
+    cpu_seconds : CPU time, summed over units
+    stage_seconds : of it, in the stage's own code; the rest is the pipeline's
+    peak_memory : largest of any unit [byte]
+    n_attempts : summed over units
+    """
+
+    n_units: int
+    seconds: float
+    cpu_seconds: float
+    stage_seconds: float
+    peak_memory: int
+    n_attempts: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_units} units in {self.n_attempts} attempts, {self.cpu_seconds:.1f} CPU s, "
+            f"{self.seconds / self.n_units:.2f} s a unit, peak {self.peak_memory / 2**20:.0f} MiB"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +67,7 @@ class RunStatus:
     ccds : per stage, CCDs of finished units by `UnitState`
     deaths : per unit ``stage/exposure`` that killed its process, the reasons
     failures : of all quarantined CCDs
-    seconds : per stage, mean wall time of a unit
+    costs : per stage, what its finished units took
     """
 
     run: Path
@@ -46,7 +77,7 @@ class RunStatus:
     ccds: dict[str, dict[str, int]]
     deaths: dict[str, list[str]]
     failures: tuple[Failure, ...]
-    seconds: dict[str, float]
+    costs: dict[str, StageCost]
 
     @property
     def finished(self) -> bool:
@@ -63,7 +94,7 @@ class RunStatus:
             "finished": self.finished,
             "units": self.units,
             "ccds": self.ccds,
-            "seconds": self.seconds,
+            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
             "deaths": self.deaths,
             "failures": [asdict(failure) for failure in self.failures],
         }
@@ -77,6 +108,7 @@ class RunStatus:
         lines.append("CCDs      " + "".join(f"{name.lower():>12}" for name in names))
         for stage, counts in self.ccds.items():
             lines.append(f"{stage:10}" + "".join(f"{counts[name]:12}" for name in names))
+        lines += [f"{stage:10}{cost}" for stage, cost in self.costs.items()]
         lines += [f"{unit} killed its process: {'; '.join(d)}" for unit, d in self.deaths.items()]
         lines += [str(failure) for failure in self.failures]
         return "\n".join(lines)
@@ -98,49 +130,83 @@ def status(path: Path) -> RunStatus:
         There is no run store at `path`.
     """
     path = Path(path)
-    open_root(path)
-    wanted, markers, begun = read_plan(path), read_markers(path), begun_units(path)
+    root = open_root(path)
+    stages = stages_in(root)
+    wanted = values_of(root, "units/wanted")
+    begun, known, markers = begun_units(path), read_known(path, stages), read_markers(path)
+    done = (known.fingerprints == wanted) & (wanted > 0)
     holder = read_holder(path)
     driver = "none" if holder is None else holder.state
-    current = {k: m for k, m in markers.items() if wanted.get(k) == m.fingerprint}
-    stages = [name for name in STAGE_NAMES if any(key[0] == name for key in wanted)]
+    current = [
+        m for m in markers.values() if m.stage in stages and done[m.exposure, stages.index(m.stage)]
+    ]
     return RunStatus(
         run=path,
         driver=driver,
         holder="" if holder is None else f"host {holder.host}, process {holder.pid}",
-        units=_units(wanted, markers, begun, running=driver == "running"),
-        ccds={name: _ccds(name, current) for name in stages},
+        units=_units(stages, wanted, known, begun, running=driver == "running"),
+        ccds=count_ccds(stages, known, done),
         deaths={f"{k[0]}/{k[1]}": list(h.deaths) for k, h in begun.items() if h.deaths},
-        failures=tuple(f for marker in current.values() for f in marker.failures),
-        seconds={name: _mean_seconds(name, current) for name in stages},
+        failures=tuple(f for marker in current for f in marker.failures),
+        costs=_costs(stages, root, markers.values(), done),
     )
 
 
 def _units(
-    wanted: Mapping[Key, str],
-    markers: Mapping[Key, Marker],
+    stages: list[str],
+    wanted: np.ndarray,
+    known: Known,
     begun: Mapping[Key, History],
     *,
     running: bool,
 ) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for key, expected in wanted.items():
-        marker = markers.get(key)
-        if marker is not None and marker.fingerprint == expected:
-            state = "done" if marker.good else "failed"
-        elif key in begun:
-            state = "running" if running else "interrupted"
-        else:
-            state = "pending" if marker is None else "changed"
-        counts.setdefault(key[0], dict.fromkeys(UNIT_STATES, 0))[state] += 1
-    return {name: counts[name] for name in STAGE_NAMES if name in counts}
+    done = (known.fingerprints == wanted) & (wanted > 0)
+    bad = np.isin(known.states, (UnitState.QUARANTINED, UnitState.BLOCKED)).any(axis=1)
+    changed = (known.fingerprints > 0) & (wanted > 0) & ~done
+    held = np.zeros(wanted.shape, bool)
+    for stage, exposure in begun:
+        if stage in stages and exposure < len(held):
+            held[exposure, stages.index(stage)] = True
+    held &= (wanted > 0) & ~done
+    counts = {
+        "done": done & ~bad,
+        "failed": done & bad,
+        "running": held & running,
+        "interrupted": held & (not running),
+        "changed": changed & ~held,
+        "pending": (wanted > 0) & ~done & ~changed & ~held,
+    }
+    return {
+        name: {state: int(counts[state][:, k].sum()) for state in UNIT_STATES}
+        for k, name in enumerate(stages)
+        if wanted[:, k].any()
+    }
 
 
-def _ccds(stage: str, markers: Mapping[Key, Marker]) -> dict[str, int]:
-    states = Counter(s for m in markers.values() if m.stage == stage for s in m.states)
-    return {state.name: states[state] for state in UnitState if state is not UnitState.PENDING}
+def _costs(
+    stages: list[str], root: zarr.Group, markers: Iterable[Marker], done: np.ndarray
+) -> dict[str, StageCost]:
+    names = ("seconds", "cpu_seconds", "stage_seconds", "peak_memory", "attempt")
+    columns = {name: values_of(root, f"units/{name}") for name in names}
+    for marker in markers:  # those that are not in the books yet
+        if marker.stage in stages:
+            at = marker.exposure, stages.index(marker.stage)
+            for name in names[:-1]:
+                columns[name][at] = getattr(marker.cost, name)
+            columns["attempt"][at] = marker.attempt
+    return {
+        name: StageCost(
+            n_units=int(done[:, k].sum()),
+            seconds=_total(columns["seconds"], done, k),
+            cpu_seconds=_total(columns["cpu_seconds"], done, k),
+            stage_seconds=_total(columns["stage_seconds"], done, k),
+            peak_memory=int(columns["peak_memory"][done[:, k], k].max()),
+            n_attempts=int(columns["attempt"][done[:, k], k].sum()),
+        )
+        for k, name in enumerate(stages)
+        if done[:, k].any()
+    }
 
 
-def _mean_seconds(stage: str, markers: Mapping[Key, Marker]) -> float:
-    seconds = [m.seconds for m in markers.values() if m.stage == stage]
-    return round(sum(seconds) / len(seconds), 3) if seconds else 0.0
+def _total(column: np.ndarray, done: np.ndarray, k: int) -> float:
+    return round(float(np.nansum(column[done[:, k], k], dtype=np.float64)), 3)

@@ -6,10 +6,11 @@ runs one unit in a process of its own: ``python -m psfscale.pipeline.unit TASK``
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import json
 import os
-import resource
+import random
 import signal
 import socket
 import subprocess
@@ -19,7 +20,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ import numpy as np
 
 from psfscale.arrays import Role, UnitState
 from psfscale.errors import PsfscaleError, RunError
-from psfscale.pipeline.context import stored_context, versions
+from psfscale.pipeline.context import versions
+from psfscale.pipeline.cost import Meter, device
 from psfscale.pipeline.ledger.journal import note_end, note_start
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import (
@@ -35,18 +36,23 @@ from psfscale.pipeline.ledger.marker import (
     Key,
     Marker,
     read_marker,
-    remove_marker,
     write_marker,
 )
-from psfscale.pipeline.stages import NEEDS, STAGE_NAMES, stages_of
+from psfscale.pipeline.stages import STAGE_NAMES
 from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
+from psfscale.pipeline.storage.session import session_of
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.context import RunContext
-    from psfscale.pipeline.stages import Stage
+    from collections.abc import Sequence
+
+    from psfscale.pipeline.storage.session import Session
 
 TRACEBACK_LENGTH = 4000
 IO_ATTEMPTS = 4
+PAUSE = 0.5
+"""Seconds before the first new attempt; twice as long before each next."""
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors that every unit will meet until somebody mends their cause."""
 
 Reason = tuple[str, str, str]
 """Type, message and the end of the traceback of an error."""
@@ -93,26 +99,20 @@ def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
     Raises
     ------
     StoreError
-        A region is not whole shards, or an array is not as declared.
+        A region is not whole shards, an array is not as declared, or is damaged.
     RunError
         Another driver has taken the run over.
     OSError
-        Reading or writing failed `IO_ATTEMPTS` times.
+        Reading or writing failed `IO_ATTEMPTS` times, or cannot succeed.
     """
-    from tenacity import (
-        Retrying,
-        retry_if_exception,
-        stop_after_attempt,
-        wait_random_exponential,
-    )
-
-    retrying = Retrying(
-        retry=retry_if_exception(_is_io_error),
-        stop=stop_after_attempt(IO_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.5, max=30),
-        reraise=True,
-    )
-    return retrying(_execute, task, stop)
+    for n in range(1, IO_ATTEMPTS):
+        try:
+            return _execute(task, stop)
+        except OSError as error:
+            if isinstance(error, PsfscaleError) or error.errno in HOPELESS:
+                raise
+        time.sleep(random.uniform(0.5, 1) * PAUSE * 2**n)
+    return _execute(task, stop)
 
 
 def execute_alone(task: Task) -> Marker | str:
@@ -138,20 +138,16 @@ def _cause(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _is_io_error(error: BaseException) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, PsfscaleError)
-
-
 def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
-    start, run = time.time(), Path(task.run)
-    context = stored_context(run, task.lease)
-    stage = _stages(run, task.lease)[task.stage]
-    reader = ExposureReader(stage, context, task.exposure, lease=task.lease)
+    run, meter = Path(task.run), Meter()
+    session = session_of(run, task.lease)
+    reader = ExposureReader(session.stages[task.stage], session, task.exposure)
     note_start(run, task.key, attempt=task.attempt, lease=task.lease)
-    for key in (task.key, *_downstream(task)):
-        remove_marker(run, key)
-    states, failures = _map_ccds(task, context, reader, stop)
-    return _finish(task, reader, states, failures, start)
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=bool(task.keep))
+    states, failures = _map_ccds(task, reader, writer, meter, stop)
+    _require_lease(run, task)
+    carried = writer.close()
+    return _finish(task, reader, states, failures, carried, meter)
 
 
 def _finish(
@@ -159,9 +155,10 @@ def _finish(
     reader: ExposureReader,
     states: list[int],
     failures: list[Failure],
-    start: float,
+    carried: dict[str, str],
+    meter: Meter,
 ) -> Marker:
-    run = Path(task.run)
+    run, session = Path(task.run), reader.session
     marker = Marker(
         stage=task.stage,
         exposure=task.exposure,
@@ -169,31 +166,18 @@ def _finish(
         fingerprint=task.fingerprint,
         states=tuple(states),
         failures=tuple(failures),
-        seconds=round(time.time() - start, 3),
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        cost=meter.read(),
         host=socket.gethostname(),
+        device=device(),
         attempt=task.attempt,
         finished=time.time(),
-        versions=versions(),
+        versions=None if versions() == session.driver_versions else versions(),
+        carried=carried or None,
     )
     _require_lease(run, task)
     write_marker(run, marker)
     note_end(run, task.key)
     return marker
-
-
-@lru_cache(maxsize=4)
-def _stages(run: Path, lease: str) -> dict[str, Stage]:
-    return stages_of(stored_context(run, lease))
-
-
-def _downstream(task: Task) -> list[Key]:
-    """Units of the exposure that read, at any remove, what this unit writes."""
-    found = {task.stage}
-    for name in STAGE_NAMES:
-        if found & set(NEEDS[name]):
-            found.add(name)
-    return [(name, task.exposure) for name in STAGE_NAMES if name in found - {task.stage}]
 
 
 def _require_lease(run: Path, task: Task) -> None:
@@ -203,14 +187,17 @@ def _require_lease(run: Path, task: Task) -> None:
 
 
 def _map_ccds(
-    task: Task, context: RunContext, reader: ExposureReader, stop: Callable[[], bool]
+    task: Task,
+    reader: ExposureReader,
+    writer: ExposureWriter,
+    meter: Meter,
+    stop: Callable[[], bool],
 ) -> tuple[list[int], list[Failure]]:
-    stage = reader.stage
-    writer = ExposureWriter(stage, context, task.exposure, lease=task.lease, keep=bool(task.keep))
-    upstream = [_upstream(context.run, (need, task.exposure)) for need in stage.needs]
+    session = reader.session
+    upstream = [_states_of(session, (need, task.exposure)) for need in reader.stage.needs]
     states: list[int] = []
     failures: list[Failure] = []
-    for ccd in range(context.sizes["ccd"]):
+    for ccd in range(session.context.sizes["ccd"]):
         if stop():
             raise UnitInterrupted
         if task.keep and task.keep[ccd] in (UnitState.DONE, UnitState.EMPTY):
@@ -218,41 +205,46 @@ def _map_ccds(
             continue
         state = _state_before(ccd, reader.roles(ccd), upstream)
         if state is UnitState.PENDING:
-            state, failure = _run_ccd(ccd, context, reader, writer)
+            state, failure = _run_ccd(ccd, reader, writer, meter)
             failures += [failure] if failure else []
         if state is not UnitState.DONE:
             writer.leave_empty(ccd, reader.roles(ccd))
         states.append(int(state))
-    _require_lease(context.run, task)
-    writer.close()
     return states, failures
 
 
-def _upstream(run: Path, key: Key) -> Marker:
-    """The marker of a unit that the driver knows to be done; a slow file system may lag."""
-    marker = read_marker(run, key)
-    if marker is None:
-        msg = f"the marker of {key[0]} of exposure {key[1]} is not to be seen in {run} yet"
+def _states_of(session: Session, key: Key) -> Sequence[int]:
+    """States of the CCDs in a unit that is done: from its marker, or from the books."""
+    marker = read_marker(session.context.run, key)
+    if marker is not None:
+        return marker.states
+    stored, _ = session.of_run("ccds/state")
+    table = np.asarray(stored.array[key[1]])
+    states: list[int] = table[:, STAGE_NAMES.index(key[0])].tolist()
+    if not any(states):  # a slow file system may lag
+        msg = f"the marker of {key[0]} of exposure {key[1]} is not to be seen yet"
         raise FileNotFoundError(msg)
-    return marker
+    return states
 
 
-def _state_before(ccd: int, roles: np.ndarray, upstream: list[Marker]) -> UnitState:
+def _state_before(ccd: int, roles: np.ndarray, upstream: list[Sequence[int]]) -> UnitState:
     """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
     if not (roles != Role.EMPTY).any():
         return UnitState.EMPTY
-    ready = all(marker.states[ccd] == UnitState.DONE for marker in upstream)
+    ready = all(states[ccd] == UnitState.DONE for states in upstream)
     return UnitState.PENDING if ready else UnitState.BLOCKED
 
 
 def _run_ccd(
-    ccd: int, context: RunContext, reader: ExposureReader, writer: ExposureWriter
+    ccd: int, reader: ExposureReader, writer: ExposureWriter, meter: Meter
 ) -> tuple[UnitState, Failure | None]:
-    stage = reader.stage
     try:
-        writer.take(ccd, stage.run(reader.ccd(ccd), context))
+        inputs = reader.ccd(ccd)
+        with meter.in_stage():
+            results = reader.stage.run(inputs, reader.session.context)
+        writer.take(ccd, results)
     except Exception as error:
-        if _is_io_error(error):
+        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
             raise
         return UnitState.QUARANTINED, _failure(reader, ccd, explain(error))
     return UnitState.DONE, None
@@ -280,24 +272,18 @@ def _failure(reader: ExposureReader, ccd: int, reason: Reason) -> Failure:
 
 def quarantine(task: Task, reason: Reason) -> Marker:
     """Give a whole unit up: every CCD that holds objects is marked as failed for `reason`."""
-    run = Path(task.run)
-    context, start = stored_context(run, task.lease), time.time()
-    reader = ExposureReader(
-        _stages(run, task.lease)[task.stage], context, task.exposure, lease=task.lease
-    )
-    writer = ExposureWriter(reader.stage, context, task.exposure, lease=task.lease, keep=False)
-    _require_lease(run, task)
-    for key in (task.key, *_downstream(task)):
-        remove_marker(run, key)
+    session, meter = session_of(Path(task.run), task.lease), Meter()
+    reader = ExposureReader(session.stages[task.stage], session, task.exposure)
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=False)
+    _require_lease(session.context.run, task)
     states, failures = [], []
-    for ccd in range(context.sizes["ccd"]):
+    for ccd in range(session.context.sizes["ccd"]):
         roles = reader.roles(ccd)
         writer.leave_empty(ccd, roles)
         held = bool((roles != Role.EMPTY).any())
         states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
         failures += [_failure(reader, ccd, reason)] if held else []
-    writer.close()
-    return _finish(task, reader, states, failures, start)
+    return _finish(task, reader, states, failures, writer.close(), meter)
 
 
 def _main() -> None:

@@ -23,7 +23,14 @@ are 0-based: the centre of the first pixel is 0. Entries nobody has written read
 (floats), 0 (integers) or the empty string. Chunks carry a crc32c checksum.
 
 One stored object has one writer. Arrays of owner `ccd` are cut into one shard a CCD, of owner
-`exposure` into one chunk an exposure, of owner `driver` into chunks of 1024 exposures.
+`exposure` into one object an exposure, of owner `ledger` or `driver` into chunks of 1024
+exposures.
+
+Arrays with a name in the column *pack* lie side by side in the array of that name, so that an
+exposure is a handful of files: `stars/metrics` has an axis `metric` of labels, `stars/fits` an
+axis `fit`, and so on. `psfscale.open_run` gives them under their own names and types; plain xarray
+gives `tree["stars"].metrics.sel(metric="e1_star")`, in the type of the pack (flags are whole
+numbers in float32).
 """
 
 
@@ -43,12 +50,12 @@ def schema_text(model_arrays: Iterable[ArraySpec] = ()) -> str:
 def _tables(specs: Iterable[ArraySpec]) -> Iterable[str]:
     for group, members in groupby(sorted(specs, key=lambda s: s.group), key=lambda s: s.group):
         yield f"### `/{group}`\n"
-        yield "| array | dims | type | unit | owner | written by | meaning |"
-        yield "|---|---|---|---|---|---|---|"
+        yield "| array | dims | type | unit | pack | owner | written by | meaning |"
+        yield "|---|---|---|---|---|---|---|---|"
         for spec in members:
             yield (
                 f"| `{spec.name}` | {', '.join(spec.dims)} | {spec.dtype} | {spec.units} "
-                f"| {spec.owner} | {spec.stage} | {_meaning(spec)} |"
+                f"| {spec.pack} | {spec.owner} | {spec.stage} | {_meaning(spec)} |"
             )
         yield ""
 

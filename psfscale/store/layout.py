@@ -20,6 +20,8 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.errors import ZarrUserWarning
 
 from psfscale.errors import StoreError
+from psfscale.store.objects import StoredArray
+from psfscale.store.packs import unpacked
 from psfscale.store.schema import SCHEMA_VERSION, ArraySpec
 
 if TYPE_CHECKING:
@@ -78,6 +80,10 @@ def add_arrays(root: zarr.Group, specs: Iterable[ArraySpec], *, sizes: Mapping[s
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             fill_value=spec.fill,
             dimension_names=spec.dims,
+            chunk_key_encoding={
+                "name": "default",
+                "separator": "/" if spec.owner == "ccd" else ".",  # a folder only for many
+            },
             attributes=_attributes(spec),
         )
 
@@ -114,19 +120,19 @@ def open_root(path: Path, *, mode: str = "r") -> zarr.Group:
 
 
 def open_tree(path: Path) -> xr.DataTree:
-    """The store as a lazy xarray tree.
+    """The store as a lazy xarray tree, every array under its own name.
 
     Raises
     ------
     StoreError
         There is no store at `path`, or it is of another schema version.
     """
-    open_root(path)
-    return xr.open_datatree(path, engine="zarr", chunks=None)
+    root = open_root(path)
+    return unpacked(xr.open_datatree(path, engine="zarr", chunks=None), root)
 
 
 def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndarray) -> None:
-    """Write ``array[index] = values`` if that is one or more whole stored objects.
+    """Write ``array[index] = values`` if that is one whole stored object.
 
     Parameters
     ----------
@@ -137,21 +143,9 @@ def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndar
     Raises
     ------
     StoreError
-        The region cuts a shard, or the values have another shape.
+        The region is not one whole stored object, or the values have another shape.
     """
-    stored = array.shards or array.chunks
-    if any(size != 1 for size in stored[: len(index)]) or (
-        stored[len(index) :] != array.shape[len(index) :]
-    ):
-        msg = (
-            f"region {index} of {array.path} (shape {array.shape}) is not whole shards "
-            f"{stored}: writing it could lose a neighbour's rows"
-        )
-        raise StoreError(msg)
-    if values.shape != array.shape[len(index) :]:
-        msg = f"{array.path}[{index}] takes shape {array.shape[len(index) :]}, got {values.shape}"
-        raise StoreError(msg)
-    array[index] = values
+    StoredArray(array).write(index, values)
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 def run_specs(name: str, arrays: Iterable[Any]) -> tuple[ArraySpec, ...]:
     """A model's state as arrays of a run store, ``models/<name>/<array>``.
 
+    The largest is stored by itself, the others together in the pack ``parameters``.
+
     Parameters
     ----------
     name : of the model
     arrays : of its state, as `psfscale.models.base.StateArray`
     """
+    arrays = tuple(arrays)
+    largest = max(arrays, key=lambda array: prod(array.shape), default=None)
     return tuple(
         ArraySpec(
             path=f"models/{name}/{array.name}",
@@ -33,6 +38,7 @@ def run_specs(name: str, arrays: Iterable[Any]) -> tuple[ArraySpec, ...]:
             long_name=array.long_name,
             owner="exposure",
             stage="fit",
+            pack="" if array is largest else "parameters",
         )
         for array in arrays
     )

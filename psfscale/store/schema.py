@@ -10,9 +10,13 @@ writer (two writers in one chunk or shard lose rows silently).
 owner      stored object               written by
 =========  ==========================  ===========================================
 ccd        shard of one CCD's objects  the unit of its exposure, one CCD at a time
-exposure   chunk of one exposure       the unit of its exposure, once, whole
+exposure   one exposure                the unit of its exposure, once, whole
+ledger     chunks of 1024 exposures    the driver, from the marker of the unit
 driver     chunks of 1024 exposures    the driver alone
 =========  ==========================  ===========================================
+
+Arrays of one **pack** lie together in one stored array, side by side along an axis of labels, so
+that an exposure of a survey is a handful of files and not fifty (`psfscale.store.packs`).
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ OBJECTS_PER_CHUNK = 16
 """Objects in an inner chunk of a stamp shard; object capacities are multiples of it."""
 EXPOSURES_PER_CHUNK = 1024
 
-Owner = Literal["ccd", "exposure", "driver"]
+Owner = Literal["ccd", "exposure", "ledger", "driver"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class ArraySpec:
     """One stored array.
 
     `path` is ``group/name``; the root group's arrays have no slash. `stage` names the
-    pipeline stage that writes it (run store), or ``ingest``, or ``driver``.
+    pipeline stage that writes it (run store), or ``ingest``, or ``driver``. `pack` names the
+    array of its group that holds it, with others, if it is not stored by itself. `cut` is a
+    dim along which every entry is a readable piece of its own.
     """
 
     path: str
@@ -50,6 +56,8 @@ class ArraySpec:
     owner: Owner
     stage: str
     attributes: tuple[tuple[str, object], ...] = ()
+    pack: str = ""
+    cut: str = ""
 
     @property
     def group(self) -> str:
@@ -82,6 +90,8 @@ class ArraySpec:
             return (1, 1, *shape[2:])
         if self.owner == "exposure":
             return (1, *shape[1:])
+        if self.dims[:1] == ("exposure",) and self.stage != "ingest":
+            return (EXPOSURES_PER_CHUNK, *shape[1:])  # as a run grows exposure by exposure
         return (min(EXPOSURES_PER_CHUNK, max(shape[0], 1)), *shape[1:]) if shape else ()
 
     def chunk(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -89,6 +99,8 @@ class ArraySpec:
         shard = self.shard(sizes)
         if self.owner == "ccd" and self.dims[2:3] in (("star",), ("galaxy",)):
             return (1, 1, min(OBJECTS_PER_CHUNK, shard[2]), *shard[3:])
+        if self.cut:
+            return tuple(1 if d == self.cut else n for d, n in zip(self.dims, shard, strict=True))
         return shard
 
 
@@ -189,14 +201,21 @@ def _star_results() -> Iterable[ArraySpec]:
     at = "exposure ccd star"
 
     def fit(name: str, dtype: str, units: str, long_name: str) -> ArraySpec:
-        return _spec(f"stars/{name}", at, dtype, units, long_name, stage="fit")
+        return _spec(f"stars/{name}", at, dtype, units, long_name, stage="fit", pack="fits")
 
     yield fit("fit_flux", "f4", "electron", "flux fitted with the model")
     yield fit("fit_shift_x", "f4", "pixel", "fitted centroid from the centre of the stamp, x")
     yield fit("fit_shift_y", "f4", "pixel", "fitted centroid from the centre of the stamp, y")
     yield fit("fit_chi2", "f4", "1", "reduced chi² of the star in the fit")
     yield _spec(
-        "stars/fit_flags", at, "u4", "1", "bits set by the fit", stage="fit", attributes=_FLAG_BITS
+        "stars/fit_flags",
+        at,
+        "u4",
+        "1",
+        "bits set by the fit",
+        stage="fit",
+        attributes=_FLAG_BITS,
+        pack="fits",
     )
 
 
@@ -204,7 +223,7 @@ def _star_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd star"
 
     def metric(name: str, units: str, long_name: str) -> ArraySpec:
-        return _spec(f"stars/{name}", at, "f4", units, long_name, stage="metrics")
+        return _spec(f"stars/{name}", at, "f4", units, long_name, stage="metrics", pack="metrics")
 
     yield metric("flux", "electron", "best flux of the model on the star")
     yield metric("shift_x", "pixel", "best centroid from the centre of the stamp, x")
@@ -224,6 +243,7 @@ def _star_metrics() -> Iterable[ArraySpec]:
         "bits set by the metrics",
         stage="metrics",
         attributes=_FLAG_BITS,
+        pack="metrics",
     )
 
 
@@ -255,16 +275,20 @@ def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
 def _ccd_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd"
 
-    def metric(name: str, dtype: str, units: str, long_name: str, dims: str = at) -> ArraySpec:
-        return _spec(f"ccds/{name}", dims, dtype, units, long_name, stage="metrics")
-
+    also = {"stage": "metrics", "owner": "ledger"}
     for name, long_name in _METRIC_COUNTS:
-        yield metric(name, "i4", "1", long_name)
+        yield _spec(f"ccds/{name}", at, "i4", "1", long_name, **also)
     for name, units, long_name in _metric_values("CCD"):
-        yield metric(name, "f4", units, long_name)
+        yield _spec(f"ccds/{name}", at, "f4", units, long_name, **also)
     for name, what in (("mean_star", "reserved stars"), ("mean_residual", "star - model")):
-        yield metric(
-            name, "f4", "1", f"mean of {what} over flux, centred, SNR²-weighted", f"{at} y x"
+        yield _spec(
+            f"ccds/{name}",
+            f"{at} y x",
+            "f4",
+            "1",
+            f"mean of {what} over flux, centred, SNR²-weighted",
+            stage="metrics",
+            pack="stamps",
         )
 
 
@@ -277,6 +301,22 @@ def _aggregates() -> Iterable[ArraySpec]:
         for name, units, long_name in _metric_values(where):
             yield _spec(f"{group}/{name}", dims, "f8", units, long_name, **also)
     yield _spec("summary/n_exposures", "", "i8", "1", "exposures with metrics", **also)
+
+
+def _units() -> Iterable[ArraySpec]:
+    at, also = "exposure stage", {"owner": "driver", "stage": "driver"}
+    yield _spec(
+        "units/wanted", at, "u8", "1", "fingerprint of all that determines the unit", **also
+    )
+    yield _spec("units/fingerprint", at, "u8", "1", "the same when it was done; 0: not", **also)
+    yield _spec("units/seconds", at, "f4", "s", "wall time of the attempt", **also)
+    yield _spec("units/cpu_seconds", at, "f4", "s", "CPU time of the attempt", **also)
+    yield _spec("units/stage_seconds", at, "f4", "s", "of it, in the stage's own code", **also)
+    yield _spec("units/peak_memory", at, "u8", "byte", "largest resident memory meanwhile", **also)
+    yield _spec("units/attempt", at, "u2", "1", "number of the attempt, from 1", **also)
+    yield _spec("units/finished", at, "f8", "s", "end of the attempt, Unix time", **also)
+    yield _spec("units/host", at, "str", "", "host that ran it", **also)
+    yield _spec("units/device", at, "str", "", "device that ran it", **also)
 
 
 GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
@@ -307,6 +347,7 @@ RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *_star_metrics(),
     *_ccd_metrics(),
     *_aggregates(),
+    *_units(),
     _spec(
         "ccds/state",
         "exposure ccd stage",

@@ -13,6 +13,7 @@ import pytest
 import toy
 
 from psfscale.pipeline import run, status
+from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.journal import begun_units
 
 DRIVE = Path(__file__).parent / "drive.py"
@@ -45,8 +46,12 @@ def running_pid(folder: Path, driver: int):
     return None
 
 
-def n_markers(folder: Path) -> int:
-    return len(list((folder / "run.zarr/.psfscale/markers").glob("*/*.json")))
+def n_done(folder: Path) -> int:
+    """Units done, in the books or with a marker."""
+    if not (folder / "run.zarr/zarr.json").exists():
+        return 0
+    known = read_known(folder / "run.zarr", ["fit", "psf", "metrics"])
+    return int((known.fingerprints > 0).sum())
 
 
 def events(folder: Path) -> list[dict]:
@@ -84,7 +89,7 @@ def test_killed_worker__costs_its_unit_an_attempt_and_nothing_else(survey) -> No
 
 def test_killed_driver__leaves_a_run_that_the_same_command_finishes(survey) -> None:
     driver = start(survey, workers=1, **SLOW_FIT)
-    wait_for(lambda: n_markers(survey) >= 3)
+    wait_for(lambda: n_done(survey) >= 3)
     workers = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
@@ -92,7 +97,7 @@ def test_killed_driver__leaves_a_run_that_the_same_command_finishes(survey) -> N
     assert stands.driver == "stale"
     assert "its driver died" in str(stands)
     assert not stands.finished
-    done = n_markers(survey)
+    done = n_done(survey)
     summary = run(toy.make_config(survey, **SLOW_FIT), serial=True, observers=[])
     assert summary.exit_code == 0
     assert summary.n_skipped >= min(done, 3)
@@ -104,7 +109,7 @@ def test_killed_driver__leaves_a_run_that_the_same_command_finishes(survey) -> N
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal__stops_cleanly_and_the_same_command_resumes(survey, number, code) -> None:
     driver = start(survey, workers=1, **SLOW_FIT)
-    wait_for(lambda: n_markers(survey) >= 2)
+    wait_for(lambda: n_done(survey) >= 2)
     os.killpg(driver.pid, number) if number == signal.SIGINT else driver.send_signal(number)
     said = end(driver, survey, seconds=20)
     assert driver.returncode == code, said
@@ -123,7 +128,7 @@ def test_signal__stops_a_serial_run_within_a_unit(survey) -> None:
     driver.send_signal(signal.SIGINT)
     said = end(driver, survey, seconds=20)
     assert driver.returncode == 130, said
-    assert n_markers(survey) == 0
+    assert n_done(survey) == 0
 
 
 def test_poisonous_unit__is_quarantined_by_name_on_its_third_death(survey) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 from typing import ClassVar
 
 import pytest
@@ -12,11 +13,12 @@ from psfscale.pipeline import status
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.driver import Driver
 from psfscale.pipeline.events import ClusterLost, UnitDied, UnitFinished, UnitSubmitted
-from psfscale.pipeline.executor import ExecutorLostError, Outcome, attempt, outcome_of
+from psfscale.pipeline.executor import ExecutorLostError, Outcome, run_parcel
+from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.journal import begun_units, note_start
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.ledger.table import write_plan
 from psfscale.pipeline.plan import remaining, wanted_units
+from psfscale.pipeline.stages import NEEDS
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 
 
@@ -29,19 +31,23 @@ class FaultyExecutor:
         self.fault, self.window = fault, window
         self.tasks: deque = deque()
 
-    def submit(self, task) -> None:
-        self.tasks.append(task)
+    def submit(self, parcel) -> None:
+        lost: set = set()
+        self.tasks += [(task, lost) for task in parcel]
 
     def collect(self, timeout: float) -> list[Outcome]:
         if not self.tasks:
             return []
-        task = self.tasks.popleft()
+        task, lost = self.tasks.popleft()
+        if {(need, task.exposure) for need in NEEDS[task.stage]} & lost:
+            return [Outcome(task=task)]
         ending = self.fault(task)
         if isinstance(ending, Exception):
             raise ending
         if isinstance(ending, Outcome):
+            lost.add(task.key)
             return [ending]
-        return [outcome_of(task, attempt(task))]
+        return list(run_parcel([task], guard=lambda _: nullcontext()))
 
     def close(self, *, kill: bool) -> None:
         self.tasks.clear()
@@ -58,10 +64,12 @@ def drive(survey):
         events = []
         with Lease(context.run) as lease:
             prepare_run_store(context)
-            wanted, _ = wanted_units(context)
-            write_plan(context.run, wanted)
+            wanted, books = wanted_units(context), Books(context.run)
+            books.want(wanted.fingerprints)
+            known = read_known(context.run, wanted.stages)
             driver = Driver(
                 run=context.run,
+                books=books,
                 lease=lease,
                 limits=config.limits,
                 make_executor=lambda: FaultyExecutor(fault),
@@ -69,7 +77,7 @@ def drive(survey):
                 stop=lambda: False,
                 observers=(events.append,),
             )
-            driver.go(remaining(wanted, {}, retry_failed=False))
+            driver.go(remaining(wanted, known, retry_failed=False))
         return driver, events
 
     return go
@@ -168,11 +176,12 @@ class StuckExecutor(FaultyExecutor):
 
     closed: ClassVar[list[bool]] = []
 
-    def submit(self, task) -> None:
+    def submit(self, parcel) -> None:
+        task = parcel[0]
         if task.key == ("fit", 0) and not self.closed:
             note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
         else:
-            super().submit(task)
+            super().submit(parcel)
 
     def close(self, *, kill: bool) -> None:
         self.closed.append(kill)

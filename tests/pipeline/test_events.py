@@ -29,6 +29,7 @@ STORY = [
         stage="fit",
         exposure=0,
         exposure_id="exp-0",
+        cpu_seconds=1.0,
         seconds=2.0,
         peak_memory=1,
         host="here",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -9,7 +10,6 @@ import time
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import toy
 
@@ -17,6 +17,7 @@ from psfscale.arrays import UnitState
 from psfscale.errors import RunError, StoreError
 from psfscale.pipeline import open_run, run, status
 from psfscale.pipeline.ledger import lease as lease_module
+from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.files import read_json, sweep, write_json
 from psfscale.pipeline.ledger.journal import (
     begun_units,
@@ -27,7 +28,6 @@ from psfscale.pipeline.ledger.journal import (
 )
 from psfscale.pipeline.ledger.lease import Lease, holds, read_holder
 from psfscale.pipeline.ledger.marker import Failure, Marker, read_markers, write_marker
-from psfscale.pipeline.ledger.table import compact, ledger_path
 
 MARKER = Marker(
     stage="fit",
@@ -61,20 +61,59 @@ def test_write_json__leaves_the_old_file_where_writing_fails(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
-def test_table_and_state__are_rebuilt_from_markers_alone(survey) -> None:
+def test_books__hold_what_the_markers_held(survey) -> None:
     toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
     path = survey / "run.zarr"
     run(toy.make_config(survey), serial=True, observers=[])
-    table, states = pq.read_table(ledger_path(path)), open_run(path)["ccds/state"].values
-    ledger_path(path).unlink()
-    toy.open_root(path, mode="r+")["ccds/state"][...] = 0
-    compact(path, read_markers(path))
-    assert pq.read_table(ledger_path(path)).equals(table)
-    np.testing.assert_array_equal(open_run(path)["ccds/state"], states)
-    assert table.num_rows == 6
-    (row,) = [r for r in table.to_pylist() if (r["stage"], r["exposure"]) == ("fit", 1)]
-    assert (row["n_done"], row["n_quarantined"]) == (1, 1)
-    assert row["failures"][0]["type"] == "FitError"
+    tree = open_run(path)
+    assert (tree["units/fingerprint"] == tree["units/wanted"]).all()
+    assert (tree["units/finished"] > 1e9).all()
+    assert (tree["units/peak_memory"] > 1e6).all()
+    assert (tree["units/attempt"] == 1).all()
+    assert set(tree["units/host"].values.ravel()) == {socket.gethostname()}
+    assert set(tree["units/device"].values.ravel()) == {"cpu"}
+    assert (tree["units/stage_seconds"] <= tree["units/cpu_seconds"]).all()
+    assert tree["ccds/state"].values[1, :, 0].tolist() == [3, 1]
+
+
+def test_markers__stay_files_only_where_they_say_more_than_the_books(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
+    run(toy.make_config(survey), serial=True, observers=[])
+    (left,) = read_markers(survey / "run.zarr").values()
+    assert left.key == ("fit", 1)
+    assert left.failures[0].type == "FitError"
+
+
+def test_books__take_in_markers_again_where_a_driver_died_before_removing_them(survey) -> None:
+    path = survey / "run.zarr"
+    run(toy.make_config(survey), serial=True, observers=[])
+    before = toy.run_arrays(path)
+    known = read_known(path, ["fit", "psf", "metrics"])
+    marker = dataclasses.replace(
+        MARKER,
+        exposure=1,
+        failures=(),
+        versions=None,
+        states=(1, 1),
+        fingerprint=f"{int(known.fingerprints[1, 0]):016x}",
+    )
+    write_marker(path, marker)
+    Books(path).take_in()
+    assert not read_markers(path)
+    after = toy.run_arrays(path)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name], err_msg=name)
+
+
+def test_books__forget_what_is_struck_out(survey) -> None:
+    path = survey / "run.zarr"
+    run(toy.make_config(survey), serial=True, observers=[])
+    Books(path).strike_out([("psf", 0), ("metrics", 0)])
+    assert (read_known(path, ["fit", "psf", "metrics"]).fingerprints > 0).tolist() == [
+        [True, False, False],
+        [True, True, True],
+    ]
+    assert open_run(path)["ccds/state"].values[0, 0].tolist() == [1, 0, 0]
 
 
 def test_journal__tells_deaths_from_interruptions(tmp_path) -> None:

@@ -1,113 +1,113 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import toy
 
 from psfscale.arrays import UnitState
 from psfscale.errors import ConfigError, StoreError
 from psfscale.pipeline import plan_run, run
-from psfscale.pipeline.ledger.marker import Marker
-from psfscale.pipeline.plan import Frontier, Todo, Unit, remaining
+from psfscale.pipeline.ledger.books import Known
+from psfscale.pipeline.plan import Frontier, Plan, Wanted, remaining
 
 DONE, FAILED, BLOCKED = UnitState.DONE, UnitState.QUARANTINED, UnitState.BLOCKED
+NOW, THEN = 7, 5
+STAGES = ("fit", "psf", "metrics")
 
 
-def unit(stage: str, exposure: int, *, fingerprint: str = "now") -> Unit:
-    needs = () if stage == "fit" else (("fit", exposure),)
-    return Unit(
-        stage=stage,
-        exposure=exposure,
-        exposure_id=f"exp-{exposure}",
-        fingerprint=fingerprint,
-        needs=needs,
-    )
+def wanted(n_exposures: int = 1) -> Wanted:
+    ids = np.array([f"exp-{i}" for i in range(n_exposures)])
+    prints = np.full((n_exposures, len(STAGES)), NOW, np.uint64)
+    return Wanted(stages=STAGES, ids=ids, fingerprints=prints)
 
 
-def marker(stage: str, exposure: int, *, fingerprint: str = "now", states=(DONE, DONE)) -> Marker:
-    return Marker(
-        stage=stage,
-        exposure=exposure,
-        exposure_id=f"exp-{exposure}",
-        fingerprint=fingerprint,
-        states=tuple(int(s) for s in states),
-    )
+def known(**done) -> Known:
+    """One exposure of two CCDs; of a stage the fingerprint, or that and its CCDs' states."""
+    found = Known.nothing(1, 2, len(STAGES))
+    for k, stage in enumerate(STAGES):
+        if stage in done:
+            value = done[stage]
+            print_, states = value if isinstance(value, tuple) else (value, (DONE, DONE))
+            found.fingerprints[0, k] = print_
+            found.states[0, :, k] = states
+    return found
 
 
-def reasons(wanted, markers, *, retry_failed=False) -> dict:
-    known = {m.key: m for m in markers}
-    return {t.unit.key: t.why for t in remaining(wanted, known, retry_failed=retry_failed)}
+def reasons(known_, *, retry_failed=False) -> dict:
+    plan = remaining(wanted(), known_, retry_failed=retry_failed)
+    return {t.unit.stage: t.why for t in plan.todo}
 
 
-WANTED = [unit("fit", 0), unit("psf", 0), unit("metrics", 0)]
-
-
-def test_remaining__is_what_has_no_marker() -> None:
-    assert reasons(WANTED, []) == {u.key: "missing" for u in WANTED}
-    assert reasons(WANTED, [marker("fit", 0)]) == {
-        ("psf", 0): "missing",
-        ("metrics", 0): "missing",
-    }
-    assert not reasons(WANTED, [marker(u.stage, 0) for u in WANTED])
+def test_remaining__is_what_is_not_done() -> None:
+    assert reasons(known()) == dict.fromkeys(STAGES, "missing")
+    assert reasons(known(fit=NOW)) == {"psf": "missing", "metrics": "missing"}
+    assert not reasons(known(fit=NOW, psf=NOW, metrics=NOW))
 
 
 def test_remaining__holds_changed_units_alone() -> None:
-    markers = [marker("fit", 0), marker("psf", 0), marker("metrics", 0, fingerprint="then")]
-    assert reasons(WANTED, markers) == {("metrics", 0): "changed"}
+    assert reasons(known(fit=NOW, psf=NOW, metrics=THEN)) == {"metrics": "changed"}
 
 
 def test_remaining__holds_all_downstream_of_a_missing_unit() -> None:
-    assert reasons(WANTED, [marker("psf", 0), marker("metrics", 0)]) == {
-        ("fit", 0): "missing",
-        ("psf", 0): "changed",
-        ("metrics", 0): "changed",
+    assert reasons(known(psf=NOW, metrics=NOW)) == {
+        "fit": "missing",
+        "psf": "changed",
+        "metrics": "changed",
     }
 
 
 def test_remaining__tries_failed_ccds_again_only_when_asked() -> None:
-    markers = [
-        marker("fit", 0, states=(DONE, FAILED)),
-        marker("psf", 0, states=(DONE, BLOCKED)),
-        marker("metrics", 0, states=(DONE, BLOCKED)),
-    ]
-    assert not reasons(WANTED, markers)
-    known = {m.key: m for m in markers}
-    todo = remaining(WANTED, known, retry_failed=True)
-    assert [(t.unit.stage, t.why) for t in todo] == [
-        ("fit", "failed"),
-        ("psf", "failed"),
-        ("metrics", "failed"),
-    ]
+    blocked = (NOW, (DONE, BLOCKED))
+    failing = known(fit=(NOW, (DONE, FAILED)), psf=blocked, metrics=blocked)
+    assert not reasons(failing)
+    todo = list(remaining(wanted(), failing, retry_failed=True).todo)
+    assert [(t.unit.stage, t.why) for t in todo] == [(stage, "failed") for stage in STAGES]
     assert todo[1].keep == (DONE, BLOCKED)
+    assert todo[1].unit.fingerprint == f"{NOW:016x}"
+
+
+def plan_of(n_exposures: int, *, all_but: tuple[str, ...] = ()) -> Plan:
+    done = Known.nothing(n_exposures, 2, len(STAGES))
+    for stage in all_but:
+        done.fingerprints[:, STAGES.index(stage)] = NOW
+    return remaining(wanted(n_exposures), done, retry_failed=False)
+
+
+def keys(items) -> list:
+    return [item.unit.key for item in items]
+
+
+def test_frontier__hands_out_exposures_in_order_with_all_their_stages() -> None:
+    frontier = Frontier(plan_of(2))
+    for exposure in (0, 1):
+        assert keys(frontier.take()) == [(stage, exposure) for stage in STAGES]
+    assert frontier.take() == []
+    assert len(frontier) == 6
 
 
 def test_frontier__frees_a_unit_when_its_own_needs_are_done_and_no_later() -> None:
-    units = [unit(s, e) for e in (0, 1) for s in ("fit", "psf", "metrics")]
-    frontier = Frontier(Todo(unit=u, why="missing") for u in units)
-    assert frontier.take().unit.key == ("fit", 0)
-    assert frontier.take().unit.key == ("fit", 1)
-    assert frontier.take() is None
-    frontier.finish(("fit", 1))
-    assert frontier.take().unit.key == ("psf", 1)
-    frontier.give_back(("psf", 1))
+    frontier = Frontier(plan_of(2))
+    first, second = frontier.take(), frontier.take()
+    for item in first[1:]:
+        frontier.give_back(item.unit.key)
+    assert frontier.take() == []
+    frontier.give_back(second[1].unit.key)
     frontier.finish(("fit", 0))
-    assert [frontier.take().unit.key for _ in range(4)] == [
-        ("psf", 0),
-        ("metrics", 0),
-        ("psf", 1),
-        ("metrics", 1),
-    ]
+    assert keys(frontier.take()) == [("psf", 0), ("metrics", 0)]
+    frontier.finish(("fit", 1))
+    assert keys(frontier.take()) == [("psf", 1)]
     assert len(frontier) == 4
 
 
 def test_frontier__does_not_wait_for_units_done_before() -> None:
-    frontier = Frontier([Todo(unit=unit("metrics", 0), why="changed")])
-    assert frontier.take().unit.key == ("metrics", 0)
+    frontier = Frontier(plan_of(1, all_but=("fit", "psf")))
+    assert keys(frontier.take()) == [("metrics", 0)]
 
 
 def test_plan_run__is_deterministic_and_writes_nothing(survey) -> None:
     config = toy.make_config(survey)
     plan = plan_run(config)
-    assert plan == plan_run(config)
+    assert list(plan.todo) == list(plan_run(config).todo)
     assert plan.counts() == {
         s: {"wanted": 2, "done": 0, "missing": 2, "changed": 0, "failed": 0}
         for s in ("fit", "psf", "metrics")
@@ -120,7 +120,7 @@ def test_plan_run__leaves_out_incomplete_exposures(survey) -> None:
     toy.open_root(survey / "survey.zarr", mode="r+")["exposures/complete"][1] = 0
     plan = plan_run(toy.make_config(survey))
     assert plan.n_incomplete == 1
-    assert {u.exposure for u in plan.wanted} == {0}
+    assert {t.unit.exposure for t in plan.todo} == {0}
     assert "1 exposures are not wholly ingested" in str(plan)
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import toy
+import xarray as xr
 import zarr
 
 from psfscale.arrays import ObjectFlag, Role, UnitState
@@ -138,7 +139,7 @@ def test_psf_check__quarantines_a_psf_of_unbelievable_size(survey, monkeypatch) 
     toy.write_instrument(survey)
     summary = go(survey)
     assert {f.type for f in summary.failures} == {"PsfCheckError"}
-    assert summary.ccds["fit"] == {"QUARANTINED": 4}
+    assert summary.ccds["fit"]["QUARANTINED"] == 4
 
 
 def test_empty_ccd__is_no_failure(survey) -> None:
@@ -178,9 +179,9 @@ def test_write_region__refuses_a_cut_through_a_shard(survey) -> None:
     from psfscale.store.layout import write_region
 
     go(survey)
-    array = zarr.open_group(survey / "run.zarr", mode="r+")["stars/fit_flux"]
-    with pytest.raises(StoreError, match="is not whole shards"):
-        write_region(array, (0, 1), np.zeros(toy.N_STARS, "f4"))
+    array = zarr.open_group(survey / "run.zarr", mode="r+")["stars/fits"]
+    with pytest.raises(StoreError, match="is not one whole stored object"):
+        write_region(array, (0, 1), np.zeros(array.shape[2:], "f4"))
 
 
 def test_events_log__holds_every_event_with_its_time(survey) -> None:
@@ -217,7 +218,7 @@ def test_run__refuses_a_cluster_for_a_serial_run(survey) -> None:
 
 def test_run__sweeps_what_a_killed_writer_left(survey) -> None:
     go(survey)
-    stray = survey / "run.zarr/stars/fit_flux/c/0/0/0.abc.partial"
+    stray = survey / "run.zarr/stars/fits/c.0.0.0.0.abc.partial"
     stray.touch()
     go(survey)
     assert not stray.exists()
@@ -256,5 +257,10 @@ def test_store__opens_with_plain_xarray_and_consolidated_metadata(survey) -> Non
     toy.append_exposure(survey / "survey.zarr")
     go(survey)
     group = zarr.open_group(survey / "run.zarr", mode="r", use_consolidated=True)
-    assert group["stars/flux"].shape[0] == 3
-    assert group["stars/flux"].attrs["units"] == "electron"
+    assert group["stars/metrics"].shape[0] == 3
+    tree = xr.open_datatree(survey / "run.zarr", engine="zarr")
+    packed = tree["stars"].metrics.sel(metric="flux")
+    assert packed.dims == ("exposure", "ccd", "star")
+    flux = open_run(survey / "run.zarr")["stars/flux"]
+    np.testing.assert_array_equal(packed, flux)
+    assert flux.attrs["units"] == "electron"

@@ -9,6 +9,7 @@ from psfscale.errors import FitError
 from psfscale.pipeline.context import RunContext, resolve_settings
 from psfscale.pipeline.stages import group_of, stages_of
 from psfscale.pipeline.storage.exposure import ExposureReader
+from psfscale.pipeline.storage.session import Session
 from psfscale.survey import load_survey
 
 
@@ -19,7 +20,7 @@ def context(survey):
 
 def test_stage__runs_on_one_ccd_without_a_run_store(context) -> None:
     stage = stages_of(context)["fit"]
-    ccd = ExposureReader(stage, context, 0, lease="none").ccd(1)
+    ccd = ExposureReader(stage, Session(context), 0).ccd(1)
     assert ccd["stars/image"].dims == ("star", "stars.y", "stars.x")
     before = ccd.copy(deep=True)
     result = stage.run(ccd, context)
@@ -40,7 +41,7 @@ def test_stages__read_only_what_stages_they_need_have_written(context) -> None:
 
 def test_group_of__bears_the_groups_own_names(context) -> None:
     stage = stages_of(context)["psf"]
-    ccd = ExposureReader(stages_of(context)["fit"], context, 0, lease="none").ccd(0)
+    ccd = ExposureReader(stages_of(context)["fit"], Session(context), 0).ccd(0)
     stars = group_of(ccd, "stars")
     assert stars["image"].dims == ("star", "y", "x")
     assert stage.needs == ("fit",)
@@ -48,7 +49,7 @@ def test_group_of__bears_the_groups_own_names(context) -> None:
 
 def test_fit__refuses_a_ccd_of_reserved_stars_alone(context) -> None:
     stage = stages_of(context)["fit"]
-    ccd = ExposureReader(stage, context, 0, lease="none").ccd(0)
+    ccd = ExposureReader(stage, Session(context), 0).ccd(0)
     role = ccd["stars/role"].where(ccd["stars/role"] != Role.FIT, Role.RESERVED)
     with pytest.raises(FitError, match="no star of role fit"):
         stage.run(ccd.assign({"stars/role": role}), context)
@@ -59,7 +60,7 @@ def test_psf__flags_galaxies_outside_the_stars_range(context, survey) -> None:
     from psfscale.pipeline.stages import _outside
 
     stage = stages_of(context)["fit"]
-    ccd = ExposureReader(stage, context, 0, lease="none").ccd(0)
+    ccd = ExposureReader(stage, Session(context), 0).ccd(0)
     stars = group_of(ccd.merge(stage.run(ccd, context)), "stars")
     used = stars["role"].values == Role.FIT
     middle = stars["x"].values[used].mean(), stars["y"].values[used].mean()

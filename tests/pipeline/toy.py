@@ -154,9 +154,14 @@ def make_config(folder: Path, **changes) -> RunConfig:
 
 
 def run_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a run store by path."""
+    """All arrays of a run store by path, but for the times and hosts of its units."""
     members = zarr.open_group(path, mode="r").members(max_depth=None)
-    return {name: array[...] for name, array in members if isinstance(array, zarr.Array)}
+    told = ("units/wanted", "units/fingerprint")
+    return {
+        name: array[...]
+        for name, array in members
+        if isinstance(array, zarr.Array) and (not name.startswith("units/") or name in told)
+    }
 
 
 def require_same_arrays(one: Path, other: Path) -> None:

@@ -60,8 +60,8 @@ class UnitFinished(Event):
     ----------
     stage, exposure, exposure_id : the unit
     n_done, n_empty, n_failed, n_blocked : CCDs by state
-    seconds : wall time
-    peak_memory : largest resident memory of its process so far [byte]
+    seconds, cpu_seconds : wall time and CPU time
+    peak_memory : largest resident memory of its process meanwhile [byte]
     host : that ran it
     """
 
@@ -73,6 +73,7 @@ class UnitFinished(Event):
     n_failed: int
     n_blocked: int
     seconds: float
+    cpu_seconds: float
     peak_memory: int
     host: str
 

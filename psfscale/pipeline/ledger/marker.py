@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import base64
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from psfscale.arrays import UnitState
 from psfscale.pipeline.ledger.files import read_json, write_json
@@ -45,6 +48,24 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a unit took.
+
+    Attributes
+    ----------
+    seconds : wall time of the attempt
+    cpu_seconds : CPU time of its process meanwhile
+    stage_seconds : of it, CPU time in the stage's own code
+    peak_memory : largest resident memory of its process meanwhile [byte]
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stage_seconds: float = 0.0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Marker:
     """What became of a unit.
 
@@ -54,12 +75,12 @@ class Marker:
     fingerprint : of all that determined the result
     states : `UnitState` of every CCD
     failures : of the quarantined CCDs
-    seconds : wall time of the attempt
-    peak_memory : largest resident memory of its process so far [byte]
-    host : that ran it
+    cost : time and memory
+    host, device : that ran it
     attempt : 1 for the first
     finished : Unix time
-    versions : of the packages it ran with
+    versions : of the packages it ran with, where they are not those of the driver
+    carried : small products that the driver writes for it, in base64, by path
     """
 
     stage: str
@@ -68,12 +89,13 @@ class Marker:
     fingerprint: str
     states: tuple[int, ...]
     failures: tuple[Failure, ...] = ()
-    seconds: float = 0.0
-    peak_memory: int = 0
+    cost: Cost = field(default_factory=Cost)
     host: str = ""
+    device: str = "cpu"
     attempt: int = 1
     finished: float = 0.0
     versions: Mapping[str, str] | None = None
+    carried: Mapping[str, str] | None = None
 
     @property
     def key(self) -> Key:
@@ -89,6 +111,21 @@ class Marker:
         """No CCD failed or was blocked."""
         return not self.count(UnitState.QUARANTINED) and not self.count(UnitState.BLOCKED)
 
+    @property
+    def says_more(self) -> bool:
+        """Whether it holds what the ledger has no column for, and stays a file."""
+        return bool(self.failures or self.versions)
+
+
+def carry(values: np.ndarray) -> str:
+    """An array as text; the type is known to who reads it."""
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def carried(text: str, dtype: np.dtype[Any]) -> np.ndarray:
+    """The values of `carry`, flat."""
+    return np.frombuffer(base64.b64decode(text), dtype)
+
 
 def marker_path(run: Path, key: Key) -> Path:
     """Where the marker of a unit lies."""
@@ -97,17 +134,24 @@ def marker_path(run: Path, key: Key) -> Path:
 
 def write_marker(run: Path, marker: Marker) -> None:
     """Declare the unit finished; its arrays must be written before."""
-    write_json(marker_path(run, marker.key), asdict(marker))
+    content = {f.name: getattr(marker, f.name) for f in fields(marker)}
+    content["failures"] = [asdict(failure) for failure in marker.failures]
+    content["cost"] = asdict(marker.cost)
+    write_json(marker_path(run, marker.key), content)
 
 
 def read_marker(run: Path, key: Key) -> Marker | None:
-    """The marker of a unit, or None where it is not finished."""
+    """The marker of a unit, or None where it has none (not finished, or in the ledger)."""
     content = read_json(marker_path(run, key))
     return None if content is None else _marker(content)
 
 
 def read_markers(run: Path) -> dict[Key, Marker]:
-    """Markers of all finished units, in the order of stage and exposure."""
+    """All markers that are files, in the order of stage and exposure.
+
+    They are those of units that the driver has not put into the ledger yet, and of units that
+    have more to say than it holds.
+    """
     folder = run / STATE_DIRECTORY / "markers"
     contents = (read_json(path) for path in folder.glob("*/*.json"))
     markers = [_marker(content) for content in contents if content is not None]
@@ -121,4 +165,5 @@ def remove_marker(run: Path, key: Key) -> None:
 
 def _marker(content: dict[str, Any]) -> Marker:
     failures = tuple(Failure(**item) for item in content["failures"])
-    return Marker(**{**content, "states": tuple(content["states"]), "failures": failures})
+    told = {"states": tuple(content["states"]), "failures": failures}
+    return Marker(**{**content, **told, "cost": Cost(**content["cost"])})

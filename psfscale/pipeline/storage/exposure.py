@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import StoreError
-from psfscale.pipeline.ledger.files import flush
-from psfscale.pipeline.storage import array_of
-from psfscale.store.layout import open_root, write_region
-from psfscale.store.schema import ArraySpec
+from psfscale.pipeline.ledger.marker import carry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import zarr
-
-    from psfscale.pipeline.context import RunContext
     from psfscale.pipeline.stages import Stage
-
-_OBJECT_DIMS = ("star", "galaxy")
-
-
-@lru_cache(maxsize=4)
-def _root(path: Path, lease: str, mode: str) -> zarr.Group:  # noqa: ARG001 (a new driver opens anew)
-    return open_root(path, mode=mode)
-
-
-@lru_cache(maxsize=256)
-def _array(path: Path, name: str, lease: str, mode: str = "r") -> zarr.Array[Any]:
-    return array_of(_root(path, lease, mode), name)
+    from psfscale.pipeline.storage.session import Session
+    from psfscale.store.objects import StoredArray
+    from psfscale.store.packs import Place
+    from psfscale.store.schema import ArraySpec
 
 
 class ExposureReader:
@@ -43,44 +26,40 @@ class ExposureReader:
     exposure are read once, when first needed.
     """
 
-    def __init__(self, stage: Stage, context: RunContext, exposure: int, *, lease: str) -> None:
-        self.stage, self.context, self.exposure, self.lease = stage, context, exposure, lease
-        self._whole: dict[str, np.ndarray] = {}
+    def __init__(self, stage: Stage, session: Session, exposure: int) -> None:
+        self.stage, self.session, self.exposure = stage, session, exposure
 
     @property
     def exposure_id(self) -> str:
         """Id of the exposure."""
-        return str(_array(self.context.config.survey, "exposures/id", self.lease)[self.exposure])
+        return self.session.ids[0][self.exposure]
 
     def ccd_id(self, ccd: int) -> int:
         """Id of a CCD."""
-        return int(np.asarray(_array(self.context.config.survey, "ccd", self.lease)[ccd]))
+        return self.session.ids[1][ccd]
 
     def roles(self, ccd: int) -> np.ndarray:
         """Roles of the objects that the stage works on."""
-        return self._read(self.context.config.survey, self.stage.objects, ccd)
+        return self._read(self.session.of_survey(self.stage.objects), None, ccd)
 
     def ccd(self, ccd: int) -> xr.Dataset:
         """All inputs on one CCD, under their paths; dims other than objects by ``group.dim``."""
         variables = {}
         for source in self.stage.inputs:
-            config = self.context.config
-            store = config.survey if source.store == "survey" else config.output
-            values = self._read(store, source.path, ccd)
-            group = source.path.rpartition("/")[0]
-            names = getattr(_array(store, source.path, self.lease).metadata, "dimension_names", ())
-            dims = tuple(d if d in _OBJECT_DIMS else f"{group}.{d}" for d in names[2:])
-            variables[source.path] = (dims, values)
+            survey = source.store == "survey"
+            if survey:
+                values = self._read(self.session.of_survey(source.path), None, ccd)
+            else:
+                values = self._read(*self.session.of_run(source.path), ccd)
+            dims = self.session.dims(source.path, survey=survey)
+            variables[source.path] = xr.Variable(dims, values, fastpath=True)
         return xr.Dataset(variables)
 
-    def _read(self, store: Path, path: str, ccd: int) -> np.ndarray:
-        array = _array(store, path, self.lease)
-        if (array.shards or array.chunks)[1] == 1:
-            return np.asarray(array[self.exposure, ccd])
-        key = f"{store}:{path}"
-        if key not in self._whole:
-            self._whole[key] = np.asarray(array[self.exposure])
-        return np.asarray(self._whole[key][ccd])
+    def _read(self, stored: StoredArray, place: Place | None, ccd: int) -> np.ndarray:
+        if stored.shard[1] == 1 and stored.shape[1] > 1:
+            return self.session.read(stored, (self.exposure, ccd))
+        values = self.session.read(stored, (self.exposure,))[ccd]
+        return values if place is None else place.take(values, axis=0)
 
 
 class ExposureWriter:
@@ -91,12 +70,10 @@ class ExposureWriter:
     keep : start from what is stored and replace only what is taken or left empty
     """
 
-    def __init__(
-        self, stage: Stage, context: RunContext, exposure: int, *, lease: str, keep: bool
-    ) -> None:
-        self.stage, self.run, self.exposure, self.lease = stage, context.run, exposure, lease
-        self._buffers = {s.path: self._buffer(s, keep) for s in stage.outputs if s.owner != "ccd"}
-        self._touched: list[Path] = []
+    def __init__(self, stage: Stage, session: Session, exposure: int, *, keep: bool) -> None:
+        self.stage, self.session, self.exposure, self._keep = stage, session, exposure, keep
+        self._whole: dict[str, np.ndarray] = {}
+        self._carried: dict[str, np.ndarray] = {}
 
     def take(self, ccd: int, results: xr.Dataset) -> None:
         """Take the results of one CCD.
@@ -107,61 +84,81 @@ class ExposureWriter:
             They are not the arrays that the stage declares, or of other shapes.
         """
         declared = {spec.path for spec in self.stage.outputs}
-        returned = {str(name) for name in results}
+        returned = {str(name) for name in results.variables}
         if returned != declared:
             missing, more = declared - returned, returned - declared
             msg = (
                 f"stage {self.stage.name} left out {sorted(missing)}, returned also {sorted(more)}"
             )
             raise StoreError(msg)
-        values = {s.path: self._checked(s, results[s.path].values) for s in self.stage.outputs}
-        for spec in self.stage.outputs:
-            self._put(spec, ccd, values[spec.path])
+        found = results.variables
+        values = [self._checked(spec, found[spec.path].values) for spec in self.stage.outputs]
+        for spec, array in zip(self.stage.outputs, values, strict=True):
+            self._put(spec, ccd, array)
 
     def leave_empty(self, ccd: int, roles: np.ndarray) -> None:
         """Fill a CCD without results, and flag its objects as without PSF."""
         for spec in self.stage.outputs:
-            values = np.full(self._array(spec).shape[2:], spec.fill, spec.dtype)
+            values = np.full(self._shape(spec), spec.fill, spec.dtype)
             if spec.path == self.stage.missing:
                 values = np.where(roles != Role.EMPTY, int(ObjectFlag.PSF_MISSING), 0)
             self._put(spec, ccd, values.astype(spec.dtype))
 
-    def close(self) -> None:
-        """Write what is stored by exposure, and have everything on the disk."""
-        for path, values in self._buffers.items():
-            array = _array(self.run, path, self.lease, "r+")
-            write_region(array, (self.exposure,), values)
-            self._note(array, (self.exposure,))
-        for file in self._touched:
-            flush(file)
+    def close(self) -> dict[str, str]:
+        """Write what is stored by exposure; all is on the disk then.
 
-    def _array(self, spec: ArraySpec) -> zarr.Array[Any]:
-        return _array(self.run, spec.path, self.lease, "r+")
+        Returns
+        -------
+        dict
+            what the unit's marker is to carry, by path
+        """
+        for path, values in self._whole.items():
+            stored, _ = self.session.of_run(path)
+            self.session.write(stored, (self.exposure,), values)
+        return {path: carry(values) for path, values in self._carried.items()}
 
-    def _buffer(self, spec: ArraySpec, keep: bool) -> np.ndarray:
-        array = self._array(spec)
-        if keep:
-            return np.array(array[self.exposure])
-        return np.full(array.shape[1:], spec.fill, spec.dtype)
+    def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
+        """Of the array on one CCD."""
+        return spec.shape(self.session.packing.sizes)[2:]
 
     def _checked(self, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
-        shape = self._array(spec).shape[2:]
+        shape = self._shape(spec)
         if values.shape != shape:
             msg = (
                 f"stage {self.stage.name} returned {spec.path} of shape {values.shape}, "
                 f"declared {shape}"
             )
             raise StoreError(msg)
-        return values.astype(spec.dtype)
+        return values.astype(spec.dtype, copy=False)
 
     def _put(self, spec: ArraySpec, ccd: int, values: np.ndarray) -> None:
-        if spec.path in self._buffers:
-            self._buffers[spec.path][ccd] = values
+        if spec.owner == "ledger":
+            self._carry(spec, ccd, values)
+            return
+        stored, place = self.session.of_run(spec.path)
+        if spec.owner == "ccd":
+            self.session.write(stored, (self.exposure, ccd), values)
+            return
+        packed = self._buffer(spec.path if place is None else place.path, stored)[ccd]
+        if place is None:
+            packed[...] = values
         else:
-            array, index = self._array(spec), (self.exposure, ccd)
-            write_region(array, index, values)
-            self._note(array, index)
+            place.put(packed, values)
 
-    def _note(self, array: zarr.Array[Any], index: tuple[int, ...]) -> None:
-        key = array.metadata.encode_chunk_key((*index, *[0] * (array.ndim - len(index))))
-        self._touched.append(self.run / array.path / key)
+    def _carry(self, spec: ArraySpec, ccd: int, values: np.ndarray) -> None:
+        if spec.path not in self._carried:
+            stored, _ = self.session.of_run(spec.path)
+            start = stored.array[self.exposure] if self._keep else None
+            shape = (self.session.context.sizes["ccd"], *self._shape(spec))
+            empty = np.full(shape, spec.fill, spec.dtype)
+            self._carried[spec.path] = empty if start is None else np.array(start)
+        self._carried[spec.path][ccd] = values
+
+    def _buffer(self, path: str, stored: StoredArray) -> np.ndarray:
+        if path not in self._whole:
+            if self._keep:
+                self._whole[path] = np.array(self.session.read(stored, (self.exposure,)))
+            else:
+                fill = stored.array.metadata.fill_value
+                self._whole[path] = np.full(stored.shape[1:], fill, stored.array.dtype)
+        return self._whole[path]

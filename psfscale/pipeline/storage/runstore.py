@@ -10,14 +10,17 @@ import numpy as np
 
 from psfscale.config import fingerprint
 from psfscale.errors import StoreError
-from psfscale.pipeline.ledger.marker import read_markers, remove_marker
+from psfscale.pipeline.context import require_run
+from psfscale.pipeline.ledger.books import Books, stages_in
 from psfscale.pipeline.stages import STAGE_NAMES, stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.layout import add_arrays, consolidate, create_store, grow, open_root
 from psfscale.store.models import run_sizes
+from psfscale.store.packs import Packing
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import zarr
@@ -25,18 +28,14 @@ if TYPE_CHECKING:
     from psfscale.pipeline.context import RunContext
 
 
-def run_store_specs(context: RunContext) -> tuple[ArraySpec, ...]:
-    """All arrays of the run's store, its model's included."""
+def run_packing(context: RunContext) -> Packing:
+    """All arrays of the run's store, its model's included, and how they are packed."""
     units = [spec for stage in stages_of(context).values() for spec in stage.outputs]
     driver = [spec for spec in RUN_SCHEMA if spec.stage not in STAGE_NAMES]
-    return (*driver, *units)
-
-
-def run_store_sizes(context: RunContext) -> dict[str, int]:
-    """Length of every dim of the run's store."""
     name = context.config.model.name
     arrays = context.model_class.state_arrays(context.model_settings, context.stamp_shape)
-    return {**context.sizes, **run_sizes(name, arrays), "stage": len(STAGE_NAMES)}
+    sizes = {**context.sizes, **run_sizes(name, arrays), "stage": len(STAGE_NAMES)}
+    return Packing.of((*driver, *units), sizes)
 
 
 def create_run_store(context: RunContext) -> None:
@@ -51,6 +50,7 @@ def create_run_store(context: RunContext) -> None:
     """
     run = context.run
     if (run / "zarr.json").exists():
+        require_run(open_root(run), run)
         return
     if run.exists() and any(run.iterdir()):
         msg = f"{run} holds something that is not a psfscale store; choose another output"
@@ -58,8 +58,9 @@ def create_run_store(context: RunContext) -> None:
     run.parent.mkdir(parents=True, exist_ok=True)
     new = run.with_name(f".{run.name}.{os.getpid()}.new")
     shutil.rmtree(new, ignore_errors=True)
-    specs, sizes = run_store_specs(context), run_store_sizes(context)
-    create_store(new, specs, sizes=sizes, attributes=context.attributes())
+    packing = run_packing(context)
+    create_store(new, packing.stored, sizes=packing.sizes, attributes=context.attributes())
+    array_of(open_root(new, mode="r+"), "stage")[...] = np.asarray(STAGE_NAMES, dtype=object)
     try:
         new.rename(run)
     except OSError:
@@ -74,39 +75,55 @@ def prepare_run_store(context: RunContext) -> None:
     Arrays whose shape the settings have changed are made anew, and the units that wrote them
     are forgotten. Only the driver that holds the lease may call this.
     """
-    run, specs, sizes = context.run, run_store_specs(context), run_store_sizes(context)
+    run, packing = context.run, run_packing(context)
     survey = open_root(context.config.survey)
     content = [str(digest) for digest in values_of(survey, "exposures/content")]
-    if array_of(open_root(run), "exposure").shape[0] < sizes["exposure"]:
-        grow(run, sizes["exposure"])
+    n_exposures = packing.sizes["exposure"]
+    if array_of(open_root(run), "exposure").shape[0] < n_exposures:
+        grow(run, n_exposures)
     root = open_root(run, mode="r+")
-    _renew(root, run, specs, sizes)
+    _renew(root, run, packing)
     for name in ("exposure", "ccd"):
         array_of(root, name)[...] = values_of(survey, name)
-    array_of(root, "stage")[...] = np.asarray(STAGE_NAMES, dtype=object)
+    for path, labels in packing.labels.items():
+        array_of(root, path)[...] = np.asarray(labels, dtype=object)
     root.attrs.update({**context.attributes(), "survey_fingerprint": fingerprint(content)})
     consolidate(run)
 
 
-def _renew(
-    root: zarr.Group, run: Path, specs: tuple[ArraySpec, ...], sizes: dict[str, int]
-) -> None:
+def _renew(root: zarr.Group, run: Path, packing: Packing) -> None:
     """Make missing arrays, and anew those of another shape or type."""
-    lost = [s for s in specs if s.path not in root or not _fits(root[s.path], s, sizes)]
+    sizes = packing.sizes
+    lost = [s for s in packing.stored if s.path not in root or not _fits(root[s.path], s, sizes)]
+    before = {s.path: values_of(root, s.path) for s in lost if "stage" in s.dims and s.path in root}
+    there = stages_in(root)
     for spec in lost:
         if spec.path in root:
             del root[spec.path]
     add_arrays(root, lost, sizes=sizes)
+    for path, values in before.items():
+        _keep_stages(root, path, values, there)
+    array_of(root, "stage")[...] = np.asarray(STAGE_NAMES, dtype=object)
     stages = {spec.stage for spec in lost} & set(STAGE_NAMES)
     if stages:
-        for key in read_markers(run):
-            if key[0] in stages:
-                remove_marker(run, key)
+        exposures = range(array_of(root, "exposure").shape[0])
+        Books(run).strike_out([(stage, e) for stage in sorted(stages) for e in exposures])
 
 
-def _fits(array: Any, spec: ArraySpec, sizes: dict[str, int]) -> bool:
+def _keep_stages(root: zarr.Group, path: str, values: np.ndarray, there: list[str]) -> None:
+    """Hand the entries of known stages on to an array made anew for more stages."""
+    array = array_of(root, path)
+    if array.ndim and path != "stage":
+        new = np.array(array[...])
+        for k, name in enumerate(STAGE_NAMES):
+            if name in there:
+                new[..., k] = values[..., there.index(name)]
+        array[...] = new
+
+
+def _fits(array: Any, spec: ArraySpec, sizes: Mapping[str, int]) -> bool:
     """Whether a stored array is as the specification wants it; the driver's chunks are free."""
-    same_cut = spec.owner == "driver" or (
+    same_cut = spec.owner in ("driver", "ledger") or (
         array.chunks == spec.chunk(sizes) and (array.shards or array.chunks) == spec.shard(sizes)
     )
     return bool(same_cut and array.shape == spec.shape(sizes))

@@ -1,0 +1,232 @@
+"""One stored object (a chunk or a shard) read or written whole, as the Zarr v3 standard has it.
+
+zarr-python takes 3 to 5 ms of CPU for a shard of stamps, most of it before any byte is read;
+this takes 0.2 ms for the codecs that psfscale's own stores use, and leaves any other array to
+zarr-python. What is written here is read there, and the reverse; tests hold both.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.storage import LocalStore
+
+from psfscale.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import zarr
+
+PARTIAL = ".partial"
+"""End of the names of files that are being written; zarr-python's own."""
+_CHECKSUM = 4
+_ABSENT = 2**64 - 1
+"""Offset and length of a chunk that holds fill values alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Coder:
+    """How the objects of one array are encoded: (bytes, zstd, crc32c), sharded or not."""
+
+    dtype: np.dtype[Any]
+    fill: Any
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    level: int
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> Self | None:
+        """None where the array is not as psfscale makes them."""
+        metadata = array.metadata
+        if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "fiu":
+            return None
+        codecs: tuple[Any, ...] = metadata.codecs
+        chunk = array.chunks
+        if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+            if not _plain(codecs[0].index_codecs, (BytesCodec, Crc32cCodec)):
+                return None
+            if codecs[0].index_location.value != "end":
+                return None
+            codecs = codecs[0].codecs
+        if not _plain(codecs, (BytesCodec, ZstdCodec, Crc32cCodec)):
+            return None
+        return cls(
+            dtype=np.dtype(array.dtype).newbyteorder("<"),
+            fill=metadata.fill_value,
+            shard=array.shards or chunk,
+            chunk=chunk,
+            level=codecs[1].level,
+        )
+
+    def decode(self, raw: bytes) -> np.ndarray:
+        """The values of a stored object; ValueError or RuntimeError where it is damaged."""
+        if self.shard == self.chunk:
+            return self._decode_chunk(raw).reshape(self.shard)
+        out = np.full(self.shard, self.fill, self.dtype)
+        places = list(self._places())
+        start = len(raw) - 16 * len(places) - _CHECKSUM
+        if start < 0:
+            msg = "it is too short"
+            raise ValueError(msg)
+        index = np.frombuffer(_checked(raw[start:]), "<u8").reshape(-1, 2)
+        for place, (offset, length) in zip(places, index.tolist(), strict=True):
+            if offset != _ABSENT:
+                values = self._decode_chunk(raw[offset : offset + length])
+                out[place] = values.reshape(self.chunk)
+        return out
+
+    def encode(self, values: np.ndarray) -> bytes | None:
+        """The bytes of a stored object; None where it holds fill values alone."""
+        if self.shard == self.chunk:
+            return self._encode_chunk(values)
+        parts: list[bytes] = []
+        index: list[tuple[int, int]] = []
+        offset = 0
+        for place in self._places():
+            part = self._encode_chunk(values[place])
+            index.append((_ABSENT, _ABSENT) if part is None else (offset, len(part)))
+            if part is not None:
+                parts.append(part)
+                offset += len(part)
+        if not parts:
+            return None
+        return b"".join([*parts, _signed(np.array(index, "<u8").tobytes())])
+
+    def _places(self) -> Iterator[tuple[slice, ...]]:
+        grid = (range(0, n, step) for n, step in zip(self.shard, self.chunk, strict=True))
+        for corner in product(*grid):
+            yield tuple(slice(a, a + n) for a, n in zip(corner, self.chunk, strict=True))
+
+    def _decode_chunk(self, raw: bytes) -> np.ndarray:
+        return np.frombuffer(Zstd().decode(_checked(raw)), self.dtype)
+
+    def _encode_chunk(self, values: np.ndarray) -> bytes | None:
+        values = np.ascontiguousarray(values, self.dtype)
+        same = np.isnan(values) if self.fill != self.fill else values == self.fill
+        return None if same.all() else _signed(Zstd(self.level).encode(values))
+
+
+def _plain(codecs: tuple[Any, ...], expected: tuple[type, ...]) -> bool:
+    kinds = len(codecs) == len(expected) and all(map(isinstance, codecs, expected))
+    return kinds and codecs[0].endian is not None and codecs[0].endian.value == "little"
+
+
+def _signed(raw: bytes) -> bytes:
+    checksum: int = google_crc32c.value(raw)
+    return raw + checksum.to_bytes(_CHECKSUM, "little")
+
+
+def _checked(raw: bytes) -> bytes:
+    body = raw[:-_CHECKSUM]
+    if google_crc32c.value(body) != int.from_bytes(raw[-_CHECKSUM:], "little"):
+        msg = "its checksum is wrong"
+        raise ValueError(msg)
+    return body
+
+
+class StoredArray:
+    """An array whose stored objects are read and written whole.
+
+    Parameters
+    ----------
+    array : of an open store on a file system
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.array = array
+        self.shape: tuple[int, ...] = array.shape
+        self.shard: tuple[int, ...] = array.shards or array.chunks
+        store = array.store_path.store
+        self._coder = _Coder.of(array) if isinstance(store, LocalStore) else None
+
+    def path(self, index: tuple[int, ...]) -> Path:
+        """File of the object at the leading indices `index`."""
+        key = self.array.metadata.encode_chunk_key((*index, *[0] * (len(self.shape) - len(index))))
+        return Path(str(self.array.store_path.store.root)) / self.array.path / key  # type: ignore[attr-defined]
+
+    def read(self, index: tuple[int, ...]) -> np.ndarray:
+        """``array[index]``, one whole object or not.
+
+        Raises
+        ------
+        StoreError
+            The object is damaged.
+        """
+        if self._coder is None or self._cuts(index):
+            return np.asarray(self.array[index])
+        path = self.path(index)
+        try:
+            values = self._coder.decode(path.read_bytes())
+        except FileNotFoundError:
+            values = np.full(self.shard, self._coder.fill, self._coder.dtype)
+        except (ValueError, RuntimeError) as error:
+            msg = f"{path} is damaged: {error}; remove it, or restore it from a copy"
+            raise StoreError(msg) from error
+        return values.reshape(self.shape[len(index) :])
+
+    def write(self, index: tuple[int, ...], values: np.ndarray) -> None:
+        """``array[index] = values``, on the disk when this returns.
+
+        The object is replaced in one step: a reader meets the old values or the new.
+
+        Parameters
+        ----------
+        index : leading indices, (exposure) or (exposure, ccd)
+        values : of shape ``array.shape[len(index):]``
+
+        Raises
+        ------
+        StoreError
+            The region is not one whole stored object, or the values have another shape.
+        """
+        if self._cuts(index):
+            msg = (
+                f"region {index} of {self.array.path} (shape {self.shape}) is not one whole "
+                f"stored object {self.shard}: writing it could lose a neighbour's rows"
+            )
+            raise StoreError(msg)
+        if values.shape != self.shape[len(index) :]:
+            expected = self.shape[len(index) :]
+            msg = f"{self.array.path}[{index}] takes shape {expected}, got {values.shape}"
+            raise StoreError(msg)
+        if self._coder is None:
+            self.array[index] = values
+            return
+        raw, path = self._coder.encode(values.reshape(self.shard)), self.path(index)
+        if raw is None:
+            path.unlink(missing_ok=True)
+        else:
+            _replace(path, raw)
+
+    def _cuts(self, index: tuple[int, ...]) -> bool:
+        n = len(index)
+        return any(size != 1 for size in self.shard[:n]) or self.shard[n:] != self.shape[n:]
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        file = temporary.open("wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
+    try:
+        with file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,259 @@
+"""Packs: small arrays of one group that lie side by side in one stored array.
+
+The arrays ``e1_star``, ``e2_star``, ... of the pack ``metrics`` are entries of the array
+``stars/metrics`` (exposure, ccd, metric, star) along its axis ``metric``, which bears their
+names. An array with dims of its own takes one entry for each of its elements, in C order:
+``alpha[0,3]``. All entries have the pack's type; whole numbers of up to 24 bits are exact in
+float32. Plain xarray reads ``tree["stars"].metrics.sel(metric="e1_star")``; `unpacked` gives the
+arrays under their own names, shapes and types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from psfscale.store.schema import ArraySpec
+
+if TYPE_CHECKING:
+    import zarr
+
+LEADING = ("exposure", "ccd")
+_ENTRIES = "entries"
+"""Attribute of a packed array: for each array in it, dims, shape, dtype, units and meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an array lies in its pack.
+
+    Attributes
+    ----------
+    path : of the packed array
+    entries : its range on the axis of labels
+    shape : of its own dims, those the pack does not have
+    dtype : its own
+    """
+
+    path: str
+    entries: slice
+    shape: tuple[int, ...]
+    dtype: str
+
+    def take(self, packed: np.ndarray, *, axis: int) -> np.ndarray:
+        """The array, from `packed` whose labels lie along `axis`."""
+        chosen = packed[(*[slice(None)] * axis, self.entries)]
+        return restored(chosen, axis, self.shape, self.dtype)
+
+    def put(self, packed: np.ndarray, values: np.ndarray) -> None:
+        """Write one CCD's values (common dims, own dims) into its packed (label, common dims)."""
+        n_own = len(self.shape)
+        common = values.ndim - n_own
+        own_first = np.moveaxis(values, range(common, values.ndim), range(n_own))
+        packed[self.entries] = own_first.reshape(-1, *values.shape[:common])
+
+
+def restored(entries: np.ndarray, axis: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array of its own dims and type from its entries along `axis`; its own dims come last."""
+    values = entries.reshape((*entries.shape[:axis], *shape, *entries.shape[axis + 1 :]))
+    own = range(axis, axis + len(shape))
+    values = np.moveaxis(values, own, range(values.ndim - len(shape), values.ndim))
+    kind = np.dtype(dtype)
+    if kind.kind != "f" and values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    return values.astype(kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """The arrays to store, and where in them the declared ones lie.
+
+    Attributes
+    ----------
+    stored : specifications of the arrays to store, labels included
+    sizes : length of every dim, those of the labels included
+    places : of packed arrays, by their path
+    labels : names of the entries, by the path of their array
+    """
+
+    stored: tuple[ArraySpec, ...]
+    sizes: Mapping[str, int]
+    places: Mapping[str, Place]
+    labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, specs: Iterable[ArraySpec], sizes: Mapping[str, int]) -> Packing:
+        """Pack what is declared."""
+        alone: list[ArraySpec] = []
+        together: list[ArraySpec] = []
+        for spec in specs:
+            (together if spec.pack else alone).append(spec)
+        together.sort(key=_pack_path)
+        stored, places = list(alone), dict[str, Place]()
+        labels: dict[str, tuple[str, ...]] = {}
+        lengths = dict(sizes)
+        for path, members in groupby(together, key=_pack_path):
+            pack = _Pack(path=path, members=tuple(members), sizes=sizes)
+            stored += [pack.array(), pack.label_array()]
+            places |= pack.places()
+            labels[f"{pack.group}/{pack.axis}"] = pack.labels()
+            lengths[f"{pack.group}.{pack.axis}"] = len(pack.labels())
+        return cls(stored=tuple(stored), sizes=lengths, places=places, labels=labels)
+
+
+def _pack_path(spec: ArraySpec) -> str:
+    return f"{spec.group}/{spec.pack}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pack:
+    path: str
+    members: tuple[ArraySpec, ...]
+    sizes: Mapping[str, int]
+
+    @property
+    def group(self) -> str:
+        return self.members[0].group
+
+    @property
+    def axis(self) -> str:
+        return pack_axis(self.members[0].pack)
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """Dims that all members have after exposure and ccd."""
+        shortest = min((m.dims[2:] for m in self.members), key=len)
+        n = 0
+        while n < len(shortest) and all(m.dims[2 + n] == shortest[n] for m in self.members):
+            n += 1
+        return shortest[:n]
+
+    def own_shape(self, spec: ArraySpec) -> tuple[int, ...]:
+        return spec.shape(self.sizes)[2 + len(self.common) :]
+
+    def labels(self) -> tuple[str, ...]:
+        return tuple(
+            spec.name + (f"[{','.join(map(str, at))}]" if at else "")
+            for spec in self.members
+            for at in np.ndindex(self.own_shape(spec))
+        )
+
+    def places(self) -> dict[str, Place]:
+        found, start = {}, 0
+        for spec in self.members:
+            shape = self.own_shape(spec)
+            entries = slice(start, start + prod(shape))
+            found[spec.path] = Place(path=self.path, entries=entries, shape=shape, dtype=spec.dtype)
+            start = entries.stop
+        return found
+
+    def array(self) -> ArraySpec:
+        kinds = [np.dtype(m.dtype) for m in self.members]
+        double = any(kind.itemsize > np.dtype(np.float32).itemsize for kind in kinds)
+        first, one_each = self.members[0], all(m.dims[2:] == self.common for m in self.members)
+        described = {
+            m.name: {
+                "dims": list(m.dims[2 + len(self.common) :]),
+                "shape": list(self.own_shape(m)),
+                "dtype": m.dtype,
+                "units": m.units,
+                "long_name": m.long_name,
+                **dict(m.attributes),
+            }
+            for m in self.members
+        }
+        return replace(
+            first,
+            path=self.path,
+            dims=(*LEADING, self.axis, *self.common),
+            dtype="f8" if double else "f4",
+            units="",
+            long_name=f"by {self.axis}: {', '.join(m.name for m in self.members)}",
+            attributes=((_ENTRIES, described),),
+            pack="",
+            cut=self.axis if one_each else "",
+        )
+
+    def label_array(self) -> ArraySpec:
+        return ArraySpec(
+            path=f"{self.group}/{self.axis}",
+            dims=(self.axis,),
+            dtype="str",
+            units="",
+            long_name=f"names of the entries of {self.members[0].pack}",
+            owner="driver",
+            stage="driver",
+        )
+
+
+def pack_axis(pack: str) -> str:
+    """Name of the axis of labels: the pack's name is its plural."""
+    return pack.removesuffix("s")
+
+
+def unpacked(tree: xr.DataTree, root: zarr.Group) -> xr.DataTree:
+    """The tree of a store with the arrays of every pack under their own names; lazy.
+
+    Parameters
+    ----------
+    tree : as plain xarray opens it
+    root : the same store
+    """
+    nodes = {}
+    for node in tree.subtree:
+        path = node.path.strip("/")
+        nodes[node.path] = _unpacked_group(node.to_dataset(inherit=False), root, path)
+    return xr.DataTree.from_dict(nodes, name=tree.name)
+
+
+def _unpacked_group(group: xr.Dataset, root: zarr.Group, path: str) -> xr.Dataset:
+    packs = [str(name) for name, array in group.variables.items() if _ENTRIES in array.attrs]
+    variables = {}
+    for name in packs:
+        stored, start = group[name], 0
+        axis = stored.dims.index(pack_axis(name))
+        for member, described in stored.attrs[_ENTRIES].items():
+            shape = tuple(described["shape"])
+            entries = slice(start, start + prod(shape))
+            start = entries.stop
+            source: Any = root[f"{path}/{name}" if path else name]
+            lazy = indexing.LazilyIndexedArray(
+                _Entries(source, axis, entries, shape, described["dtype"])
+            )
+            dims = (*stored.dims[:axis], *stored.dims[axis + 1 :], *described["dims"])
+            told = {k: v for k, v in described.items() if k not in ("dims", "shape", "dtype")}
+            variables[member] = xr.Variable(dims, lazy, told)
+    return group.drop_vars([*packs, *map(pack_axis, packs)]).assign(variables)
+
+
+class _Entries(BackendArray):  # type: ignore[misc,unused-ignore]
+    """One array of a pack, read when it is asked for."""
+
+    def __init__(
+        self, source: zarr.Array[Any], axis: int, entries: slice, own: tuple[int, ...], dtype: str
+    ) -> None:
+        self._source, self._axis, self._range, self._own = source, axis, entries, own
+        common = (*source.shape[:axis], *source.shape[axis + 1 :])
+        self.shape = (*common, *own)
+        self.dtype = np.dtype(dtype)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self._read
+        )
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        n_common = len(self.shape) - len(self._own)
+        outer, own = key[:n_common], key[n_common:]
+        kept = sum(isinstance(k, slice) for k in outer[: self._axis])
+        source: Any = self._source[(*outer[: self._axis], self._range, *outer[self._axis :])]
+        values = restored(np.asarray(source), kept, self._own, self.dtype.str)
+        return values[(..., *own)] if own else values
