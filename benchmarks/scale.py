@@ -9,12 +9,19 @@ import argparse
 import os
 import resource
 import shutil
+import signal
+import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
+import psutil
 import yaml
+
+from psfscale.pipeline.cost import peak_memory
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -148,22 +155,279 @@ def overhead(scratch: Path, *, n_ccds: int, serial: bool, workers: int) -> None:
     )
 
 
+def resident() -> float:
+    """Resident memory of this process [MB]."""
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
+    """Planning a survey, opening its run store, and resuming when 99 % of it is done."""
+    from psfscale.pipeline import open_run, plan_run
+    from psfscale.pipeline.context import RunContext
+    from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+
+    config = blank_run(scratch, n_exposures, n_ccds)
+    before, start = resident(), time.time()
+    planned = plan_run(config)
+    print(
+        f"measured: plan of {n_exposures} exposures x {n_ccds} CCDs, {planned.n_todo} units: "
+        f"{time.time() - start:.1f} s, {resident() - before:.0f} MB more, {resident():.0f} in all"
+    )
+    context = RunContext.build(config)
+    create_run_store(context)
+    prepare_run_store(context)
+    n_files = fill_run(config.output, planned)
+    start = time.time()
+    tree = open_run(config.output)
+    print(
+        f"measured: opening that run store ({len(list(tree.subtree))} groups, {n_files} stored "
+        f"objects in it): {time.time() - start:.2f} s"
+    )
+    started = time_to_first_unit(config)
+    print(f"measured: resume of a 99 % finished run starts work in {started:.1f} s")
+    print(f"measured: largest memory {peak_memory() / 1e6:.0f} MB")
+
+
+def blank_run(scratch: Path, n_exposures: int, n_ccds: int):
+    write_instrument(scratch / "blank.yaml", n_ccds)
+    survey = scratch / f"survey-{n_exposures}.zarr"
+    if not survey.exists():
+        make_survey(survey, n_exposures, n_ccds, pixels=False)
+    return config_of(scratch, survey, scratch / f"run-{n_exposures}.zarr")
+
+
+def fill_run(run: Path, planned) -> int:
+    """Have 99 % of the units done, and a file where each stored object would be."""
+    from psfscale.store.layout import open_root
+
+    root, wanted = open_root(run, mode="r+"), planned.wanted.fingerprints
+    done = wanted.copy()
+    done[::100] = 0
+    root["units/fingerprint"][...] = done
+    root["units/wanted"][...] = wanted
+    states = np.ones(root["ccds/state"].shape, np.uint8)
+    states[::100] = 0
+    root["ccds/state"][...] = states
+    n_files = 0
+    for path in (
+        "models/rca/eigen_psf",
+        "models/rca/parameters",
+        "stars/fits",
+        "stars/metrics",
+        "ccds/stamps",
+    ):
+        tail = ".0" * (root[path].ndim - 1)
+        for exposure in np.flatnonzero(done[:, 0]):
+            (run / path / f"c.{exposure}{tail}").touch()
+            n_files += 1
+    return n_files
+
+
+def time_to_first_unit(config) -> float:
+    from psfscale.pipeline import run
+    from psfscale.pipeline.events import UnitSubmitted
+
+    start, seen = time.time(), []
+
+    def stop(event) -> None:
+        if isinstance(event, UnitSubmitted) and not seen:
+            seen.append(time.time())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run(config, serial=True, observers=[stop])
+    return seen[0] - start
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What a driver did with sleeping units.
+
+    Attributes
+    ----------
+    n_tasks : exposures
+    cpu : of the process of driver and scheduler [s]
+    wall : from the first unit to the last [s]
+    slept : summed over units [s]
+    steady : share of the workers that slept while there was more to hand out
+    memory : resident at the end, beyond the start [MB]
+    """
+
+    n_tasks: int
+    cpu: float
+    wall: float
+    slept: float
+    steady: float
+    memory: float
+
+
+def sleep_parcel(parcel) -> list[dict]:
+    """Sleep as long as an exposure takes (fits; its metrics take none); nothing is written."""
+    ended = []
+    for task in parcel:
+        seconds = duration(task.exposure) if task.stage == "fit" else 0.0
+        time.sleep(seconds)
+        counts = {"n_done": 1, "n_empty": 0, "n_failed": 0, "n_blocked": 0, "seconds": seconds}
+        told = {"cpu_seconds": 0.0, "peak_memory": 0, "host": "here"}
+        ended.append({"counts": {**counts, **told}})
+    return ended
+
+
+def duration(exposure: int) -> float:
+    """Seconds of an exposure: lognormal, 20 % scatter, of mean `SLEEP`."""
+    rng = np.random.default_rng(exposure)
+    return float(os.environ.get("SLEEP", "0")) * float(rng.lognormal(-0.02, 0.2))
+
+
+def drive(scratch: Path, n_exposures: int, *, workers: int, processes: bool, mean: float) -> Driven:
+    """The run's own driver, and a real scheduler, with sleeping units."""
+    from distributed import LocalCluster
+
+    from psfscale.config import Limits
+    from psfscale.pipeline import cluster
+    from psfscale.pipeline.context import RunContext
+    from psfscale.pipeline.driver import Driver
+    from psfscale.pipeline.events import UnitFinished
+    from psfscale.pipeline.ledger.books import Books, Known
+    from psfscale.pipeline.ledger.lease import Lease
+    from psfscale.pipeline.plan import remaining, wanted_units
+    from psfscale.pipeline.profiles import LocalProfile
+    from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+
+    os.environ["SLEEP"] = str(mean)
+    config = blank_run(scratch, n_exposures, 1)
+    context = RunContext.build(config)
+    create_run_store(context)
+    ends: list[tuple[float, float]] = []
+    began: list[float] = []
+
+    def note(event) -> None:
+        if isinstance(event, UnitFinished) and event.stage == "fit" and event.seconds:
+            ends.append((event.time, event.seconds))
+
+    def executor():
+        started = cluster.DaskExecutor(LocalProfile(workers=workers), work=sleep_parcel)
+        started._client.wait_for_workers(workers)
+        started._look()
+        began[:] = time.time(), time.process_time()
+        return started
+
+    if not processes:
+        cluster._make_cluster = lambda *_: LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
+        )
+    with Lease(context.run) as lease:
+        prepare_run_store(context)
+        before = resident()
+        wanted = wanted_units(context)
+        known = Known.nothing(n_exposures, 1, wanted.fingerprints.shape[1])
+        driver = Driver(
+            run=context.run,
+            books=Books(context.run),
+            lease=lease,
+            limits=Limits(),
+            make_executor=executor,
+            restarts=0,
+            stop=lambda: False,
+            observers=(note,),
+        )
+        driver.go(remaining(wanted, known, retry_failed=False))
+        cpu = time.process_time() - began[1]
+    times, slept = np.array(ends).T if ends else np.zeros((2, 1))
+    return Driven(
+        n_tasks=n_exposures,
+        cpu=cpu,
+        wall=time.time() - began[0],
+        slept=float(slept.sum()),
+        steady=_busy(times, slept, began[0], workers),
+        memory=resident() - before,
+    )
+
+
+def _busy(ends: np.ndarray, slept: np.ndarray, start: float, workers: int) -> float:
+    """Share of the workers' time slept until fewer units than workers are left."""
+    stop = np.sort(ends)[max(len(ends) - workers, 0)]
+    overlap = np.minimum(ends, stop) - np.maximum(ends - slept, start)
+    return float(overlap.clip(0).sum() / (workers * (stop - start)))
+
+
+def memory(scratch: Path, *, sizes: tuple[int, ...]) -> None:
+    """Memory of driver and scheduler, one process, by the number of exposures."""
+    for n in sizes:
+        code = (
+            f"import sys; sys.path[:0] = [{str(HERE)!r}]; import scale; from pathlib import Path\n"
+            f"if __name__ == '__main__':\n"
+            f"    d = scale.drive(Path({str(scratch)!r}), {n}, workers=2, processes=True, mean=0)\n"
+            f"    print('measured:', {n}, 'exposures,', 2 * {n}, 'units:', "
+            f"f'{{d.memory:.0f}} MB more at the end, {{scale.resident():.0f}} in all, '"
+            f"f'{{1e3 * d.cpu / {n}:.2f}} ms CPU an exposure in driver and scheduler')\n"
+        )
+        script = scratch / "memory.py"
+        script.write_text(code)
+        subprocess.run([sys.executable, str(script)], check=True)
+
+
+def utilisation(scratch: Path, *, workers: int, mean: float, rounds: int) -> None:
+    """How busy a real scheduler keeps many in-process workers; then the same simulated."""
+    n = workers * rounds
+    found = drive(scratch, n, workers=workers, processes=False, mean=mean)
+    whole = found.slept / workers / found.wall
+    print(
+        f"measured: {workers} in-process workers, {n} units of {mean:g} s: utilisation "
+        f"{found.steady:.3f} while there is more to hand out, {whole:.3f} with the tail; "
+        f"driver and scheduler {1e3 * found.cpu / n:.1f} ms CPU a unit"
+    )
+    cost = found.cpu / n
+    simulated = simulate(workers, n, mean=mean, cost=cost)
+    print(f"simulated: the same, {simulated:.3f}")
+    for many in (1000, 10_000):
+        for length in (mean, 36.0):
+            busy = simulate(many, many * rounds, mean=length, cost=cost)
+            print(
+                f"simulated: {many} workers, units of {length:g} s: utilisation {busy:.3f}; the "
+                f"scheduler's process is {min(many / length * cost, 9.99):.0%} busy"
+            )
+
+
+def simulate(workers: int, n: int, *, mean: float, cost: float) -> float:
+    """Utilisation while there is more to hand out: every hand-over waits for one process.
+
+    That process, driver and scheduler in one, serves in order and takes `cost` seconds for
+    each unit. File system, heartbeats and failures are not in it.
+    """
+    rng = np.random.default_rng(0)
+    lengths = mean * rng.lognormal(-0.02, 0.2, n)
+    server, ends, slept = 0.0, [], []
+    free = [(0.0, worker) for worker in range(workers)]
+    for length in lengths:
+        asked, worker = heappop(free)
+        server = max(server, asked) + cost
+        heappush(free, (server + length, worker))
+        ends.append(server + length)
+        slept.append(length)
+    return _busy(np.array(ends), np.array(slept), 0.0, workers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["overhead"])
+    parser.add_argument("what", choices=["overhead", "plan", "memory", "utilisation"])
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--ccds", type=int, default=36)
+    parser.add_argument("--exposures", type=int, default=40_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--serial", action="store_true")
-    arguments = parser.parse_args()
-    shutil.rmtree(arguments.scratch, ignore_errors=True)
-    arguments.scratch.mkdir(parents=True)
-    overhead(
-        arguments.scratch,
-        n_ccds=arguments.ccds,
-        serial=arguments.serial,
-        workers=arguments.workers,
-    )
+    parser.add_argument("--mean", type=float, default=10.0, help="length of a sleeping unit [s]")
+    parser.add_argument("--rounds", type=int, default=8, help="sleeping units a worker")
+    given = parser.parse_args()
+    shutil.rmtree(given.scratch, ignore_errors=True)
+    given.scratch.mkdir(parents=True)
+    if given.what == "overhead":
+        overhead(given.scratch, n_ccds=given.ccds, serial=given.serial, workers=given.workers)
+    elif given.what == "plan":
+        plan(given.scratch, n_exposures=given.exposures, n_ccds=given.ccds)
+    elif given.what == "memory":
+        memory(given.scratch, sizes=(100, 1000, 10_000, 100_000))
+    else:
+        utilisation(given.scratch, workers=given.workers, mean=given.mean, rounds=given.rounds)
 
 
 if __name__ == "__main__":

@@ -224,6 +224,21 @@ def status(
 
 
 @app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="run store")],
+    repair: Annotated[
+        bool, typer.Option(help="have the next run make what is damaged anew")
+    ] = False,
+) -> None:
+    """Read every product of a run and check it against checksums and books; 1 where damaged."""
+    from psfscale.pipeline import verify as check
+
+    found = check(path, repair=repair)
+    typer.echo(str(found))
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
 def metrics(
     path: Annotated[Path, typer.Argument(help="run store")],
     table: Annotated[

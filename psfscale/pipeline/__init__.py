@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
     from psfscale.pipeline.state import RunStatus, status
+    from psfscale.pipeline.verification import Verification, verify
 
 __all__ = [
     "ClusterProfile",
@@ -30,6 +31,7 @@ __all__ = [
     "Plan",
     "RunStatus",
     "RunSummary",
+    "Verification",
     "aggregate_run",
     "load_profile",
     "metrics_of_stars",
@@ -38,6 +40,7 @@ __all__ = [
     "report_run",
     "run",
     "status",
+    "verify",
 ]
 
 _HOMES = {
@@ -53,6 +56,7 @@ _HOMES = {
     "profiles": ("ClusterProfile", "load_profile"),
     "launch": ("RunSummary", "run"),
     "state": ("RunStatus", "status"),
+    "verification": ("Verification", "verify"),
 }
 
 

@@ -250,6 +250,15 @@ def _fingerprints(
     return found
 
 
+def downstream(stage: str) -> list[str]:
+    """Stages that read, at any remove, what a stage writes."""
+    found: list[str] = []
+    for name in STAGE_NAMES:
+        if {stage, *found} & set(NEEDS[name]):
+            found.append(name)
+    return found
+
+
 def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
     """Wanted units that are not done, and those downstream of them."""
     why = np.zeros(wanted.fingerprints.shape, np.uint8)

@@ -86,20 +86,20 @@ class _Coder:
                 out[place] = values.reshape(self.chunk)
         return out
 
-    def encode(self, values: np.ndarray) -> bytes | None:
-        """The bytes of a stored object; None where it holds fill values alone."""
+    def encode(self, values: np.ndarray, *, keep: bool) -> bytes | None:
+        """The bytes of a stored object; None where it holds fill values alone, unless to `keep`."""
         if self.shard == self.chunk:
-            return self._encode_chunk(values)
+            return self._encode_chunk(values, keep=keep)
         parts: list[bytes] = []
         index: list[tuple[int, int]] = []
         offset = 0
         for place in self._places():
-            part = self._encode_chunk(values[place])
+            part = self._encode_chunk(values[place], keep=False)
             index.append((_ABSENT, _ABSENT) if part is None else (offset, len(part)))
             if part is not None:
                 parts.append(part)
                 offset += len(part)
-        if not parts:
+        if not parts and not keep:
             return None
         return b"".join([*parts, _signed(np.array(index, "<u8").tobytes())])
 
@@ -111,10 +111,10 @@ class _Coder:
     def _decode_chunk(self, raw: bytes) -> np.ndarray:
         return np.frombuffer(Zstd().decode(_checked(raw)), self.dtype)
 
-    def _encode_chunk(self, values: np.ndarray) -> bytes | None:
+    def _encode_chunk(self, values: np.ndarray, *, keep: bool) -> bytes | None:
         values = np.ascontiguousarray(values, self.dtype)
         same = np.isnan(values) if self.fill != self.fill else values == self.fill
-        return None if same.all() else _signed(Zstd(self.level).encode(values))
+        return None if same.all() and not keep else _signed(Zstd(self.level).encode(values))
 
 
 def _plain(codecs: tuple[Any, ...], expected: tuple[type, ...]) -> bool:
@@ -175,7 +175,7 @@ class StoredArray:
             raise StoreError(msg) from error
         return values.reshape(self.shape[len(index) :])
 
-    def write(self, index: tuple[int, ...], values: np.ndarray) -> None:
+    def write(self, index: tuple[int, ...], values: np.ndarray, *, keep: bool = False) -> None:
         """``array[index] = values``, on the disk when this returns.
 
         The object is replaced in one step: a reader meets the old values or the new.
@@ -184,6 +184,7 @@ class StoredArray:
         ----------
         index : leading indices, (exposure) or (exposure, ccd)
         values : of shape ``array.shape[len(index):]``
+        keep : store an object of fill values too, so that it can be told from a lost one
 
         Raises
         ------
@@ -203,7 +204,7 @@ class StoredArray:
         if self._coder is None:
             self.array[index] = values
             return
-        raw, path = self._coder.encode(values.reshape(self.shard)), self.path(index)
+        raw, path = self._coder.encode(values.reshape(self.shard), keep=keep), self.path(index)
         if raw is None:
             path.unlink(missing_ok=True)
         else:

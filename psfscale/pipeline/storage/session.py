@@ -112,7 +112,7 @@ class Session:
 
     def write(self, stored: StoredArray, index: tuple[int, ...], values: np.ndarray) -> None:
         """Write one stored object, whole; it is on the disk when this returns."""
-        stored.write(index, values)
+        stored.write(index, values, keep=True)
         old = self._warm.pop((id(stored), index), None)
         self._n_warm -= 0 if old is None else old.nbytes
 
