@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
     from psfscale.models.rca import RCA
+    from psfscale.pipeline.consume import open_run
     from psfscale.store.models import load_model, save_model
     from psfscale.store.stacks import read_points, read_stars
 
@@ -23,6 +24,7 @@ _HOMES = {
     "StarBatch": "psfscale.arrays",
     "RCA": "psfscale.models.rca",
     "load_model": "psfscale.store.models",
+    "open_run": "psfscale.pipeline.consume",
     "save_model": "psfscale.store.models",
     "read_points": "psfscale.store.stacks",
     "read_stars": "psfscale.store.stacks",
@@ -35,6 +37,7 @@ __all__ = [
     "StarBatch",
     "__version__",
     "load_model",
+    "open_run",
     "read_points",
     "read_stars",
     "save_model",

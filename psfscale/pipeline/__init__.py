@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from psfscale.pipeline.consume import Run, open_run
     from psfscale.pipeline.events import Event, Observer
     from psfscale.pipeline.launch import RunSummary, run
     from psfscale.pipeline.plan import Plan, plan_run
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         MetricsSummary,
         aggregate_run,
         metrics_of_stars,
-        open_run,
         report_run,
     )
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
@@ -29,6 +29,7 @@ __all__ = [
     "MetricsSummary",
     "Observer",
     "Plan",
+    "Run",
     "RunStatus",
     "RunSummary",
     "Verification",
@@ -44,13 +45,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "consume": ("Run", "open_run"),
     "events": ("Event", "Observer"),
     "plan": ("Plan", "plan_run"),
     "products": (
         "MetricsSummary",
         "aggregate_run",
         "metrics_of_stars",
-        "open_run",
         "report_run",
     ),
     "profiles": ("ClusterProfile", "load_profile"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root, open_tree
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +32,6 @@ class MetricsSummary:
             f"{name:20} {value:12.6g} {self.units[name]:10} {self.meanings[name]}"
             for name, value in self.values.items()
         )
-
-
-def open_run(path: Path) -> xr.DataTree:
-    """The run store as a lazy xarray tree.
-
-    Raises
-    ------
-    StoreError
-        There is no run store at `path`.
-    """
-    return open_tree(path)
 
 
 def aggregate_run(path: Path) -> MetricsSummary:
