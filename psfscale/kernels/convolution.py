@@ -99,14 +99,19 @@ class Convolution:
         return sizes[0], sizes[1]
 
     @cached_property
-    def transfer(self) -> Complex[Tensor, "*object fy fx"]:
-        """K, computed once."""
+    def _kernel_bins(self) -> Tensor:
+        """Where the pixels of a PSF stand in a plane whose centre is its first pixel."""
         (py, px), (ky, kx) = self.padded, self.psf.shape[-2:]
         rows = (torch.arange(ky) - ky // 2) % py
         columns = (torch.arange(kx) - kx // 2) % px
-        bins = (rows[:, None] * px + columns).flatten().to(self.psf.device)
+        return (rows[:, None] * px + columns).flatten().to(self.psf.device)
+
+    @cached_property
+    def transfer(self) -> Complex[Tensor, "*object fy fx"]:
+        """K, computed once."""
+        py, px = self.padded
         plane = self.psf.new_zeros((*self.psf.shape[:-2], py * px))
-        plane.index_add_(plane.ndim - 1, bins, self.psf.flatten(-2))
+        plane.index_add_(plane.ndim - 1, self._kernel_bins, self.psf.flatten(-2))
         spectra: Tensor = torch.fft.rfft2(plane.reshape(*plane.shape[:-1], py, px))
         return spectra
 
@@ -132,10 +137,44 @@ class Convolution:
             return self.adjoint(self.forward(x))
         if _prefers_products(self.shape):
             return self._blockwise(self._mixed, x, *self._parity_parts)
-        return self._blockwise(self._scaled, x, self._power)
+        return self._blockwise(self._scaled, x, self.power)
+
+    def response(self, images: Float[Tensor, "image y x"]) -> Float[Tensor, "psf image"]:
+        """Norm of each image as each PSF blurs it, on a circular stamp."""
+        spectra = torch.fft.rfft2(images).abs().square()
+        ny, nx = self.shape
+        twice = spectra.new_full((nx // 2 + 1,), 2.0)
+        twice[0] = 1
+        if nx % 2 == 0:
+            twice[-1] = 1
+        gain = Convolution(psf=self.psf, shape=self.shape).power
+        energy = gain.flatten(1) @ (spectra * twice).flatten(1).T
+        return torch.sqrt(energy / (ny * nx))
+
+    def kernel_adjoint(
+        self, x: Float[Tensor, "object y x"], y: Float[Tensor, "object y x"]
+    ) -> Float[Tensor, "psf ky kx"]:
+        """Adjoint of `forward` as a map of the PSF at given stamps x, applied to y.
+
+        Summed over the stamps where one PSF serves them all.
+        """
+        spectra = torch.fft.rfft2(y, s=self.padded) * torch.fft.rfft2(x, s=self.padded).conj()
+        if len(self.psf) == 1:
+            spectra = spectra.sum(0, keepdim=True)
+        plane: Tensor = torch.fft.irfft2(spectra, s=self.padded)
+        return plane.flatten(1)[:, self._kernel_bins].reshape(self.psf.shape)
+
+    def kernel_gain(self, x: Float[Tensor, "object y x"]) -> Float[Tensor, "psf 1 1"]:
+        """Bound of the squared norm of `forward` as a map of the PSF at given stamps x."""
+        power = torch.fft.rfft2(x, s=self.padded).abs().square()
+        if len(self.psf) == 1:
+            power = power.sum(0, keepdim=True)
+        largest: Tensor = power.flatten(1).amax(1)
+        return largest[:, None, None]
 
     @cached_property
-    def _power(self) -> Float[Tensor, "*object fy fx"]:
+    def power(self) -> Float[Tensor, "*object fy fx"]:
+        """|K|²."""
         return self.transfer.real**2 + self.transfer.imag**2
 
     @cached_property
@@ -144,7 +183,7 @@ class Convolution:
         ny, nx = self.shape
         column = torch.arange(nx, device=self.psf.device)
         mirrored = (-torch.arange(ny, device=self.psf.device)) % ny
-        half = self._power
+        half = self.power
         # Beyond the half plane |K(ky, kx)|² is |K(−ky, nx − kx)|².
         right = half[..., column.clamp(max=nx // 2)]
         left = half[..., mirrored, :][..., torch.minimum(nx - column, column)]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["conjugate_prox", "project_box", "project_positive", "soft_threshold"]
+__all__ = ["conjugate_prox", "project_box", "project_positive", "project_simplex", "soft_threshold"]
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
@@ -22,6 +22,20 @@ def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
 def project_positive(x: Tensor) -> Tensor:
     """Proximal operator of the indicator of x ≥ 0."""
     return torch.clamp(x, min=0)
+
+
+def project_simplex(x: Tensor) -> Tensor:
+    """Nearest images, over the last two axes, that are not negative and sum to 1.
+
+    Source: Held, Wolfe & Crowder 1974, Math. Program. 6, 62.
+    """
+    flat = x.flatten(-2)
+    largest_first = flat.sort(-1, descending=True).values
+    excess = largest_first.cumsum(-1) - 1
+    count = torch.arange(1, flat.shape[-1] + 1, dtype=x.dtype, device=x.device)
+    kept = (largest_first * count > excess).sum(-1, keepdim=True)
+    shift = excess.gather(-1, kept - 1) / kept
+    return torch.clamp(flat - shift, min=0).reshape(x.shape)
 
 
 def project_box(x: Tensor, half_width: Tensor | float) -> Tensor:

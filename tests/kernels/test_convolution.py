@@ -128,3 +128,25 @@ def test_convolution__keeps_float32():
 def test_convolution__refuses_an_unknown_boundary():
     with pytest.raises(ConfigError, match="boundary is one of"):
         Convolution(psf=psfs((5, 5)), shape=(9, 9), boundary="mirror")
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("kernel", [(5, 4), (11, 12)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_convolution__as_a_map_of_the_psf_has_an_exact_adjoint(boundary, kernel, shared):
+    k = psfs(kernel, n=1 if shared else 5)
+    blur = Convolution(psf=k, shape=(11, 8), boundary=boundary)
+    x, y = stack((11, 8)), stack((11, 8), seed=5)
+    left, right = (blur.forward(x) * y).sum(), (k * blur.kernel_adjoint(x, y)).sum()
+    assert float(left) == pytest.approx(float(right), rel=1e-10)
+    gain = blur.kernel_adjoint(x, blur.forward(x)).flatten(1).norm(dim=1)
+    assert (gain <= blur.kernel_gain(x).flatten() * k.flatten(1).norm(dim=1) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolution__response_is_the_norm_of_the_blurred_images(shape):
+    blur = Convolution(psf=psfs((5, 5), n=2), shape=shape)
+    images = stack(shape, n=3)
+    for psf, row in zip(blur.psf, blur.response(images), strict=True):
+        blurred = Convolution(psf=psf, shape=shape).forward(images)
+        torch.testing.assert_close(row, blurred.flatten(1).norm(dim=1))

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from psfscale.kernels.prox import conjugate_prox, project_box, project_positive, soft_threshold
+from psfscale.kernels.prox import (
+    conjugate_prox,
+    project_box,
+    project_positive,
+    project_simplex,
+    soft_threshold,
+)
 
 X = torch.linspace(-3, 3, 41, dtype=torch.float64)
 
@@ -27,3 +33,15 @@ def test_soft_threshold__minimises_what_it_says():
         assert float(soft_threshold(torch.tensor(value), 0.8)) == pytest.approx(
             float(grid[cost.argmin()]), abs=2e-4
         )
+
+
+def test_project_simplex__is_the_nearest_image_of_unit_sum():
+    images = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    near = project_simplex(images)
+    assert (near >= 0).all()
+    torch.testing.assert_close(near.sum((1, 2)), torch.ones(5, dtype=torch.float64))
+    # nearest: ⟨x − p, q − p⟩ ≤ 0 for every point q of the simplex, so for every corner
+    excess = (images - near).flatten(1)
+    corner = excess - (excess * near.flatten(1)).sum(1, keepdim=True)
+    assert float(corner.max()) < 1e-12
+    torch.testing.assert_close(project_simplex(near), near, atol=1e-14, rtol=0)
