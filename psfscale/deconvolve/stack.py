@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from psfscale.arrays import ObjectFlag
@@ -184,6 +185,9 @@ def join(parts: Sequence[Restoration]) -> Restoration:
 
 def _real(values: Any) -> Tensor:
     try:
+        if not isinstance(values, torch.Tensor):
+            values = np.require(values, requirements="W")
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError) as error:
         msg = f"images and psfs are arrays of numbers: {error}"
@@ -200,7 +204,7 @@ def _shaped(name: str, values: Any, like: Tensor) -> Tensor:
 
 
 def _sigma(values: Any, image: Tensor) -> Float[Tensor, " object"]:
-    sigma = torch.as_tensor(values).to(image)
+    sigma = torch.as_tensor(values, dtype=torch.float64).to(image)
     if tuple(sigma.shape) not in {(), (len(image),)}:
         msg = f"sigma has shape {tuple(sigma.shape)}, expected one number or ({len(image)},)"
         raise InputError(msg)

@@ -1,0 +1,274 @@
+r"""What is believed of the galaxies: terms g with their proximal operators.
+
+======  =====================================================  ==============
+symbol  name                                                   unit
+======  =====================================================  ==============
+A       the stack as a matrix, (object, pixel)                 noise σ
+λ       low-rank threshold, factor·√max(N + 1, pixels)         noise σ
+Φ       wavelet bands, without the coarse one                  as the image
+W       thresholds of the bands, k_j·‖φ_j ∗ rot(psf_i)‖        noise σ
+======  =====================================================  ==============
+
+Both λ and W are the noise that ``Hᵀ`` leaves in what they threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+
+from psfscale.kernels.convolution import Convolution
+from psfscale.kernels.lowrank import SingularThreshold, ThresholdKind, nuclear_norm
+from psfscale.kernels.prox import project_box, project_positive, soft_threshold
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from psfscale.kernels.analysis import Bands
+    from psfscale.kernels.operator import LinearOperator
+
+__all__ = [
+    "Free",
+    "Identity",
+    "LowRank",
+    "LowRankCoefficients",
+    "Prior",
+    "Sparse",
+    "low_rank_threshold",
+    "sparse_thresholds",
+]
+
+INNER_ITERATIONS = 30
+INNER_TOLERANCE = 1e-3
+"""Of the proximal operator of sparsity, which has no closed form [relative change]."""
+
+
+class Identity:
+    """The operator of terms that look at the galaxies themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X."""
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Y."""
+        return y
+
+    def norm(self) -> float:
+        """1."""
+        return 1.0
+
+
+class Prior(Protocol):
+    """A term g(L x)."""
+
+    @property
+    def operator(self) -> LinearOperator:
+        """L."""
+        ...
+
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
+        """Proximal operator of step·g*, g without its L."""
+        ...
+
+    def prox(self, x: Tensor, step: float) -> Tensor:
+        """Proximal operator of step·(g ∘ L)."""
+        ...
+
+    def cost(self, x: Tensor) -> float:
+        """g(L x)."""
+        ...
+
+
+def low_rank_threshold(n_objects: int, n_pixels: int) -> float:
+    """λ of white noise of unit variance: √max(N + 1, pixels), Farrens et al. 2017, eq. 14."""
+    return math.sqrt(max(n_objects + 1, n_pixels))
+
+
+class Free:
+    """g = 0, as a term that has a dual variable: the published program gives mode grad one."""
+
+    operator = Identity()
+
+    def prox(self, x: Tensor, step: float) -> Tensor:  # noqa: ARG002
+        """X."""
+        return x
+
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
+        """0."""
+        return torch.zeros_like(u)
+
+    def cost(self, x: Tensor) -> float:  # noqa: ARG002
+        """0."""
+        return 0.0
+
+
+class LowRank:
+    """λ times the nuclear norm (soft) of the stack, or what keeps large values whole (hard, firm).
+
+    Parameters
+    ----------
+    threshold : λ; values are compared with λ·step
+    kind : see `psfscale.kernels.lowrank`
+    follow : see `psfscale.kernels.lowrank.SingularThreshold`
+    """
+
+    operator = Identity()
+
+    def __init__(
+        self,
+        threshold: float,
+        *,
+        kind: ThresholdKind,
+        follow: bool = True,
+    ) -> None:
+        self.threshold = threshold
+        self._threshold = SingularThreshold(kind, follow=follow)
+
+    @property
+    def rank(self) -> int:
+        """Singular values that the last threshold left."""
+        return self._threshold.rank
+
+    def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
+        """Singular values thresholded at λ·step."""
+        return self._threshold(x.flatten(1), self.threshold * step).reshape(x.shape)
+
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
+        """What the threshold takes away."""
+        return u - step * self.prox(u / step, 1 / step)
+
+    def cost(self, x: Tensor) -> float:
+        """λ times the nuclear norm, for both kinds."""
+        return self.threshold * nuclear_norm(x.flatten(1))
+
+
+class LowRankCoefficients:
+    """Coefficients of the galaxies on the stack's singular images, thresholded one by one.
+
+    The noise of coefficient (i, j), singular image u_i of galaxy j, is ``‖H_j u_i‖``.
+    Source: Ngolè Mboula et al. 2016; departure: each coefficient has the noise of its galaxy's
+    own PSF, where the published program takes the i-th galaxy's for the i-th image
+    (`paired` does that).
+
+    Parameters
+    ----------
+    threshold : λ
+    kind : ``"hard"`` or ``"soft"``
+    blur : H
+    paired : take ``‖H_iᵀ u_i‖`` for all galaxies
+    """
+
+    operator = Identity()
+
+    def __init__(
+        self,
+        threshold: float,
+        *,
+        kind: Literal["hard", "soft"],
+        blur: Convolution,
+        paired: bool = False,
+    ) -> None:
+        self.threshold, self.kind, self.blur, self.paired = threshold, kind, blur, paired
+
+    def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
+        """Coefficients thresholded at λ·step·noise."""
+        a = x.flatten(1).double()
+        coefficients, s, images = torch.linalg.svd(a, full_matrices=False)
+        values = coefficients * s
+        cut = self.threshold * step * self._noise(images.reshape(-1, *x.shape[1:])).to(values)
+        if self.kind == "soft":
+            values = soft_threshold(values, cut)
+        else:
+            values = torch.where(values.abs() >= cut, values, 0.0)
+        out: Tensor = values @ images
+        return out.to(x.dtype).reshape(x.shape)
+
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
+        """What the threshold takes away."""
+        return u - step * self.prox(u / step, 1 / step)
+
+    def cost(self, x: Tensor) -> float:
+        """λ times the nuclear norm, as the published program counts it."""
+        return self.threshold * nuclear_norm(x.flatten(1))
+
+    def _noise(self, images: Float[Tensor, "image y x"]) -> Float[Tensor, "object image"]:
+        images = images.to(self.blur.psf)
+        if self.paired:
+            if len(self.blur.psf) > 1:
+                images = images[: len(self.blur.psf)]
+            norms: Tensor = torch.linalg.vector_norm(self.blur.adjoint(images).flatten(1), dim=1)
+            return norms[None]
+        return self.blur.response(images)
+
+
+def sparse_thresholds(
+    bands: Bands, blur: Convolution, factors: tuple[float, ...]
+) -> Float[Tensor, "psf band 1 1"]:
+    """W for unit noise: factors times the noise that each PSF leaves in each band."""
+    factor = torch.tensor(factors, dtype=torch.float64).repeat_interleave(bands.per_scale)
+    gain = Convolution(psf=blur.psf, shape=blur.shape).power
+    noise = bands.noise(gain)
+    return (noise * factor.to(noise))[..., None, None]
+
+
+class Sparse:
+    """``‖W ⊙ Φx‖₁``.
+
+    Parameters
+    ----------
+    bands : Φ
+    thresholds : W, (object or 1, band, y or 1, x or 1)
+    """
+
+    def __init__(self, bands: Bands, thresholds: Tensor) -> None:
+        self.operator = bands
+        self.thresholds = self._first = thresholds
+        self._dual: Tensor | None = None
+
+    def reweight(self, x: Float[Tensor, "object y x"]) -> None:
+        """Lower the thresholds where x has signal: W ← W / (1 + |Φx| / W₀)."""
+        self.thresholds = self.thresholds / (1 + self.operator.forward(x).abs() / self._first)
+
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
+        """Nearest point with |u| ≤ W."""
+        return project_box(u, self.thresholds)
+
+    def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
+        """By projected gradient on the dual, from the last dual on."""
+        return self._descend(x, step, positive=False)
+
+    def positive_prox(
+        self, x: Float[Tensor, "object y x"], step: float
+    ) -> Float[Tensor, "object y x"]:
+        """The same with x ≥ 0."""
+        return self._descend(x, step, positive=True)
+
+    def cost(self, x: Float[Tensor, "object y x"]) -> float:
+        """‖W ⊙ Φx‖₁."""
+        return float((self.thresholds * self.operator.forward(x).abs()).double().sum())
+
+    def _descend(self, x: Tensor, step: float, *, positive: bool) -> Tensor:
+        """X − Φᵀu (cut at 0), u the minimum of ½‖x − Φᵀu‖² over |u| ≤ step·W, accelerated."""
+        pace = 1 / self.operator.norm() ** 2
+        u = self._dual if self._dual is not None else torch.zeros_like(self.operator.forward(x))
+        ahead, t = u, 1.0
+        limit = step * self.thresholds
+
+        def primal(dual: Tensor) -> Tensor:
+            out = x - self.operator.adjoint(dual)
+            return project_positive(out) if positive else out
+
+        for _ in range(INNER_ITERATIONS):
+            following = project_box(ahead + pace * self.operator.forward(primal(ahead)), limit)
+            t, last = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
+            move = following - u
+            ahead = following + ((last - 1) / t) * move
+            u = following
+            if float(move.norm()) <= INNER_TOLERANCE * float(u.norm()):
+                break
+        self._dual = u
+        return primal(u)

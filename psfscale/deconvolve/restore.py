@@ -1,0 +1,265 @@
+"""Galaxies without their PSFs: from arrays to a checked result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from psfscale.arrays import ObjectFlag
+from psfscale.deconvolve.priors import (
+    Free,
+    LowRank,
+    LowRankCoefficients,
+    Sparse,
+    low_rank_threshold,
+    sparse_thresholds,
+)
+from psfscale.deconvolve.problem import DataTerm, NoData
+from psfscale.deconvolve.refine import RefinedPsf
+from psfscale.deconvolve.settings import DeconvolutionSettings
+from psfscale.deconvolve.solve import solve
+from psfscale.deconvolve.stack import GalaxyStack, Restoration, galaxy_stack, join
+from psfscale.deconvolve.wiener import wiener
+from psfscale.errors import ConfigError, InputError
+from psfscale.kernels.analysis import Bands
+from psfscale.kernels.convolution import Convolution
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from psfscale.deconvolve.priors import Prior
+    from psfscale.deconvolve.solve import Solved
+    from psfscale.kernels.lowrank import ThresholdKind
+
+__all__ = ["deconvolve", "restore"]
+
+BLOCK = 128
+"""Galaxies solved together where each has its own problem."""
+
+
+def deconvolve(
+    images: ArrayLike | Tensor,
+    psfs: ArrayLike | Tensor,
+    *,
+    weight: ArrayLike | Tensor | None = None,
+    sigma: ArrayLike | Tensor | float | None = None,
+    mask: ArrayLike | Tensor | None = None,
+    current_res: ArrayLike | Tensor | None = None,
+    settings: DeconvolutionSettings | None = None,
+    **options: Any,
+) -> Restoration:
+    """Restore a stack of galaxies, each seen through its own PSF.
+
+    Parameters
+    ----------
+    images : (object, y, x), background subtracted; float32 or float64, which the result keeps,
+        on the device to work on
+    psfs : (object, y, x), or (y, x) for all; each sums to 1, centre on index ``n // 2``
+    weight : (object, y, x), inverse variances, 0 = masked
+    sigma : noise of each galaxy, or of all, in place of `weight`; measured where neither is given
+    mask : (object, y, x), True for pixels not to use
+    current_res : (object, y, x), an earlier result to start from
+    settings : all settings, or None for the defaults
+    **options : single settings, over `settings`; see `DeconvolutionSettings`
+
+    Raises
+    ------
+    ConfigError
+        A setting is unknown, out of range, or combined with one that excludes it.
+    InputError
+        The arrays are not what they should be; see `galaxy_stack`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> psf = np.full((3, 3), 1 / 9)
+    >>> deconvolve(np.eye(9)[None], psf, mode="grad", sigma=0.1).image.shape
+    torch.Size([1, 9, 9])
+    """
+    chosen = _settings(settings, options)
+    if chosen.noise_est is not None:
+        if weight is not None or sigma is not None:
+            msg = "noise_est is the noise of all galaxies: give it, or weight, or sigma"
+            raise InputError(msg)
+        sigma = chosen.noise_est
+    if chosen.parity:
+        if not (weight is None and mask is None):
+            msg = "the published program knows no weights and no masks: leave parity out"
+            raise ConfigError(msg)
+        sigma = common_noise(images) if sigma is None else sigma
+    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask)
+    start = None
+    if current_res is not None:
+        start = torch.as_tensor(current_res).to(stack.image)
+        if start.shape != stack.image.shape or not bool(torch.isfinite(start).all()):
+            msg = (
+                f"current_res is finite and of the images' shape {tuple(stack.image.shape)}, got "
+                f"shape {tuple(start.shape)}"
+            )
+            raise InputError(msg)
+    return restore(stack, settings=chosen, start=start)
+
+
+def restore(
+    stack: GalaxyStack,
+    *,
+    settings: DeconvolutionSettings,
+    start: Float[Tensor, "object y x"] | None = None,
+) -> Restoration:
+    """Restore a checked stack; galaxies without a joint prior are taken a block at a time.
+
+    Parameters
+    ----------
+    start : what to start from; the Wiener solution where None
+    """
+    joint = settings.mode in {"lowr", "all"} or (
+        settings.grad_type == "psf_unknown" and stack.fixed_psf
+    )
+    if joint or settings.parity:
+        return _Block(stack, settings).restored(start)
+    if start is None and settings.grad_type != "none":
+        whole = _Block(stack, settings)
+        start = whole.first_guess() * stack.sigma[:, None, None]
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(stack), BLOCK)]
+    return join(
+        [
+            _Block(stack.select(b), settings).restored(None if start is None else start[b])
+            for b in blocks
+        ]
+    )
+
+
+def _settings(
+    settings: DeconvolutionSettings | None, options: dict[str, Any]
+) -> DeconvolutionSettings:
+    base = settings or DeconvolutionSettings()
+    try:
+        return DeconvolutionSettings(**{**base.model_dump(), **options})
+    except ValueError as error:
+        msg = f"deconvolution settings: {error}"
+        raise ConfigError(msg) from error
+
+
+def common_noise(images: ArrayLike | Tensor) -> float:
+    """Scaled median absolute deviation of all pixels of a stack; galaxies' light raises it."""
+    pixels = np.asarray(images, dtype=np.float64)
+    return float(1.4826 * np.median(np.abs(pixels - np.median(pixels))))
+
+
+class _Block:
+    """Galaxies that are solved together, over their noise.
+
+    In parity the images stay in their own unit, `level` is the noise of all of them.
+    """
+
+    def __init__(self, stack: GalaxyStack, settings: DeconvolutionSettings) -> None:
+        self.stack, self.settings = stack, settings
+        self.level = 1.0
+        self.scale = stack.sigma
+        if settings.parity:
+            self.scale = torch.ones_like(stack.sigma)
+            self.level = float(stack.sigma[0])
+        self.image = stack.image / self.scale[:, None, None]
+        self.blur = Convolution(psf=stack.psf, shape=stack.shape, boundary=settings.boundary)
+        self.weight: Tensor | None = None
+        if not settings.parity and not stack.uniform:
+            self.weight = stack.weight * stack.sigma.square()[:, None, None]
+
+    def restored(self, start: Tensor | None) -> Restoration:
+        """The solution, back in the images' unit."""
+        scale = self.scale[:, None, None]
+        data = self._data()
+        begin = self.first_guess() if start is None else start / scale
+        solved = solve(data, self._priors(), settings=self.settings, start=begin)
+        return Restoration(
+            image=solved.x * scale,
+            flags=self._flags(solved),
+            sigma=self.scale * self.level,
+            chi2=self._chi2(data, solved.x),
+            dual=tuple(
+                dual * self.scale.reshape(-1, *[1] * (dual.ndim - 1)) for dual in solved.duals
+            ),
+            psf=data.blur.psf if self.settings.grad_type == "psf_unknown" else None,
+            cost=solved.cost,
+            convergence=solved.convergence,
+        )
+
+    def first_guess(self) -> Tensor:
+        """What to start from: the Wiener solution, the images without data, 1 in parity."""
+        if self.settings.parity:
+            return torch.ones_like(self.image)
+        if self.settings.grad_type == "none":
+            return self.image
+        begin = wiener(self.image, psf=self.stack.psf, weight=self.weight)
+        return begin.clamp(min=0) if self.settings.positivity else begin
+
+    def _data(self) -> DataTerm:
+        settings = self.settings
+        if settings.grad_type == "psf_unknown":
+            return RefinedPsf(
+                self.image,
+                weight=self.weight,
+                blur=self.blur,
+                scale=self.scale,
+                lambda_psf=settings.lambda_psf,
+                beta_psf=settings.beta_psf,
+                literal=settings.parity,
+            )
+        if settings.grad_type == "none":
+            return NoData(self.image, weight=self.weight, blur=self.blur)
+        shape = settings.lambda_shape if settings.grad_type == "shape" else 0.0
+        return DataTerm(self.image, weight=self.weight, blur=self.blur, lambda_shape=shape)
+
+    def _priors(self) -> list[Prior]:
+        mode = self.settings.mode
+        priors: list[Prior] = []
+        if mode in {"sparse", "all"}:
+            priors.append(self._sparse())
+        if mode in {"lowr", "all"}:
+            priors.append(self._low_rank())
+        if mode == "grad" and self.settings.parity:
+            priors.append(Free())
+        return priors
+
+    def _sparse(self) -> Prior:
+        settings = self.settings
+        bands = Bands(
+            shape=self.stack.shape,
+            wavelet=settings.wavelet,
+            n_scales=len(settings.wave_thresh_factor),
+        )
+        thresholds = self.level * sparse_thresholds(bands, self.blur, settings.wave_thresh_factor)
+        # The published program pairs each galaxy with the PSF at its place from the end.
+        return Sparse(bands, thresholds.flip(0) if settings.parity else thresholds)
+
+    def _low_rank(self) -> Prior:
+        settings, n = self.settings, len(self.stack)
+        threshold = settings.lowr_thresh_factor * self.level
+        if settings.lowr_type == "ngole":
+            return LowRankCoefficients(
+                threshold,
+                kind=settings.lowr_thresh_type,
+                blur=self.blur,
+                paired=settings.parity,
+            )
+        pixels = self.image[0].numel()
+        hard: ThresholdKind = "hard" if settings.parity else "firm"
+        return LowRank(
+            threshold * low_rank_threshold(n, pixels),
+            kind="soft" if settings.lowr_thresh_type == "soft" else hard,
+            follow=not settings.parity,
+        )
+
+    def _flags(self, solved: Solved) -> Tensor:
+        flags = torch.where(self.stack.masked, int(ObjectFlag.MASKED), 0)
+        late = torch.where(solved.converged.to(flags.device), 0, int(ObjectFlag.NOT_CONVERGED))
+        return flags | late
+
+    def _chi2(self, data: DataTerm, x: Tensor) -> Tensor:
+        used = (self.stack.weight > 0).flatten(1).sum(1)
+        square = data.residual(x).flatten(1).square().sum(1)
+        return square / used / self.level**2

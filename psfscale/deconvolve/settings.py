@@ -1,0 +1,121 @@
+"""Settings of the deconvolution, importable without torch; names are those of the command."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["DeconvolutionSettings"]
+
+
+class DeconvolutionSettings(BaseModel):
+    """How galaxies are restored, `psfscale.deconvolve`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["all", "sparse", "lowr", "grad"] = Field(
+        default="lowr",
+        description="prior: sparse wavelets of each galaxy, low rank of the stack, both (all), "
+        "or none but positivity (grad)",
+    )
+    opt_type: Literal["condat", "fwbw", "gfwbw"] = Field(
+        default="condat",
+        description="splitting: primal-dual, accelerated or generalised forward-backward",
+    )
+    grad_type: Literal["psf_known", "psf_unknown", "shape", "none"] = Field(
+        default="psf_known",
+        description="data term: PSFs as given, refined on the way, with a shape constraint, or "
+        "no data term (the priors alone act on the start)",
+    )
+    boundary: Literal["circular", "zero"] = Field(
+        default="circular", description="the sky outside a stamp: periodic, or dark"
+    )
+    positivity: bool = Field(default=True, description="hold the galaxies positive")
+    n_iter: int = Field(default=150, ge=1, description="iterations of a pass at most [1]")
+    convergence: float = Field(
+        default=1e-4,
+        ge=0,
+        description="a galaxy is done where its pixel error still to come, the squared distance "
+        "to the limit relative to its square, is below; parity: change of the mean cost [1]",
+    )
+    cost_window: int | None = Field(
+        default=None,
+        ge=0,
+        description="iterations between evaluations of the cost; 0 = none but the last; "
+        "unset = 0, in parity 1 [1]",
+    )
+    noise_est: float | None = Field(
+        default=None,
+        gt=0,
+        description="noise of all galaxies; unset = measured for each, in parity for all [image]",
+    )
+    lowr_thresh_factor: float = Field(default=1.0, gt=0, description="low-rank threshold [λ]")
+    lowr_type: Literal["standard", "ngole"] = Field(
+        default="standard",
+        description="thresholded: singular values, or the galaxies' coefficients on the singular "
+        "images",
+    )
+    lowr_thresh_type: Literal["hard", "soft"] = Field(
+        default="hard", description="values above the threshold stay, or are lowered by it"
+    )
+    wavelet: Literal["linear", "starlet", "biorthogonal"] = Field(
+        default="linear", description="à trous [1,2,1]/4, B3 starlet, or undecimated 7/9"
+    )
+    wave_thresh_factor: tuple[float, ...] = Field(
+        default=(3.0, 3.0, 4.0),
+        min_length=1,
+        description="threshold of each scale, finest first [noise σ]",
+    )
+    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
+    relax: float | None = Field(
+        default=None, gt=0, description="relaxation of condat; unset = 1, in parity 0.8 [1]"
+    )
+    condat_sigma: float | None = Field(
+        default=None, gt=0, description="dual step; unset = chosen, in parity 0.5 [1]"
+    )
+    condat_tau: float | None = Field(
+        default=None, gt=0, description="primal step; unset = chosen, in parity 0.5 [1]"
+    )
+    lambda_psf: float = Field(
+        default=1.0, ge=0, description="psf_unknown: weight of ½‖psf − given psf‖² [image²]"
+    )
+    beta_psf: float = Field(
+        default=1.0, gt=0, description="psf_unknown: step of the PSF, shortened where too long [1]"
+    )
+    lambda_shape: float = Field(
+        default=1.0, ge=0, description="shape: extra weight of the residual's moments [1]"
+    )
+    parity: bool = Field(
+        default=False,
+        description="the published program's own arithmetic, start, noise estimate and stop test",
+    )
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> Self:
+        reason = self._refusal()
+        if reason:
+            raise ValueError(reason)
+        return self
+
+    def _refusal(self) -> str | None:
+        if any(k < 0 for k in self.wave_thresh_factor):
+            return "wave_thresh_factor must not be negative"
+        if self.grad_type == "none" and self.mode == "grad":
+            return "mode grad with grad_type none leaves neither data nor prior: nothing to solve"
+        if self.opt_type != "condat" and (self.relax or self.condat_sigma or self.condat_tau):
+            return "relax, condat_sigma and condat_tau are steps of opt_type condat alone"
+        if self.parity:
+            return self._parity_refusal()
+        return None
+
+    def _parity_refusal(self) -> str | None:
+        if self.opt_type != "condat":
+            return "parity holds for opt_type condat; the published fwbw drops positivity silently"
+        if self.mode == "all":
+            return "parity has no mode all: the published program cannot run it"
+        if self.grad_type in {"shape", "none"}:
+            return f"parity has no grad_type {self.grad_type}: the published program cannot run it"
+        if self.mode == "sparse" and (self.wavelet == "biorthogonal" or self.boundary == "zero"):
+            return "parity of mode sparse holds for à trous wavelets and the circular boundary"
+        return None
