@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from psfscale import deconvolve
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
     from psfscale.models.rca import RCA
     from psfscale.pipeline.consume import open_run
@@ -30,12 +31,16 @@ _HOMES = {
     "read_stars": "psfscale.store.stacks",
 }
 
+_ROOMS = {"deconvolve"}
+"""Rooms that can be called."""
+
 __all__ = [
     "RCA",
     "FieldPoints",
     "PixelGrid",
     "StarBatch",
     "__version__",
+    "deconvolve",
     "load_model",
     "open_run",
     "read_points",
@@ -45,6 +50,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"psfscale.{name}")
     if name not in _HOMES:
         msg = f"module 'psfscale' has no attribute {name!r}"
         raise AttributeError(msg)

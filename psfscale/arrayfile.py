@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from psfscale.errors import InputError
 
-__all__ = ["read_array"]
+__all__ = ["read_array", "write_array"]
 
 
 def read_array(path: Path | str) -> np.ndarray:
@@ -41,3 +42,32 @@ def _first_image(path: Path) -> np.ndarray:
                 return np.array(hdu.data, dtype=hdu.data.dtype.newbyteorder("="))
     msg = f"{path} has no image with data"
     raise InputError(msg)
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    """Write an array as ``.npy`` or ``.fits``, by the name's ending, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        The name ends otherwise, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix not in {".npy", ".fits"}:
+        msg = f"arrays are written as .npy or .fits, got {path.name}"
+        raise InputError(msg)
+    if not path.parent.is_dir():
+        msg = f"no such folder: {path.parent}"
+        raise InputError(msg)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, array)
+            else:
+                from astropy.io import fits
+
+                fits.PrimaryHDU(array).writeto(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from psfscale.cli_deconvolve import DropInCommand, deconvolve
 from psfscale.errors import PsfscaleError
 
 if TYPE_CHECKING:
@@ -330,6 +331,9 @@ def predict(
         model, at, output, oversampling=oversampling, size=size, pixel=pixel, centre=centre
     )
     typer.echo(f"{n} PSFs written to {output}")
+
+
+app.command(cls=DropInCommand)(deconvolve)
 
 
 @app.command()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERBS = [
-    "simulate", "ingest", "plan", "run", "status", "metrics", "report", "fit", "predict", "schema",
+    "simulate", "ingest", "plan", "run", "status", "metrics", "report", "fit", "predict",
+    "deconvolve", "schema",
 ]  # fmt: skip
 
 

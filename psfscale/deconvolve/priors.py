@@ -137,9 +137,10 @@ class LowRank:
         """Singular values thresholded at λ·step."""
         return self._threshold(x.flatten(1), self.threshold * step).reshape(x.shape)
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
-        """What the threshold takes away."""
-        return u - step * self.prox(u / step, 1 / step)
+    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
+        """What the threshold takes away: at λ, whatever the step, as all rules scale with it."""
+        kept = self._threshold(u.flatten(1), self.threshold)
+        return kept.neg_().reshape(u.shape).add_(u)
 
     def cost(self, x: Tensor) -> float:
         """λ times the nuclear norm, for both kinds."""
@@ -249,7 +250,8 @@ class Sparse:
 
     def cost(self, x: Float[Tensor, "object y x"]) -> float:
         """‖W ⊙ Φx‖₁."""
-        return float((self.thresholds * self.operator.forward(x).abs()).double().sum())
+        size = self.thresholds * self.operator.forward(x).abs()
+        return float(size.sum(dtype=torch.float64))
 
     def _descend(self, x: Tensor, step: float, *, positive: bool) -> Tensor:
         """X − Φᵀu (cut at 0), u the minimum of ½‖x − Φᵀu‖² over |u| ≤ step·W, accelerated."""

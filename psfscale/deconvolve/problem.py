@@ -51,6 +51,11 @@ def moment_windows(shape: tuple[int, int]) -> Float[Tensor, "window y x"]:
     return span.T.reshape(-1, ny, nx)
 
 
+def _total(values: Tensor) -> float:
+    """Sum, added up in float64."""
+    return float(values.sum(dtype=torch.float64))
+
+
 class DataTerm:
     """f of galaxies with known PSFs.
 
@@ -75,7 +80,7 @@ class DataTerm:
         self._windows = moment_windows(blur.shape).to(image).flatten(1) if lambda_shape else None
         weighted = image if weight is None else weight * image
         self.right = blur.adjoint(weighted)
-        self._energy = 0.5 * float((weighted.double() * image).sum())
+        self._energy = 0.5 * _total(weighted * image)
         self._at: Tensor | None = None
         self._normal = image
 
@@ -101,12 +106,12 @@ class DataTerm:
     def cost(self, x: Float[Tensor, "object y x"]) -> float:
         """F."""
         if self._windows is None:
-            pulled = 0.5 * self._normal_at(x).double() - self.right
-            return self._energy + float((x * pulled).sum())
+            pulled = (0.5 * self._normal_at(x)).sub_(self.right)
+            return self._energy + _total(pulled.mul_(x))
         residual = self.residual(x)
-        value = 0.5 * float(residual.double().square().sum())
+        value = 0.5 * _total(residual.square())
         moments = residual.flatten(1) @ self._windows.T
-        return value + 0.5 * self.lambda_shape * float(moments.double().square().sum())
+        return value + 0.5 * self.lambda_shape * _total(moments.square())
 
     def _normal_at(self, x: Tensor) -> Tensor:
         """``Hᵀ(w ⊙ Hx)``, once for the gradient and the cost at one x."""

@@ -10,8 +10,8 @@ import torch
 from psfscale.deconvolve.convergence import CostWindow, RemainingDistance
 from psfscale.deconvolve.priors import Sparse
 from psfscale.kernels.prox import project_positive
-from psfscale.kernels.solvers import DualTerm
 from psfscale.kernels.splitting import (
+    DualTerm,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from psfscale.deconvolve.priors import Prior
     from psfscale.deconvolve.problem import DataTerm
     from psfscale.deconvolve.settings import DeconvolutionSettings
-    from psfscale.kernels.solvers import Convergence
+    from psfscale.kernels.splitting import Ending
 
 __all__ = ["Solved", "solve"]
 
@@ -57,7 +57,7 @@ class Solved:
     x: Float[Tensor, "object y x"]
     duals: tuple[Tensor, ...]
     cost: tuple[float, ...]
-    convergence: tuple[Convergence, ...]
+    convergence: tuple[Ending, ...]
     converged: Bool[Tensor, " object"]
 
 
@@ -106,7 +106,7 @@ class _Solver:
         """On what is allowed."""
         return project_positive(x) if self.settings.positivity else x
 
-    def run(self, x: Tensor) -> tuple[Tensor, Convergence]:
+    def run(self, x: Tensor) -> tuple[Tensor, Ending]:
         """One pass from x on."""
         self.stop.fresh()
         if self.settings.opt_type == "condat":
@@ -123,12 +123,12 @@ class _Solver:
             )
         return self._generalised(x)
 
-    def _primal_dual(self, x: Tensor) -> tuple[Tensor, Convergence]:
+    def _primal_dual(self, x: Tensor) -> tuple[Tensor, Ending]:
         settings = self.settings
         parity = settings.parity
         steps = primal_dual_steps(
             lipschitz=self.data.lipschitz,
-            norm_square=sum(prior.operator.norm() ** 2 for prior in self.priors),
+            norm_square=sum(float(prior.operator.norm()) ** 2 for prior in self.priors),
             tau=settings.condat_tau or (PARITY_STEP if parity else None),
             sigma=settings.condat_sigma or (PARITY_STEP if parity else None),
             relaxation=settings.relax or (PARITY_RELAX if parity else None),
@@ -154,7 +154,7 @@ class _Solver:
         )
         return x, convergence
 
-    def _generalised(self, x: Tensor) -> tuple[Tensor, Convergence]:
+    def _generalised(self, x: Tensor) -> tuple[Tensor, Ending]:
         proxes: list[Callable[[Tensor, float], Tensor]] = [prior.prox for prior in self.priors]
         if self.settings.positivity or not proxes:
             proxes = [lambda v, _: self.project(v), *proxes]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from psfscale.kernels.solvers import Convergence
+    from psfscale.kernels.splitting import Ending
 
 __all__ = ["GalaxyStack", "Restoration", "galaxy_stack"]
 
@@ -107,7 +107,7 @@ class Restoration:
     dual: tuple[Tensor, ...] = ()
     psf: Float[Tensor, "object ky kx"] | None = None
     cost: tuple[float, ...] = ()
-    convergence: tuple[Convergence, ...] = ()
+    convergence: tuple[Ending, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image)
@@ -161,11 +161,15 @@ def galaxy_stack(
             raise InputError(msg)
         good = good & (inverse_variance > 0)
     _require_pixels(image, good)
-    image = torch.where(good, image, 0.0)
+    whole = bool(good.all())
+    if not whole:
+        image = torch.where(good, image, 0.0)
     if inverse_variance is None:
         noise = stamp_noise(image, good=good) if sigma is None else _sigma(sigma, image)
         inverse_variance = (noise**-2)[:, None, None].expand_as(image)
-    return GalaxyStack(image=image, weight=torch.where(good, inverse_variance, 0.0), psf=psf)
+    if not whole:
+        inverse_variance = torch.where(good, inverse_variance, 0.0)
+    return GalaxyStack(image=image, weight=inverse_variance, psf=psf)
 
 
 def join(parts: Sequence[Restoration]) -> Restoration:
@@ -223,7 +227,7 @@ def _checked_psf(psf: Tensor, n: int) -> Float[Tensor, "psf ky kx"]:
     if not bool(torch.isfinite(psf).all()):
         msg = "psfs must be finite"
         raise InputError(msg)
-    total = psf.double().sum((1, 2))
+    total = psf.sum((1, 2), dtype=torch.float64)
     wrong = torch.nonzero((total - 1).abs() > PSF_SUM_TOLERANCE).flatten()
     if len(wrong):
         msg = (

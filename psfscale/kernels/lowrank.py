@@ -37,6 +37,9 @@ __all__ = ["SingularThreshold", "ThresholdKind", "nuclear_norm", "singular_value
 EXACT_SIDE = 160
 """Matrices whose smaller side is up to this are always decomposed."""
 
+GRAM_BLOCK = 256
+"""Columns that are taken to float64 together."""
+
 SPARE = 12
 """Singular vectors below the threshold that are followed."""
 
@@ -48,8 +51,12 @@ ThresholdKind = Literal["hard", "soft", "firm"]
 
 def _gram(a: Float[Tensor, "object pixel"]) -> Float[Tensor, "side side"]:
     """The smaller of A Aᵀ and AᵀA, float64."""
-    a = a.double()
-    gram: Tensor = a @ a.T if a.shape[0] <= a.shape[1] else a.T @ a
+    side = min(a.shape)
+    wide = a if a.shape[0] == side else a.T
+    gram = torch.zeros(side, side, dtype=torch.float64, device=a.device)
+    for first in range(0, wide.shape[1], GRAM_BLOCK):
+        columns = wide[:, first : first + GRAM_BLOCK].double()
+        gram.addmm_(columns, columns.T)
     return gram
 
 

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["stamp_noise"]
 
+SPLINE = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+"""The smoothing of the starlet."""
+
 REACH = 4
 """Half width of the filter [pixel]."""
 
 FEWEST_PIXELS = 32
+
+BLOCK = 128
+"""Stamps measured together."""
+
 CLIP = 3.0
 N_CLIPS = 4
 
@@ -33,27 +40,48 @@ def stamp_noise(
     absolute deviation and drops what detail is left.
     """
     ny, nx = image.shape[-2:]
-    kernel = _detail_filter().to(image)[None, None]
-    flat = image.reshape(-1, 1, ny, nx)
-    band = torch.nn.functional.conv2d(flat, kernel, padding=REACH)
-    bad = (~good).to(image.dtype).reshape(-1, 1, ny, nx)
-    near_bad = torch.nn.functional.max_pool2d(bad, 2 * REACH + 1, stride=1, padding=REACH) > 0
-    clean = _outer(ny, nx, device=image.device) & ~near_bad.reshape(image.shape)
-    few = clean.flatten(-2).sum(-1) < FEWEST_PIXELS
-    clean = torch.where(few[..., None, None], good, clean)
-    return _clipped_spread(torch.where(clean, band.reshape(image.shape), torch.nan).flatten(-2))
+    stamps, use = image.reshape(-1, ny, nx), good.reshape(-1, ny, nx)
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(stamps), BLOCK)]
+    spreads = [_detail_spread(stamps[b], use[b]) for b in blocks]
+    return torch.cat(spreads).reshape(image.shape[:-2])
+
+
+def _detail_spread(
+    image: Float[Tensor, "stamp y x"], good: Bool[Tensor, "stamp y x"]
+) -> Float[Tensor, " stamp"]:
+    smooth_y, smooth_x = (_banded(n, SPLINE).to(image) for n in image.shape[-2:])
+    band = image
+    for _ in range(2):
+        band = band - smooth_y @ (band @ smooth_x)
+    near_y, near_x = (_banded(n, (1.0,) * (2 * REACH + 1)).to(image) for n in image.shape[-2:])
+    near_bad = near_y @ ((~good).to(image) @ near_x) > 0
+    clean = _outer(*image.shape[-2:], device=image.device) & ~near_bad
+    few = clean.flatten(1).sum(1) < FEWEST_PIXELS
+    clean = torch.where(few[:, None, None], good, clean)
+    return _clipped_spread(torch.where(clean, band / _detail_norm(), torch.nan).flatten(1))
+
+
+@lru_cache(maxsize=16)
+def _banded(n: int, taps: tuple[float, ...]) -> Float[Tensor, "sample sample"]:
+    """Symmetric matrix that convolves a row of n samples with taps; beyond it, all is 0."""
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    for k, tap in enumerate(taps):
+        offset = k - len(taps) // 2
+        if abs(offset) < n:
+            matrix.diagonal(offset).fill_(tap)
+    return matrix
 
 
 @lru_cache(maxsize=1)
-def _detail_filter() -> Float[Tensor, "y x"]:
-    """(δ − B3) twice, B3 the smoothing of the starlet, scaled to leave the noise as it is."""
-    spline = torch.tensor([1.0, 4, 6, 4, 1], dtype=torch.float64) / 16
-    once = -spline[:, None] * spline
-    once[2, 2] += 1
-    twice: Tensor = torch.nn.functional.conv2d(
-        once[None, None], once.flip((0, 1))[None, None], padding=REACH
-    )[0, 0]
-    return twice.div(twice.norm())
+def _detail_norm() -> float:
+    """Norm of (δ − B3) twice: what it makes of unit noise."""
+    side = 4 * REACH + 1
+    smooth = _banded(side, SPLINE)
+    point = torch.zeros(side, side, dtype=torch.float64)
+    point[side // 2, side // 2] = 1
+    for _ in range(2):
+        point = point - smooth @ point @ smooth
+    return float(point.norm())
 
 
 def _outer(ny: int, nx: int, *, device: torch.device) -> Bool[Tensor, "y x"]:

@@ -19,21 +19,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from psfscale.errors import ConfigError
-from psfscale.kernels.solvers import Convergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from psfscale.kernels.solvers import DualTerm
+    from psfscale.kernels.operator import LinearOperator
 
     Prox = Callable[[Tensor, float], Tensor]
 
 __all__ = [
+    "DualTerm",
+    "Ending",
     "Steps",
     "StopTest",
     "forward_backward",
@@ -54,6 +55,35 @@ class StopTest(Protocol):
     def __call__(self, x: Tensor, step: Tensor) -> bool:
         """Whether to stop at `x`, reached by `step` from the one before."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Why a solver stopped.
+
+    Attributes
+    ----------
+    n_iterations : iterations done
+    reason : ``"tolerance"`` reached, or ``"limit"`` of iterations
+    residual : of the stop test, at the end
+    """
+
+    n_iterations: int
+    reason: Literal["tolerance", "limit"]
+    residual: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was reached."""
+        return self.reason == "tolerance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualTerm:
+    """One term g(L x) of a cost, known by L and the proximal operator of t·g*."""
+
+    operator: LinearOperator
+    prox_conjugate: Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +137,8 @@ def primal_dual_steps(
     return Steps(tau=tau, sigma=sigma, relaxation=rho)
 
 
-def _verdict(n_iterations: int, stop: StopTest, *, stopped: bool) -> Convergence:
-    return Convergence(
+def _ending(n_iterations: int, stop: StopTest, *, stopped: bool) -> Ending:
+    return Ending(
         n_iterations=n_iterations,
         reason="tolerance" if stopped else "limit",
         residual=stop.residual,
@@ -125,7 +155,7 @@ def primal_dual(
     duals: Sequence[Tensor],
     stop: StopTest,
     max_iterations: int,
-) -> tuple[Tensor, list[Tensor], Convergence]:
+) -> tuple[Tensor, list[Tensor], Ending]:
     """Minimum of f(x) + Σ g_i(L_i x) over the set that `project` projects on (Condat-Vũ).
 
     Returns
@@ -138,17 +168,18 @@ def primal_dual(
     while done < max_iterations and not stopped:
         pull = gradient(x)
         for term, dual in zip(terms, u, strict=True):
-            pull = pull + term.operator.adjoint(dual)
-        ahead = project(x - tau * pull)
-        beyond = 2 * ahead - x
+            pull = pull.add(term.operator.adjoint(dual))
+        ahead = project(x.sub(pull, alpha=tau))
+        pull = ahead.mul(2).sub_(x)
         for i, term in enumerate(terms):
-            ascent = u[i] + sigma * term.operator.forward(beyond)
-            u[i] = u[i] + rho * (term.prox_conjugate(ascent, sigma) - u[i])
-        step = rho * (ahead - x)
+            ascent = u[i].add(term.operator.forward(pull), alpha=sigma)
+            nearest = term.prox_conjugate(ascent, sigma)
+            u[i] = nearest if rho == 1 else u[i].lerp(nearest, rho)
+        step = ahead.sub_(x).mul_(rho)
         x = x + step
         done += 1
         stopped = stop(x, step)
-    return x, u, _verdict(done, stop, stopped=stopped)
+    return x, u, _ending(done, stop, stopped=stopped)
 
 
 def forward_backward(
@@ -160,7 +191,7 @@ def forward_backward(
     start: Tensor,
     stop: StopTest,
     max_iterations: int,
-) -> tuple[Tensor, Convergence]:
+) -> tuple[Tensor, Ending]:
     """Minimum of f(x) + g(x) by accelerated forward-backward (FISTA), restarted by gradient.
 
     ``prox(x, t)`` is that of t·g.
@@ -186,7 +217,7 @@ def forward_backward(
         x, t = ahead, following
         done += 1
         stopped = stop(x, move)
-    return x, _verdict(done, stop, stopped=stopped)
+    return x, _ending(done, stop, stopped=stopped)
 
 
 def generalised_forward_backward(
@@ -199,7 +230,7 @@ def generalised_forward_backward(
     start: Tensor,
     stop: StopTest,
     max_iterations: int,
-) -> tuple[Tensor, Convergence]:
+) -> tuple[Tensor, Ending]:
     """Minimum of f(x) + Σ g_i(x), ``proxes[i](x, t)`` that of t·g_i.
 
     Parameters
@@ -231,4 +262,4 @@ def generalised_forward_backward(
         x = ahead
         done += 1
         stopped = stop(x, move)
-    return x, _verdict(done, stop, stopped=stopped)
+    return x, _ending(done, stop, stopped=stopped)

@@ -7,8 +7,8 @@ import torch
 
 from psfscale.errors import ConfigError
 from psfscale.kernels.prox import project_box, project_positive, soft_threshold
-from psfscale.kernels.solvers import DualTerm
 from psfscale.kernels.splitting import (
+    DualTerm,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
