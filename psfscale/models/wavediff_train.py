@@ -33,8 +33,12 @@ COARSE_WAVELENGTHS = 3
 COARSE_STEPS, CORRECTED_STEPS = 6, 3
 CORRECTIONS = 4
 """Times that the coarse optics are corrected by the full ones, at most."""
-LADDER = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-"""Prior rms of the surfaces [µm], weakest first, each from the one before."""
+WEAKEST = 0.001
+"""Smallest prior rms of the surfaces that is tried [µm]."""
+RUNGS = 5
+"""Prior rms that are tried, each twice the one before and from its surfaces, until one loses."""
+FIRST_SHARE = 0.25
+"""The first, as a share of what the excess of χ² would be in wavefront."""
 LADDER_STEPS = 30
 SURFACE_STEPS = 40
 STILL = 0.02
@@ -248,7 +252,8 @@ class _Training:
         before = self.wavefronts
         first = best = held.model(before.select(aside))
         found = None
-        for rms in LADDER:
+        weakest = max(WEAKEST, FIRST_SHARE * self.missing())
+        for rms in (weakest * 2**k for k in range(RUNGS)):
             self.set_surfaces(rms)
             held = Held(self.scene.select(aside), self.nuisances)
             self.descend(LADDER_STEPS, fitted)
@@ -264,6 +269,15 @@ class _Training:
         self.set_surfaces(rms)
         self.wavefronts = wavefronts  # in units of this prior
         return True
+
+    def missing(self) -> float:
+        """Wavefront [µm rms] that would explain the excess of χ², if modes weigh alike."""
+        chosen = self.refined
+        n_pixels = float((self.pixels.weight[chosen] > 0).sum())
+        chi2 = self.pixels.chi2(self.light().of(self.stamp))[chosen].sum(dtype=torch.float64)
+        n = len(self.wavefronts.zernike)
+        strength = self.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()
+        return math.sqrt(max(float(chi2) - n_pixels, 0.0) / float(strength))
 
     def set_surfaces(self, rms: float) -> None:
         """Allow surfaces of this prior rms [µm]; what there is of them stays as it is."""
