@@ -24,8 +24,11 @@ __all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "r
 
 SOFTENING = 0.1
 """Misfit, as a share of a pixel's light, that the first descent forgives."""
-DEFOCUS = 0.05
-"""Start of the defocus [mean wavelength]: at none, its sign has no slope."""
+START = 0.05
+"""Aberration that a search starts from [mean wavelength]: without any, signs have no slope."""
+STARTS = ((3, 1), (3, -1), (4, 1), (5, 1))
+"""Index of the Zernike that a search starts from, and its sign; defocus, then astigmatism."""
+TINY = 1e-30
 FIRST_MODES = 15
 FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 40, 70, 60
 DAMPING = 1e-3
@@ -100,12 +103,30 @@ def _cost(
 
 
 def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
-    """The better of the two minima that the sign of the even modes leaves."""
+    """The best of the minima found from several aberrations, each in both signs of even modes.
+
+    The starts are tried in turn until softened χ² is what noise alone would leave.
+    """
     soft = replace(scene, pixels=scene.pixels.softened(SOFTENING))
+    enough = float((soft.pixels.weight / scene.pixels.weight.clamp(min=TINY)).sum())
+    size = START * float(np.mean(scene.camera.wavelengths))
+    found = []
+    for mode, sign in STARTS:
+        if mode < len(start.zernike):
+            found += _both_signs(soft, start, mode, sign * size, nuisances)
+            if min(cost for _, cost in found) < enough:
+                break
+    best, _ = min(found, key=lambda one: one[1])
+    return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+
+
+def _both_signs(
+    soft: Scene, start: Wavefronts, mode: int, size: float, nuisances: Nuisances
+) -> list[tuple[Wavefronts, float]]:
+    """Minima from one aberration [µm] everywhere, first in few modes, and from its mirror."""
     first = min(FIRST_MODES, len(start.zernike))
-    wavelength = float(np.mean(scene.camera.wavelengths))
     zernike = start.zernike[:first].clone()
-    zernike[3, 0] += DEFOCUS * wavelength
+    zernike[mode, 0] += size
     few, _ = descend(
         soft, replace(start, zernike=zernike), nuisances=nuisances, n_steps=FIRST_STEPS
     )
@@ -113,8 +134,7 @@ def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefron
     grown[:first] = few.zernike
     one = descend(soft, replace(few, zernike=grown), nuisances=nuisances, n_steps=SEARCH_STEPS)
     other = descend(soft, flipped(one[0]), nuisances=nuisances, n_steps=SEARCH_STEPS)
-    best = min(one, other, key=lambda found: found[1])
-    return descend(soft, best[0], nuisances=nuisances, n_steps=LAST_STEPS)[0]
+    return [one, other]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -43,7 +43,7 @@ LADDER_STEPS = 30
 SURFACE_STEPS = 40
 STILL = 0.02
 """Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
-SEARCH_STARS = 300
+SEARCH_STARS = 100
 """Stars of the search; the brightest."""
 SCATTERED = 0.1
 """Scatter of the centroids about a smooth field [pixel] beyond which each star has its own."""
