@@ -65,6 +65,8 @@ class ObjectFlag(IntFlag):
     """The PSF is evaluated outside the convex range of the fitted stars."""
     NOT_CONVERGED = 512
     """The solver stopped at its iteration limit."""
+    BLENDED = 1024
+    """Light beside the object that its model does not explain: a neighbour."""
 
 
 class UnitState(IntEnum):

@@ -36,6 +36,10 @@ SPREAD = 2.0
 SOLVER_TOLERANCE = 0.05
 """Residual of the solver, per pixel [noise σ]."""
 MAX_ITERATIONS = 80
+FAINT = 0.02
+"""Share of the blurred profile's peak below which light beside the galaxy is not its own."""
+LEAST_SEEN = 0.1
+"""Places that the stamp shows worse than this, against its best, are not searched."""
 SHARPENINGS = 2
 KEPT = 0.3
 """Share of the broad variance that stays where no clump was found."""
@@ -120,6 +124,16 @@ class ClumpField:
         score = (self.variance * self.adjoint(residual) ** 2).sum((1, 2))
         excess = score - self.trace
         return (excess / self.squared_trace).clamp(min=0), excess / (2 * self.squared_trace).sqrt()
+
+    def beside(self, residual: Float[Tensor, "object y x"]) -> Float[Tensor, " object"]:
+        """Largest significance of a point source where the galaxy hardly shines [σ]."""
+        ny, nx = self.canvas.fine_shape
+        seen = self._seen[:, :ny, :nx]
+        light = self.variance[:, :ny, :nx]
+        dark = light < FAINT * light.amax((1, 2), keepdim=True)
+        usable = dark & (seen > LEAST_SEEN * seen.amax((1, 2), keepdim=True))
+        matched = self.adjoint(residual)[:, :ny, :nx] / seen.clamp(min=1e-30).sqrt()
+        return torch.where(usable, matched, 0.0).amax((1, 2))
 
     def doubt(self, tau2: Float[Tensor, " object"]) -> Float[Tensor, "object y x"]:
         """Factor on √w of a fit that takes the clumps for noise, their correlation counted in."""

@@ -32,10 +32,10 @@ class LearntSettings(BaseModel):
     clumps: bool = Field(default=True, description="restore what an elliptical profile leaves over")
     error: bool = Field(default=True, description="standard error of each pixel")
     n_learn: int = Field(
-        default=500,
+        default=250,
         ge=1,
         description="galaxies, evenly spaced, that a stack's prior is learnt from",
     )
     n_rounds: int = Field(
-        default=5, ge=1, description="rounds of expectation and maximisation that learn it [1]"
+        default=4, ge=1, description="rounds of expectation and maximisation that learn it [1]"
     )

@@ -123,6 +123,12 @@ def test_clumps__are_restored_where_the_data_show_them():
     assert with_clumps[1] < 0.3 * without[1]
 
 
+def test_restore__flags_a_galaxy_with_a_neighbour():
+    pair = np.stack([TRUTH[0], TRUTH[0] + np.roll(TRUTH[1], (10, -9), axis=(0, 1))])
+    flags = restore(observed(pair, PSF, sigma=0.5, seed=28), PRIOR).flags & ObjectFlag.BLENDED
+    assert flags.tolist() == [0, int(ObjectFlag.BLENDED)]
+
+
 def test_restore__keeps_float64():
     double = GalaxyStack(
         image=STACK.image[:2].double(), weight=STACK.weight[:2].double(), psf=STACK.psf.double()
