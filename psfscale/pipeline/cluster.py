@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
@@ -39,7 +39,7 @@ from psfscale.pipeline.profiles import (
     SchedulerFileProfile,
     SlurmProfile,
 )
-from psfscale.pipeline.unit import Task, explain
+from psfscale.pipeline.unit import MEMORY_LIMIT, OVERDUE, Task, explain
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
@@ -217,6 +217,9 @@ class DaskExecutor:
 
 def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
     """Run units on a worker; returns for each what of its `Outcome` is set."""
+    limit = get_worker().memory_manager.memory_limit
+    if limit:
+        os.environ[MEMORY_LIMIT] = str(limit)
     names = ("counts", "died", "error", "hopeless")
     return [
         {name: getattr(outcome, name) for name in names if getattr(outcome, name) is not None}
@@ -230,7 +233,7 @@ def _deadline(task: Task) -> Iterator[None]:
     if task.timeout is None:
         yield
         return
-    timer = threading.Timer(task.timeout, os._exit, args=(124,))
+    timer = threading.Timer(task.timeout, os._exit, args=(OVERDUE,))
     timer.daemon = True
     timer.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -26,7 +27,6 @@ from psfscale.pipeline.executor import (
     ExecutorLostError,
     Outcome,
     Parcel,
-    overdue,
     summary,
 )
 from psfscale.pipeline.ledger.books import STRIDE, Books
@@ -34,7 +34,7 @@ from psfscale.pipeline.ledger.journal import History, begun_units, note_death, r
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
 from psfscale.pipeline.plan import Frontier, Plan, Todo
-from psfscale.pipeline.unit import Reason, Task, quarantine
+from psfscale.pipeline.unit import Reason, Task, overdue, quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,8 @@ GRACE = 60.0
 """Beyond the longest time of a unit, how long the driver waits without any outcome [s]."""
 
 
+WAITS_BEFORE_BLAME = 10
+"""Processes that died before a unit in them began, after which it is blamed all the same."""
 SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
 """Finished units, or seconds, after which their markers are copied into the books."""
 PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
@@ -97,6 +99,7 @@ class Driver:
     _numbers: Iterator[int] = field(default_factory=count)
     _parcels: dict[int, int] = field(default_factory=dict)
     _attempts: dict[Key, int] = field(default_factory=dict)
+    _waited: Counter[Key] = field(default_factory=Counter)
     _histories: dict[Key, History] = field(default_factory=dict)
     _flight: dict[Key, _Flying] = field(default_factory=dict)
     _stages: tuple[str, ...] = ()
@@ -273,8 +276,10 @@ class Driver:
     def _take_death(self, frontier: Frontier, task: Task, reason: str) -> None:
         """A unit that was running is blamed; one that only waited in the dead process is not."""
         history = read_history(self.run, task.key)
-        if history.began(task.attempt, task.lease):
-            age = time.time() - history.attempts[-1]["time"]
+        began = history.began(task.attempt, task.lease)
+        self._waited[task.key] += not began
+        if began or self._waited[task.key] >= WAITS_BEFORE_BLAME:
+            age = time.time() - history.attempts[-1]["time"] if began else 0
             if task.timeout is not None and age >= task.timeout:
                 reason = overdue(task)
             history = note_death(self.run, task.key, reason)
@@ -315,6 +320,7 @@ class Driver:
         item = self._land(task.key).item
         self._histories.pop(task.key, None)
         self._attempts.pop(task.key, None)
+        self._waited.pop(task.key, None)
         frontier.finish(task.key)
         self._unsettled.append(task.key)
         self._seconds += counts["seconds"]

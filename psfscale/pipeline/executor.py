@@ -24,6 +24,8 @@ from psfscale.pipeline.unit import (
     execute,
     execute_alone,
     explain,
+    overdue,
+    prepare,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class SerialExecutor:
         """Run the next parcel; of a unit in which the run was interrupted nothing is returned."""
         ended: list[Outcome] = []
         try:
-            for outcome in run_parcel(self._parcels.popleft(), guard=_alarm, stop=self._stop):
+            for outcome in run_parcel(self._parcels.popleft(), guard=alarm, stop=self._stop):
                 ended.append(outcome)  # noqa: PERF402 (what ended before an interruption is kept)
         except UnitInterrupted:
             pass
@@ -157,6 +159,7 @@ def _attempt(
         if task.alone:
             ended = execute_alone(task)
         else:
+            prepare(task)
             with guard(task):
                 ended = execute(task, stop=stop)
     except UnitOverdue:
@@ -178,11 +181,6 @@ def ended_before(task: Task) -> Outcome | None:
     return Outcome(task=task, counts=summary(marker))
 
 
-def overdue(task: Task) -> str:
-    """What is said of a unit that took too long."""
-    return f"took more than {task.timeout:g} s"
-
-
 def summary(marker: Marker) -> dict[str, Any]:
     """What of a marker goes through the scheduler: less than 1 kB."""
     return {
@@ -197,7 +195,7 @@ def summary(marker: Marker) -> dict[str, Any]:
     }
 
 
-def _alarm(task: Task) -> AbstractContextManager[None]:
+def alarm(task: Task) -> AbstractContextManager[None]:
     """Interrupts a unit in the main thread when its time is over."""
     if task.timeout is None or threading.current_thread() is not threading.main_thread():
         return nullcontext()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from psfscale.arrays import UnitState
-from psfscale.errors import ConfigError
+from psfscale.errors import ConfigError, RunError
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.cost import peak_memory
 from psfscale.pipeline.driver import Driver
@@ -24,6 +24,7 @@ from psfscale.pipeline.ledger.marker import Failure, read_markers
 from psfscale.pipeline.plan import Plan, remaining, wanted_units
 from psfscale.pipeline.profiles import LocalProfile
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+from psfscale.pipeline.unit import HOPELESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -184,6 +185,12 @@ def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> Non
         driver.go(plan)
         if driver.stop():
             reason = "interrupted"
+    except OSError as error:
+        reason = f"{type(error).__name__}: {error}"
+        if error.errno not in HOPELESS:
+            raise
+        msg = f"{error}: mend that; the same command resumes"
+        raise RunError(msg) from error
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         raise

@@ -19,12 +19,14 @@ from psfscale.config import fingerprint
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.ledger.books import Known, code, read_known
 from psfscale.pipeline.ledger.marker import Key
-from psfscale.pipeline.stages import NEEDS, STAGE_NAMES, VERSIONS, settings_of
+from psfscale.pipeline.stages import DECLARED, NEEDS, STAGE_NAMES, VERSIONS, settings_of
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import zarr
 
     from psfscale.config import RunConfig
 
@@ -219,19 +221,29 @@ def wanted_units(context: RunContext) -> Wanted:
         values_of(root, f"exposures/{name}") for name in ("id", "content", "complete")
     )
     chosen = np.asarray(complete, bool)
-    has_galaxies = np.zeros(chosen.shape, bool)
-    if context.wants_galaxy_psfs:
-        has_galaxies = values_of(root, "exposures/n_galaxies").sum(axis=1) > 0
+    present = _present(root, context, len(chosen))
     roots = {name: _root_fingerprint(name, context) for name in STAGE_NAMES}
     table = np.zeros((len(chosen), len(STAGE_NAMES)), np.uint64)
     for exposure in np.flatnonzero(chosen).tolist():
-        names = [n for n in STAGE_NAMES if n != "psf" or has_galaxies[exposure]]
+        names = [name for name, here in present.items() if here[exposure]]
         identity = str(ids[exposure]), str(content[exposure])
         prints = _fingerprints(identity, names, roots)
         table[exposure] = [code(prints[n]) if n in prints else 0 for n in STAGE_NAMES]
     return Wanted(
         stages=STAGE_NAMES, ids=ids, fingerprints=table, n_incomplete=int((~chosen).sum())
     )
+
+
+def _present(root: zarr.Group, context: RunContext, n_exposures: int) -> dict[str, np.ndarray]:
+    """Of every wanted stage, which exposures may hold objects for it."""
+    stars = np.ones(n_exposures, bool)  # without any, that is worth a failure
+    found = {}
+    for name, declared in DECLARED.items():
+        if declared.wanted(context):
+            of_galaxies = declared.objects == "galaxies"
+            galaxies = values_of(root, "exposures/n_galaxies") if of_galaxies else None
+            found[name] = stars if galaxies is None else galaxies.sum(axis=1) > 0
+    return found
 
 
 def _root_fingerprint(name: str, context: RunContext) -> str:

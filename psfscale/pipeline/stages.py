@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from psfscale.models.base import PsfModel
     from psfscale.pipeline.context import RunContext
 
-STAGE_NAMES = ("fit", "psf", "metrics")
-"""All stages, each after those it needs; the order of the stored ``stage`` axis."""
-
 PREDICT_BLOCK = 512
 """PSFs drawn in one call of a model: bounds the memory of a CCD with many galaxies."""
 
@@ -49,7 +46,7 @@ class Stage:
 
     Attributes
     ----------
-    name : one of `STAGE_NAMES`
+    name : its key in `DECLARED`
     version : counts changes of the code that change results; part of the fingerprint
     needs : stages whose results on the same CCD it reads
     run : the function
@@ -73,36 +70,57 @@ class Stage:
     resources: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What the plan knows of a stage; an entry of `DECLARED` is all that adds one to a run.
+
+    Attributes
+    ----------
+    version : counts changes of the code that change results; part of the fingerprint
+    build : the stage, from the context and the arrays of the model's state
+    settings : the part of the configuration that it depends on, JSON-able; in the fingerprint
+    needs : stages whose results on the same CCD it reads
+    objects : whose it is; exposures without any are left out
+    wanted : whether a run of this context has it
+    """
+
+    version: int
+    build: Callable[[RunContext, tuple[ArraySpec, ...]], Stage]
+    settings: Callable[[RunContext], dict[str, Any]]
+    needs: tuple[str, ...] = ()
+    objects: Literal["stars", "galaxies"] = "stars"
+    wanted: Callable[[RunContext], bool] = lambda _: True
+
+
 def settings_of(name: str, context: RunContext) -> dict[str, Any]:
     """The part of the configuration that a stage depends on; JSON-able."""
-    config = context.config
-    parts: dict[str, dict[str, Any]] = {
-        "fit": {
-            "model": config.model.name,
-            "settings": context.model_settings.model_dump(mode="json"),
-            "checks": config.checks.model_dump(),
-        },
-        "psf": {
-            "oversampling": config.psf.oversampling,
-            "shape": [context.sizes.get("galaxies.y"), context.sizes.get("galaxies.x")],
-        },
-        "metrics": config.metrics.model_dump(),
-    }
-    return parts[name]
-
-
-VERSIONS = {"fit": 5, "psf": 1, "metrics": 1}
-NEEDS: dict[str, tuple[str, ...]] = {"fit": (), "psf": ("fit",), "metrics": ("fit",)}
+    return DECLARED[name].settings(context)
 
 
 def stages_of(context: RunContext) -> dict[str, Stage]:
     """The stages of a run by name, each after those it needs."""
     arrays = context.model_class.state_arrays(context.model_settings, context.stamp_shape)
     model = run_specs(context.config.model.name, arrays)
-    stages = [_fit_stage(context, model), _metrics_stage(context, model)]
-    if context.wants_galaxy_psfs:
-        stages.insert(1, _psf_stage(context, model))
-    return {stage.name: stage for stage in stages}
+    return {
+        name: declared.build(context, model)
+        for name, declared in DECLARED.items()
+        if declared.wanted(context)
+    }
+
+
+def _fit_settings(context: RunContext) -> dict[str, Any]:
+    return {
+        "model": context.config.model.name,
+        "settings": context.model_settings.model_dump(mode="json"),
+        "checks": context.config.checks.model_dump(),
+    }
+
+
+def _psf_settings(context: RunContext) -> dict[str, Any]:
+    return {
+        "oversampling": context.config.psf.oversampling,
+        "shape": [context.sizes.get("galaxies.y"), context.sizes.get("galaxies.x")],
+    }
 
 
 def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
@@ -311,3 +329,27 @@ def _outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     except (QhullError, ValueError):  # fewer than three stars, or all on a line: no hull
         return np.ones(x.shape, bool)
     return np.asarray(hull.find_simplex(np.column_stack([x, y])) < 0)
+
+
+DECLARED: dict[str, Declared] = {
+    "fit": Declared(version=5, build=_fit_stage, settings=_fit_settings),
+    "psf": Declared(
+        version=1,
+        build=_psf_stage,
+        settings=_psf_settings,
+        needs=("fit",),
+        objects="galaxies",
+        wanted=lambda context: context.wants_galaxy_psfs,
+    ),
+    "metrics": Declared(
+        version=1,
+        build=_metrics_stage,
+        settings=lambda context: context.config.metrics.model_dump(),
+        needs=("fit",),
+    ),
+}
+"""All stages by name, each after those it needs; the order of the stored ``stage`` axis."""
+
+STAGE_NAMES = tuple(DECLARED)
+VERSIONS = {name: declared.version for name, declared in DECLARED.items()}
+NEEDS = {name: declared.needs for name, declared in DECLARED.items()}

@@ -11,6 +11,7 @@ import faulthandler
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -48,6 +49,12 @@ if TYPE_CHECKING:
     from psfscale.pipeline.storage.session import Session
 
 TRACEBACK_LENGTH = 4000
+MEMORY_LIMIT = "PSFSCALE_MEMORY_LIMIT"
+"""Variable of the environment: what a unit in a process of its own may allocate [byte]."""
+OVERDUE = 124
+"""Exit code of a process whose unit took too long; as of timeout(1)."""
+START_WITHIN = 60.0
+"""Seconds that a process may take beside its unit's time."""
 IO_ATTEMPTS = 4
 PAUSE = 0.5
 """Seconds before the first new attempt; twice as long before each next."""
@@ -120,16 +127,28 @@ def execute_alone(task: Task) -> Marker | str:
     command = [sys.executable, "-m", __name__, json.dumps(asdict(task))]
     with tempfile.TemporaryFile() as errors:
         try:
-            child = subprocess.run(command, stderr=errors, timeout=task.timeout, check=False)  # noqa: S603
-            died = _cause(child.returncode)
+            limit = None if task.timeout is None else task.timeout + START_WITHIN
+            child = subprocess.run(command, stderr=errors, timeout=limit, check=False)  # noqa: S603
+            late = child.returncode == OVERDUE
+            died = overdue(task) if late else _cause(child.returncode)
         except subprocess.TimeoutExpired:
-            died = f"took more than {task.timeout:g} s"
+            died = overdue(task)
         errors.seek(0)
         tail = errors.read()[-2000:].decode(errors="replace").strip()
     marker = read_marker(Path(task.run), task.key)
     if marker is not None and marker.fingerprint == task.fingerprint:
         return marker
     return f"{died}; its last words: {tail}" if tail else died
+
+
+def overdue(task: Task) -> str:
+    """What is said of a unit that took too long."""
+    return f"took more than {task.timeout:g} s"
+
+
+def prepare(task: Task) -> None:
+    """Load and open what units of the run need; that is no unit's time."""
+    _ = session_of(Path(task.run), task.lease).stages
 
 
 def _cause(code: int) -> str:
@@ -288,9 +307,20 @@ def quarantine(task: Task, reason: Reason) -> Marker:
 
 def _main() -> None:
     """Run the task given as JSON; a crash leaves a native traceback on standard error."""
+    from psfscale.pipeline.executor import UnitOverdue, alarm
+
+    if MEMORY_LIMIT in os.environ:
+        limit = int(os.environ[MEMORY_LIMIT])
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     faulthandler.enable()
     content = json.loads(sys.argv[1])
-    execute(Task(**{**content, "keep": tuple(content["keep"])}))
+    task = Task(**{**content, "keep": tuple(content["keep"])})
+    prepare(task)
+    try:
+        with alarm(task):
+            execute(task)
+    except UnitOverdue:
+        sys.exit(OVERDUE)
 
 
 if __name__ == "__main__":

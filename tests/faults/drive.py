@@ -1,4 +1,7 @@
-"""A driver to be disturbed: ``python drive.py FOLDER WORKERS CHANGES``; 0 workers: serial."""
+"""A driver to be disturbed: ``python drive.py FOLDER WORKERS CHANGES``.
+
+0 workers: serial; ``profile`` for workers: the cluster of FOLDER/profile.yaml.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ from pathlib import Path
 
 import toy
 
-from psfscale.pipeline import run
+from psfscale.pipeline import load_profile, run
 from psfscale.pipeline.profiles import LocalProfile
 
 if __name__ == "__main__":
-    folder, workers, changes = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    folder, given, changes = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    if given == "profile":
+        cluster = load_profile(folder / "profile.yaml")
+    else:
+        cluster = LocalProfile(workers=int(given)) if int(given) else None
     summary = run(
         toy.make_config(folder, **changes),
-        cluster=LocalProfile(workers=workers) if workers else None,
-        serial=not workers,
+        cluster=cluster,
+        serial=cluster is None,
         observers=[],
     )
     sys.stdout.write(f"{summary}\n")

@@ -21,7 +21,7 @@ SLOW_FIT = {"model": {"settings": {"sleep": 0.2}}}
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, *, workers: int, **changes) -> subprocess.Popen:
+def start(folder: Path, *, workers: int | str, **changes) -> subprocess.Popen:
     command = [sys.executable, str(DRIVE), str(folder), str(workers), json.dumps(changes)]
     with (folder / "said").open("w") as said:
         return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
@@ -137,7 +137,7 @@ def test_poisonous_unit__is_quarantined_by_name_on_its_third_death(survey) -> No
     root = toy.open_root(survey / "survey.zarr", mode="r+")
     root["stars/image"][2, 0] *= 0.9
     driver = start(survey, workers=1, model={"settings": poison})
-    said = end(driver, survey, seconds=90)
+    said = end(driver, survey, seconds=200)
     assert driver.returncode == 1, said
     assert deaths.read_text().count("killed") == 3
     stands = status(survey / "run.zarr")
@@ -153,9 +153,21 @@ def test_unit_that_takes_too_long__is_ended_and_quarantined_by_name(survey) -> N
     settings = {"hang_below_flux": 9950.0}
     limits = {"unit_timeout": 4.0}
     driver = start(survey, workers=1, model={"settings": settings}, limits=limits)
-    said = end(driver, survey, seconds=90)
+    said = end(driver, survey, seconds=200)
     assert driver.returncode == 1, said
     stands = status(survey / "run.zarr")
     assert {f.exposure_id for f in stands.failures} == {"exp-0"}
     assert "3 times, last: took more than 4 s" in stands.failures[0].message
+    assert stands.units["fit"] | {"done": 3, "failed": 1} == stands.units["fit"]
+
+
+def test_greedy_unit__is_quarantined_by_name_and_leaves_the_machine_its_memory(survey) -> None:
+    root = toy.open_root(survey / "survey.zarr", mode="r+")
+    root["stars/image"][1, 1] *= 0.9
+    (survey / "profile.yaml").write_text("kind: local\nworkers: 1\nmemory_per_worker: 1GB\n")
+    driver = start(survey, workers="profile", model={"settings": {"hog_below_flux": 9950.0}})
+    said = end(driver, survey, seconds=200)
+    assert driver.returncode == 1, said
+    stands = status(survey / "run.zarr")
+    assert {f.exposure_id for f in stands.failures} == {"exp-1"}
     assert stands.units["fit"] | {"done": 3, "failed": 1} == stands.units["fit"]

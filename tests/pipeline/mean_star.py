@@ -28,6 +28,7 @@ class MeanStarSettings(BaseModel):
     kill_below_flux: float = 0.0
     poison_file: str = ""
     hang_below_flux: float = 0.0
+    hog_below_flux: float = 0.0
 
 
 class MeanStar:
@@ -82,6 +83,11 @@ class MeanStar:
         """Hang, or kill the process, where the first star is fainter than asked for."""
         if stars.image[0].sum() < self.settings.hang_below_flux:
             time.sleep(600)
+        if stars.image[0].sum() < self.settings.hog_below_flux:
+            hoard = []
+            while len(hoard) < 100:
+                hoard.append(np.ones(2**24))
+                time.sleep(0.05)
         if stars.image[0].sum() < self.settings.kill_below_flux:
             if self.settings.poison_file:
                 with Path(self.settings.poison_file).open("a") as file:
