@@ -79,8 +79,11 @@ def parity(data: Path, peer: Path | None) -> None:
 
 def speed(data: Path) -> None:
     images, psfs = example(data)
-    psfscale.deconvolve(images[:4], psfs[:4], n_iter=2)
-    for name, options in (("parity", {"parity": True}), ("defaults", {})):
+    psfscale.deconvolve(images[:4], psfs[:4], mode="lowr", n_iter=2)
+    for name, options in (
+        ("lowr, parity", {"mode": "lowr", "parity": True}),
+        ("lowr", {"mode": "lowr"}),
+    ):
         start = time.process_time()
         psfscale.deconvolve(images, psfs, **options)
         print(f"example, {name}: {time.process_time() - start:.2f} CPU s", flush=True)
@@ -133,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rows", default="parity,speed,modes,mixed")
     parser.add_argument("--peer", type=Path, help="folder of peer_lowr.npz and peer_sparse.npz")
     parser.add_argument("--snr", default="1,5,20", help="of the rows `modes`")
-    parser.add_argument("--modes", default="lowr,sparse,all,grad")
+    parser.add_argument("--modes", default="learnt,lowr,sparse,all,grad")
     parser.add_argument("--galaxies", type=int, default=1000, help="of the rows `modes`")
     args = parser.parse_args()
     torch.set_num_threads(1)

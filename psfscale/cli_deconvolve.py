@@ -131,7 +131,7 @@ Weight = Annotated[Path | None, typer.Option("--weight", help="inverse variances
 NoiseEst = Annotated[
     float | None, typer.Option("--noise_est", help="noise of all galaxies; else measured")
 ]
-Mode = Annotated[str, typer.Option("-m", "--mode", help="all, sparse, lowr or grad")]
+Mode = Annotated[str, typer.Option("-m", "--mode", help="learnt, all, sparse, lowr or grad")]
 OptType = Annotated[str, typer.Option("--opt_type", help="condat, fwbw or gfwbw")]
 NIter = Annotated[int, typer.Option("--n_iter", help="iterations of a pass at most")]
 CostWindow = Annotated[
@@ -259,10 +259,12 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
 
 def _report(done: Deconvolved, seconds: float) -> None:
     found = done.restoration
-    last = found.convergence[-1]
+    steps = ""
+    if found.convergence:
+        n = sum(c.n_iterations for c in found.convergence)
+        steps = f"{n} iterations, residual {found.convergence[-1].residual:.2g}, "
     typer.echo(
-        f"{len(found)} galaxies, {sum(c.n_iterations for c in found.convergence)} iterations, "
-        f"{int(found.converged.sum())} galaxies converged, residual {last.residual:.2g}, "
+        f"{len(found)} galaxies, {steps}{int(found.converged.sum())} galaxies converged, "
         f"chi² {float(found.chi2.median()):.3f} a pixel, {seconds:.1f} CPU s"
     )
     if done.score is not None:

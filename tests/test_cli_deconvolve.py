@@ -193,3 +193,14 @@ def test_command__parity_reproduces_the_published_arithmetic(field):
         x, u = 0.8 * ahead + 0.2 * x, 0.8 * dual + 0.2 * u
     np.testing.assert_allclose(np.load("out_primal.npy"), x, rtol=0, atol=1e-8 * np.abs(x).max())
     np.testing.assert_allclose(np.load("out_dual.npy"), u, rtol=0, atol=1e-8 * np.abs(u).max())
+
+
+def test_command__learns_its_prior_where_asked(field):
+    code, out = call(*RUN[:4], "-o", "out", "--mode", "learnt", "-c", "truth.npy")
+    assert code == 0, out
+    assert "8 galaxies, 8 galaxies converged" in out
+    expected = psfscale.deconvolve(field.images, field.psfs).image.numpy()
+    np.testing.assert_allclose(np.load("out_primal.npy"), expected)
+    code, out = call(*RUN, "-o", "out", "--mode", "learnt")
+    assert code == 2
+    assert "mode learnt has no n_iter" in out

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from psfscale.arrays import ObjectFlag
+from psfscale.deconvolve.learnt.learn import restore_by_own_prior
 from psfscale.deconvolve.priors import (
     Free,
     LowRank,
@@ -116,6 +117,8 @@ def restore(
     ----------
     start : what to start from; the Wiener solution where None
     """
+    if settings.mode == "learnt":
+        return _learnt(stack, settings, start)
     joint = settings.mode in {"lowr", "all"} or (
         settings.grad_type == "psf_unknown" and stack.fixed_psf
     )
@@ -131,6 +134,15 @@ def restore(
             for b in blocks
         ]
     )
+
+
+def _learnt(
+    stack: GalaxyStack, settings: DeconvolutionSettings, start: Tensor | None
+) -> Restoration:
+    if start is not None:
+        msg = "mode learnt finds its own start: leave current_res out, or name another mode"
+        raise ConfigError(msg)
+    return restore_by_own_prior(stack, settings=settings.learnt)
 
 
 def _settings(

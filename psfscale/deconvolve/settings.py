@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from psfscale.deconvolve.learnt.settings import LearntSettings
+
 __all__ = ["DeconvolutionSettings"]
 
 
@@ -14,10 +16,10 @@ class DeconvolutionSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["all", "sparse", "lowr", "grad"] = Field(
-        default="lowr",
-        description="prior: sparse wavelets of each galaxy, low rank of the stack, both (all), "
-        "or none but positivity (grad)",
+    mode: Literal["learnt", "all", "sparse", "lowr", "grad"] = Field(
+        default="learnt",
+        description="prior: learnt from the catalogue, sparse wavelets of each galaxy, low rank "
+        "of the stack, both (all), or none but positivity (grad)",
     )
     opt_type: Literal["condat", "fwbw", "gfwbw"] = Field(
         default="condat",
@@ -27,6 +29,9 @@ class DeconvolutionSettings(BaseModel):
         default="psf_known",
         description="data term: PSFs as given, refined on the way, with a shape constraint, or "
         "no data term (the priors alone act on the start)",
+    )
+    learnt: LearntSettings = Field(
+        default=LearntSettings(), description="settings of mode learnt alone"
     )
     boundary: Literal["circular", "zero"] = Field(
         default="circular", description="the sky outside a stamp: periodic, or dark"
@@ -99,6 +104,10 @@ class DeconvolutionSettings(BaseModel):
         return self
 
     def _refusal(self) -> str | None:
+        if self.mode == "learnt":
+            return self._learnt_refusal()
+        if self.learnt != LearntSettings():
+            return f"the settings `learnt` belong to mode learnt, the mode is {self.mode}"
         if any(k < 0 for k in self.wave_thresh_factor):
             return "wave_thresh_factor must not be negative"
         if self.grad_type == "none" and self.mode == "grad":
@@ -107,6 +116,20 @@ class DeconvolutionSettings(BaseModel):
             return "relax, condat_sigma and condat_tau are steps of opt_type condat alone"
         if self.parity:
             return self._parity_refusal()
+        return None
+
+    def _learnt_refusal(self) -> str | None:
+        own = {"mode", "learnt", "noise_est"}
+        foreign = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in own and getattr(self, name) != field.default
+        ]
+        if foreign:
+            return (
+                f"mode learnt has no {', '.join(foreign)}: these belong to the modes lowr, sparse, "
+                "all and grad; name one"
+            )
         return None
 
     def _parity_refusal(self) -> str | None:

@@ -62,7 +62,9 @@ def test_deconvolve__every_combination_runs_or_is_refused(mode, optimiser, gradi
 )  # fmt: skip
 def test_deconvolve__restores_galaxies_in_every_manner(options):
     field = scene(24, snr=30)
-    found = deconvolve(field.images, field.psfs, sigma=field.sigma, n_iter=100, **options)
+    found = deconvolve(
+        field.images, field.psfs, sigma=field.sigma, n_iter=100, **{"mode": "lowr", **options}
+    )
     before = np.median(pixel_error(field.images, field.truth))
     after = np.median(pixel_error(found.image, field.truth))
     # n = 24, seed 3: what is seen is off by 0.08; the worst manner, without positivity, by 0.056
@@ -114,6 +116,7 @@ def test_deconvolve__soft_low_rank_optimisers_agree_at_convergence():
         deconvolve(
             field.images,
             field.psfs,
+            mode="lowr",
             opt_type=optimiser,
             lowr_thresh_type="soft",
             lowr_thresh_factor=0.3,
@@ -143,7 +146,7 @@ def test_deconvolve__galaxies_without_a_joint_prior_do_not_see_each_other(mode):
 def test_deconvolve__low_rank_commutes_with_the_order_of_the_galaxies():
     field = scene(12)
     order = np.random.default_rng(0).permutation(12)
-    options = {"sigma": field.sigma, "n_iter": 40}
+    options = {"mode": "lowr", "sigma": field.sigma, "n_iter": 40}
     there = deconvolve(field.images[order], field.psfs[order], **options)
     here = deconvolve(field.images, field.psfs, **options)
     torch.testing.assert_close(there.image, here.image[order], atol=1e-10, rtol=0)
@@ -248,13 +251,20 @@ def test_deconvolve__keeps_float32():
     [
         ({"mode": "magic"}, ConfigError, "mode"),
         ({"depth": 3}, ConfigError, "depth"),
-        ({"condat_tau": 5.0}, ConfigError, "do not converge"),
-        ({"opt_type": "fwbw", "relax": 0.5}, ConfigError, "condat alone"),
+        ({"mode": "lowr", "condat_tau": 5.0}, ConfigError, "do not converge"),
+        ({"mode": "lowr", "opt_type": "fwbw", "relax": 0.5}, ConfigError, "condat alone"),
         ({"parity": True, "mode": "all"}, ConfigError, "cannot run it"),
-        ({"parity": True, "opt_type": "gfwbw"}, ConfigError, "parity holds for"),
-        ({"parity": True, "grad_type": "shape"}, ConfigError, "parity has no grad_type"),
+        ({"parity": True, "mode": "lowr", "opt_type": "gfwbw"}, ConfigError, "parity holds for"),
+        (
+            {"parity": True, "mode": "lowr", "grad_type": "shape"},
+            ConfigError,
+            "parity has no grad_type",
+        ),
         ({"parity": True, "mode": "sparse", "boundary": "zero"}, ConfigError, "circular"),
-        ({"wave_thresh_factor": (-1.0,)}, ConfigError, "not be negative"),
+        ({"mode": "sparse", "wave_thresh_factor": (-1.0,)}, ConfigError, "not be negative"),
+        ({"n_iter": 20, "parity": True}, ConfigError, "mode learnt has no n_iter, parity"),
+        ({"mode": "lowr", "learnt": {"oversampling": 2}}, ConfigError, "belong to mode learnt"),
+        ({"learnt": {"oversampling": 0}}, ConfigError, "oversampling"),
         ({"noise_est": 0.1, "sigma": 0.1}, InputError, "noise_est is the noise"),
         ({"current_res": np.zeros((2, 3, 3))}, InputError, "current_res"),
     ],

@@ -50,7 +50,7 @@ def test_soft_low_rank_solution__carries_the_certificate_of_a_minimum():
     field = scene(12, snr=10, psf_width=(0.8, 1.0))
     factor = 0.3
     found = deconvolve(
-        field.images, field.psfs, lowr_thresh_type="soft", lowr_thresh_factor=factor,
+        field.images, field.psfs, mode="lowr", lowr_thresh_type="soft", lowr_thresh_factor=factor,
         sigma=field.sigma, n_iter=6000, convergence=1e-12,
     )  # fmt: skip
     x = (found.image / field.sigma).flatten(1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from psfscale.deconvolve.stack import GalaxyStack
 
-__all__ = ["contribution", "deconvolve", "first_prior", "learn_prior"]
+__all__ = ["contribution", "deconvolve", "first_prior", "learn_prior", "restore_by_own_prior"]
 
 LATER_STEPS = 3
 """Steps of the fits in each round after the first: they start where the last round ended."""
@@ -142,7 +142,13 @@ def deconvolve(
         raise ConfigError(msg) from error
     stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask)
     if prior is None:
-        n = min(chosen.n_learn, len(stack))
-        sample = (torch.arange(n) * len(stack)) // n
-        prior = learn_prior([stack.select(sample)], settings=chosen)
+        return restore_by_own_prior(stack, settings=chosen)
     return restore(stack, prior, settings=chosen)
+
+
+def restore_by_own_prior(stack: GalaxyStack, *, settings: LearntSettings) -> LearntRestoration:
+    """Galaxies restored by the prior that a sample of them, evenly spaced, teaches."""
+    n = min(settings.n_learn, len(stack))
+    sample = (torch.arange(n) * len(stack)) // n
+    prior = learn_prior([stack.select(sample)], settings=settings)
+    return restore(stack, prior, settings=settings)
