@@ -29,8 +29,7 @@ START = 0.05
 STARTS = ((3, 1), (3, -1), (4, 1), (5, 1))
 """Index of the Zernike that a search starts from, and its sign; defocus, then astigmatism."""
 TINY = 1e-30
-FIRST_MODES = 15
-FIRST_STEPS, SEARCH_STEPS, LAST_STEPS = 40, 70, 60
+SEARCH_STEPS, LAST_STEPS = 90, 60
 DAMPING = 1e-3
 MOST_DAMPING = 1e6
 
@@ -103,38 +102,26 @@ def _cost(
 
 
 def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
-    """The best of the minima found from several aberrations, each in both signs of even modes.
+    """The best of the minima found from several aberrations and their mirrors.
 
-    The starts are tried in turn until softened χ² is what noise alone would leave.
+    They are tried in turn until softened χ² is what noise alone would leave.
     """
     soft = replace(scene, pixels=scene.pixels.softened(SOFTENING))
     enough = float((soft.pixels.weight / scene.pixels.weight.clamp(min=TINY)).sum())
     size = START * float(np.mean(scene.camera.wavelengths))
-    found = []
+    best, lowest = start, float("inf")
     for mode, sign in STARTS:
-        if mode < len(start.zernike):
-            found += _both_signs(soft, start, mode, sign * size, nuisances)
-            if min(cost for _, cost in found) < enough:
-                break
-    best, _ = min(found, key=lambda one: one[1])
+        zernike = start.zernike.clone()
+        zernike[min(mode, len(zernike) - 1), 0] += sign * size
+        here = replace(start, zernike=zernike)
+        for _ in range(2):
+            here, cost = descend(soft, here, nuisances=nuisances, n_steps=SEARCH_STEPS)
+            if cost < lowest:
+                best, lowest = here, cost
+            if lowest < enough:
+                return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+            here = flipped(here)
     return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
-
-
-def _both_signs(
-    soft: Scene, start: Wavefronts, mode: int, size: float, nuisances: Nuisances
-) -> list[tuple[Wavefronts, float]]:
-    """Minima from one aberration [µm] everywhere, first in few modes, and from its mirror."""
-    first = min(FIRST_MODES, len(start.zernike))
-    zernike = start.zernike[:first].clone()
-    zernike[mode, 0] += size
-    few, _ = descend(
-        soft, replace(start, zernike=zernike), nuisances=nuisances, n_steps=FIRST_STEPS
-    )
-    grown = start.zernike.clone()
-    grown[:first] = few.zernike
-    one = descend(soft, replace(few, zernike=grown), nuisances=nuisances, n_steps=SEARCH_STEPS)
-    other = descend(soft, flipped(one[0]), nuisances=nuisances, n_steps=SEARCH_STEPS)
-    return [one, other]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
