@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 from wave_scene import (
     OPTICS,
     WAVELENGTH,
@@ -17,8 +18,10 @@ from wave_scene import (
 )
 
 from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+from psfscale.cli import app
 from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.centroid import windowed_centroid
+from psfscale.kernels.pupil import PupilShape, pupil_amplitude
 from psfscale.models import load_model_class, settings_class
 from psfscale.models.wavediff import WaveDiff
 from psfscale.store.models import load_model, save_model
@@ -290,3 +293,46 @@ def test_wavediff__tells_of_its_phases() -> None:
     assert [p.done for p in told] == [0, 1, 2]
     assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
     assert model.history == told
+
+
+def test_fit_and_predict__take_the_telescope_from_the_survey(tmp_path: Path) -> None:
+    """From arrays to the optical PSF by the command line, with a pupil and a number replaced."""
+    scene = stars(n=12)
+    np.savez(
+        tmp_path / "stars.npz",
+        image=scene.image,
+        weight=scene.weight,
+        x=scene.x,
+        y=scene.y,
+        sed=scene.sed,
+        wavelength=scene.wavelength,
+    )
+    np.savez(tmp_path / "at.npz", x=[10.0, 700.0], y=[20.0, 900.0])
+    shape = PupilShape(diameter=1200, discs=OPTICS.discs, vanes=OPTICS.vanes)
+    np.save(tmp_path / "pupil.npy", pupil_amplitude(shape, 32, grid="areas"))
+    survey = str(Path(__file__).parents[2] / "catalogs/euclid_vis.yaml")
+    model, at, out = (str(tmp_path / name) for name in ("model.zarr", "at.npz", "psf.npz"))
+    stack, pupil = str(tmp_path / "stars.npz"), f"pupil={tmp_path / 'pupil.npy'}"
+    options = ["--set", pupil, "--set", "n_zernikes=10", "--set", "degree=1"]
+    options += ["--set", "surfaces=false", "--set", "optics.pupil_grid=areas"]
+    command = ["fit", "wavediff", stack, "--survey", survey, "-o", model, *options]
+    fitted = CliRunner().invoke(app, command)
+    assert fitted.exit_code == 0, fitted.output
+    assert "12 of 12 stars used" in fitted.output
+    fine = ["--oversampling", "3", "--size", "40", "--pixel", "none", "--centre", "axis"]
+    assert CliRunner().invoke(app, ["predict", model, at, "-o", out, *fine]).exit_code == 0
+    with np.load(out) as file:
+        assert file["psf"].shape == (2, 40, 40)
+        np.testing.assert_allclose(file["psf"].sum((1, 2)), 1, rtol=1e-5)
+    lacking = CliRunner().invoke(app, ["fit", "wavediff", stack, "-o", model + "2"])
+    assert lacking.exit_code == 2
+    assert "give a survey file" in lacking.output
+
+
+def test_effective_models__refuse_the_optical_psf() -> None:
+    grid = PixelGrid(shape=(16, 16), pixel="none")
+    with pytest.raises(InputError, match="rca knows the effective PSF alone"):
+        grid.require_effective("rca")
+    with pytest.raises(InputError, match="fit wavediff"):
+        PixelGrid(shape=(16, 16), centre="axis").require_effective("sprite")
+    PixelGrid(shape=(16, 16), centre="windowed").require_effective("rca")
