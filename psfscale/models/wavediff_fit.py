@@ -28,6 +28,8 @@ START = 0.05
 """Aberration that a search starts from [mean wavelength]: without any, signs have no slope."""
 STARTS = ((3, 1), (3, -1), (4, 1), (5, 1))
 """Index of the Zernike that a search starts from, and its sign; defocus, then astigmatism."""
+SAME = 1e-3
+"""Relative difference of χ² below which two minima are one; false ones are 1-6 % higher."""
 TINY = 1e-30
 SEARCH_STEPS, LAST_STEPS = 90, 60
 DAMPING = 1e-3
@@ -104,7 +106,8 @@ def _cost(
 def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
     """The best of the minima found from several aberrations and their mirrors.
 
-    They are tried in turn until softened χ² is what noise alone would leave.
+    They are tried in turn until softened χ² is what noise alone would leave, or the lowest minimum
+    has been met twice.
     """
     soft = replace(scene, pixels=scene.pixels.softened(SOFTENING))
     enough = float((soft.pixels.weight / scene.pixels.weight.clamp(min=TINY)).sum())
@@ -116,9 +119,10 @@ def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefron
         here = replace(start, zernike=zernike)
         for _ in range(2):
             here, cost = descend(soft, here, nuisances=nuisances, n_steps=SEARCH_STEPS)
+            again = abs(cost - lowest) < SAME * lowest
             if cost < lowest:
                 best, lowest = here, cost
-            if lowest < enough:
+            if lowest < enough or again:
                 return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
             here = flipped(here)
     return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
