@@ -165,6 +165,18 @@ def ingest(
     raise typer.Exit(0 if summary.ok else 1)
 
 
+@app.command()
+def index(
+    stores: Annotated[list[Path], typer.Argument(help="survey stores, one a block")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="index to write, .yaml")],
+) -> None:
+    """Make one survey of several stores; `run` takes the index in the place of a store."""
+    from psfscale.pipeline import write_index
+
+    write_index(output, stores)
+    typer.echo(f"{len(stores)} blocks in {output}")
+
+
 def _config(path: Path, overrides: list[str] | None) -> RunConfig:
     from psfscale.config import load_config
 
@@ -176,9 +188,14 @@ def plan(
     config: Annotated[Path, typer.Argument(help="run file")], overrides: Overrides = None
 ) -> None:
     """Print what `run` would do, and what is done already."""
-    from psfscale.pipeline import plan_run
+    from psfscale.pipeline import is_index, plan_blocks, plan_run
 
-    typer.echo(str(plan_run(_config(config, overrides))))
+    run_config = _config(config, overrides)
+    if not is_index(run_config.survey):
+        typer.echo(str(plan_run(run_config)))
+        return
+    for name, planned in plan_blocks(run_config):
+        typer.echo(f"{name}\n{planned}")
 
 
 @app.command()
@@ -203,10 +220,11 @@ def run(
 
         typer.echo(yaml.safe_dump(run_config.model_dump(mode="json"), sort_keys=False), nl=False)
         return
-    from psfscale.pipeline import load_profile
-    from psfscale.pipeline import run as start
+    from psfscale.pipeline import is_index, load_profile, run_blocks
+    from psfscale.pipeline import run as run_one
 
     profile = None if serial else load_profile(cluster, workers=workers)
+    start = run_blocks if is_index(run_config.survey) else run_one
     summary = start(run_config, cluster=profile, serial=serial, retry_failed=retry_failed)
     typer.echo(str(summary))
     raise typer.Exit(summary.exit_code)
@@ -214,14 +232,19 @@ def run(
 
 @app.command()
 def status(
-    path: Annotated[Path, typer.Argument(help="run store")],
+    path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Show units by state and the reason of every failure, from the store alone."""
     from psfscale.pipeline import status as read_status
 
-    state = read_status(path)
-    typer.echo(json.dumps(state.as_dict(), indent=2) if as_json else str(state))
+    blocks = [] if (path / "zarr.json").exists() else sorted(path.glob("*.zarr"))
+    states = [read_status(block) for block in blocks or [path]]
+    if as_json:
+        told = [state.as_dict() for state in states]
+        typer.echo(json.dumps(told if blocks else told[0], indent=2))
+        return
+    typer.echo("\n".join(map(str, states)))
 
 
 @app.command()

@@ -9,6 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from psfscale.pipeline.blocks import (
+        BlocksSummary,
+        is_index,
+        plan_blocks,
+        run_blocks,
+        write_index,
+    )
     from psfscale.pipeline.consume import Run, open_run
     from psfscale.pipeline.events import Event, Observer
     from psfscale.pipeline.launch import RunSummary, run
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.verification import Verification, verify
 
 __all__ = [
+    "BlocksSummary",
     "ClusterProfile",
     "Event",
     "MetricsSummary",
@@ -34,17 +42,22 @@ __all__ = [
     "RunSummary",
     "Verification",
     "aggregate_run",
+    "is_index",
     "load_profile",
     "metrics_of_stars",
     "open_run",
+    "plan_blocks",
     "plan_run",
     "report_run",
     "run",
+    "run_blocks",
     "status",
     "verify",
+    "write_index",
 ]
 
 _HOMES = {
+    "blocks": ("BlocksSummary", "is_index", "plan_blocks", "run_blocks", "write_index"),
     "consume": ("Run", "open_run"),
     "events": ("Event", "Observer"),
     "plan": ("Plan", "plan_run"),

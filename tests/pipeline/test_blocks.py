@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import toy
+from typer.testing import CliRunner
+
+from psfscale.cli import app
+from psfscale.errors import ConfigError, InputError
+from psfscale.pipeline import open_run, run
+from psfscale.pipeline.blocks import configs, run_blocks, write_index
+from psfscale.pipeline.context import RunContext
+from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.storage.runstore import create_run_store
+
+
+@pytest.fixture
+def blocks(survey):
+    """A survey of four exposures in two blocks, and its index."""
+    (survey / "survey.zarr").rename(survey / "first.zarr")
+    toy.make_survey(survey / "second.zarr", 4)
+    root = toy.open_root(survey / "second.zarr", mode="r+")
+    root["exposures/complete"][:2] = 0
+    root["exposure"][:2] = root["exposures/id"][:2] = ["none-0", "none-1"]
+    write_index(survey / "survey.yaml", [survey / "first.zarr", survey / "second.zarr"])
+    return toy.make_config(survey, survey=survey / "survey.yaml", output=survey / "runs")
+
+
+def test_run_blocks__runs_every_block_as_a_run_of_its_own(survey, blocks) -> None:
+    summary = run_blocks(blocks, serial=True, observers=[])
+    assert (summary.exit_code, list(summary.ended), summary.held) == (0, ["first", "second"], {})
+    alone = toy.make_config(survey, survey=survey / "second.zarr", output=survey / "alone.zarr")
+    run(alone, serial=True, observers=[])
+    toy.require_same_arrays(survey / "runs/second.zarr", alone.output)
+    again = run_blocks(blocks, serial=True, observers=[])
+    assert [s.n_units for s in again.ended.values()] == [0, 0]
+
+
+def test_run_blocks__passes_by_what_another_driver_holds(survey, blocks) -> None:
+    first = configs(blocks)["first"]
+    blocks.output.mkdir()
+    create_run_store(RunContext.build(first))
+    with Lease(first.output):
+        summary = run_blocks(blocks, serial=True, observers=[])
+    assert list(summary.ended) == ["second"]
+    assert "held by another driver (host" in str(summary)
+    assert list(run_blocks(blocks, serial=True, observers=[]).ended) == ["first", "second"]
+    state = open_run(first.output)["ccds/state"]
+    assert np.asarray(state == 1).all()
+
+
+def test_index__is_planned_and_run_from_the_command_line(survey, blocks) -> None:
+    stores = [str(survey / name) for name in ("first.zarr", "second.zarr")]
+    index = survey / "other.yaml"
+    assert CliRunner().invoke(app, ["index", *stores, "-o", str(index)]).exit_code == 0
+    assert index.read_text() == "blocks:\n- first.zarr\n- second.zarr\n"
+    config = survey / "run.yaml"
+    config.write_text("survey: other.yaml\ninstrument: toy.yaml\noutput: runs\n")
+    planned = CliRunner().invoke(app, ["plan", str(config)])
+    assert planned.stdout.count("fit              2       0        2") == 2
+    result = CliRunner().invoke(app, ["run", str(config), "--serial"])
+    assert result.exit_code == 0
+    assert "first: 6 units run" in result.stdout
+    status = CliRunner().invoke(app, ["status", str(survey / "runs")])
+    assert status.stdout.count("finished") == 2
+
+
+def test_index__refuses_an_exposure_in_two_blocks_and_two_blocks_of_one_name(survey) -> None:
+    (survey / "more").mkdir()
+    toy.make_survey(survey / "more/survey.zarr", 1)
+    both = [survey / "survey.zarr", survey / "more/survey.zarr"]
+    with pytest.raises(InputError, match=r"exposure exp-0 is in .* and in .*more"):
+        write_index(survey / "index.yaml", both)
+    (survey / "index.yaml").write_text("blocks: [survey.zarr, more/survey.zarr]\n")
+    with pytest.raises(ConfigError, match=r"names of their own.*twice: \['survey'\]"):
+        configs(toy.make_config(survey, survey=survey / "index.yaml"))
+    with pytest.raises(InputError, match=r"an index ends in \.yaml, got index\.json"):
+        write_index(survey / "index.json", both[:1])
