@@ -43,6 +43,16 @@ class PsfProducts(_Part):
     )
 
 
+class RestoredGalaxies(_Part):
+    """The galaxies written without their PSFs."""
+
+    at_galaxies: bool = Field(default=False, description="restore every galaxy")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of `psfscale.deconvolve`; what is left out is its default",
+    )
+
+
 class Checks(_Part):
     """What a fitted PSF must pass before it is released."""
 
@@ -75,6 +85,7 @@ class RunConfig(_Part):
     output: Path = Field(description="run store to write or resume")
     model: ModelChoice = Field(default_factory=ModelChoice)
     psf: PsfProducts = Field(default_factory=PsfProducts)
+    restore: RestoredGalaxies = Field(default_factory=RestoredGalaxies)
     checks: Checks = Field(default_factory=Checks)
     metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)

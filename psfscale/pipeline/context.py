@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from psfscale.arrays import PixelGrid
 from psfscale.config import RunConfig
+from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.errors import StoreError
 from psfscale.models import load_model_class, settings_class
 from psfscale.models.wavediff_settings import OpticsSettings
@@ -69,6 +70,7 @@ class RunContext:
     config : of the run
     instrument : of the survey
     model_settings : frozen settings of the model, nothing left open
+    restore_settings : the same of the restoration
     sizes : length of every dim of the run store; ``group.dim`` comes before ``dim``
     stamp_shape : (y, x) [pixel] of the star stamps
     has_galaxies : whether the survey store holds galaxies
@@ -77,6 +79,7 @@ class RunContext:
     config: RunConfig
     instrument: Instrument
     model_settings: BaseModel
+    restore_settings: DeconvolutionSettings
     sizes: dict[str, int]
     stamp_shape: tuple[int, int]
     has_galaxies: bool
@@ -102,6 +105,19 @@ class RunContext:
         """Whether the run draws PSFs at galaxies."""
         return self.has_galaxies and self.config.psf.at_galaxies
 
+    @property
+    def wants_restoration(self) -> bool:
+        """Whether the run restores galaxies."""
+        return self.has_galaxies and self.config.restore.at_galaxies
+
+    @property
+    def restored_grid(self) -> PixelGrid:
+        """The grid of restored galaxies and of the PSFs they are restored with."""
+        shape = self.sizes["galaxies.restored_y"], self.sizes["galaxies.restored_x"]
+        return PixelGrid(
+            shape=shape, oversampling=getattr(self.restore_settings, "oversampling", 1)
+        )
+
     @classmethod
     def build(cls, config: RunConfig, instrument: Instrument | None = None) -> Self:
         """Read the survey store and settle every setting.
@@ -120,11 +136,15 @@ class RunContext:
         """
         if instrument is None:
             instrument = load_survey(config.instrument).instrument
-        sizes, stamp_shape = _sizes(open_root(config.survey), config)
+        restoration = validate(
+            config.restore.settings, DeconvolutionSettings, name="settings of the restoration"
+        )
+        sizes, stamp_shape = _sizes(open_root(config.survey), config, _fine(restoration))
         return cls(
             config=config,
             instrument=instrument,
             model_settings=resolve_settings(config.model.name, config.model.settings, instrument),
+            restore_settings=restoration,
             sizes=sizes,
             stamp_shape=stamp_shape,
             has_galaxies="galaxies.y" in sizes,
@@ -180,7 +200,14 @@ def require_run(root: zarr.Group, run: Path) -> None:
         raise StoreError(msg)
 
 
-def _sizes(root: zarr.Group, config: RunConfig) -> tuple[dict[str, int], tuple[int, int]]:
+def _fine(settings: DeconvolutionSettings) -> int:
+    """Pixels of a restored galaxy per CCD pixel, along an axis."""
+    return settings.learnt.oversampling if settings.mode == "learnt" else 1
+
+
+def _sizes(
+    root: zarr.Group, config: RunConfig, fine: int
+) -> tuple[dict[str, int], tuple[int, int]]:
     n_exposures, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
     sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": n_stars}
     sizes |= {"y": rows, "x": columns}
@@ -190,4 +217,5 @@ def _sizes(root: zarr.Group, config: RunConfig) -> tuple[dict[str, int], tuple[i
         sizes["galaxy"] = n_galaxies
         sizes["galaxies.y"] = side or height * scale
         sizes["galaxies.x"] = side or width * scale
+        sizes["galaxies.restored_y"], sizes["galaxies.restored_x"] = height * fine, width * fine
     return sizes, (rows, columns)

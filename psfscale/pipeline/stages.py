@@ -19,6 +19,8 @@ import xarray as xr
 
 from psfscale.arrays import FieldPoints, ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError, PsfCheckError
+from psfscale.pipeline.ccd import group_of, outside, pad, stored_model
+from psfscale.pipeline.restoration import restore_galaxies
 from psfscale.store.models import run_specs
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
 
@@ -175,6 +177,22 @@ def _psf_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
     )
 
 
+def _restore_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    return _declare(
+        "restore",
+        context,
+        run=restore_galaxies,
+        inputs=(
+            *_survey("galaxies", "image", "weight", "x", "y", "role"),
+            *_survey("stars", "x", "y", "role"),
+            _FIT_FLAGS,
+            *_stored(model),
+        ),
+        objects="galaxies/role",
+        missing="galaxies/restored_flags",
+    )
+
+
 def _metrics_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
     return _declare(
         "metrics",
@@ -184,14 +202,6 @@ def _metrics_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
         objects="stars/role",
         missing="stars/flags",
     )
-
-
-def group_of(ccd: xr.Dataset, group: str) -> xr.Dataset:
-    """The arrays of one group under their own names: ``stars/image`` becomes ``image``."""
-    chosen = [str(name) for name in ccd.data_vars if str(name).rpartition("/")[0] == group]
-    names = {name: name.rpartition("/")[2] for name in chosen}
-    dims = {str(dim): str(dim).removeprefix(f"{group}.") for dim in ccd[chosen].dims}
-    return ccd[chosen].rename({**names, **dims})
 
 
 def fit_psf(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
@@ -236,7 +246,7 @@ def fit_psf(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         "fit_flags": flags.astype(np.uint32),
     }
     n = stars.sizes["star"]
-    padded = {f"stars/{name}": ("star", _pad(v, chosen, n)) for name, v in results.items()}
+    padded = {f"stars/{name}": ("star", pad(v, chosen, n)) for name, v in results.items()}
     return xr.Dataset({**padded, **_state_variables(model, context)})
 
 
@@ -251,7 +261,7 @@ def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     galaxies = group_of(ccd, "galaxies")
     chosen = np.flatnonzero(galaxies["role"].values != Role.EMPTY)
     x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
-    model, grid = _stored_model(ccd, context), context.psf_grid
+    model, grid = stored_model(ccd, context), context.psf_grid
     psf = np.full((galaxies.sizes["galaxy"], *grid.shape), np.nan, np.float32)
     for start in range(0, chosen.size, PREDICT_BLOCK):
         part = slice(start, start + PREDICT_BLOCK)
@@ -260,12 +270,12 @@ def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     if bad.size:
         msg = f"the PSF of {bad.size} galaxies is not finite (first: {bad[:5].tolist()})"
         raise PsfCheckError(msg)
-    outside = _outside(group_of(ccd, "stars"), x, y)
-    flags = np.where(outside, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+    beyond = outside(group_of(ccd, "stars"), x, y)
+    flags = np.where(beyond, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
     return xr.Dataset(
         {
             "galaxies/psf": (("galaxy", "galaxies.y", "galaxies.x"), psf),
-            "galaxies/flags": ("galaxy", _pad(flags, chosen, galaxies.sizes["galaxy"])),
+            "galaxies/flags": ("galaxy", pad(flags, chosen, galaxies.sizes["galaxy"])),
         }
     )
 
@@ -278,7 +288,7 @@ def measure_stars(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     stars = group_of(ccd, "stars")
     measured = measure_ccd(
         stars.drop_vars("fit_flags"),
-        _stored_model(ccd, context),
+        stored_model(ccd, context),
         fit_flags=stars["fit_flags"].values,
         pixel_scale=detector.pixel_scale,
         ccd_shape=(detector.rows, detector.columns),
@@ -293,13 +303,6 @@ def _metric_path(metric: xr.DataArray) -> str:
     return name if "/" in name else f"{'stars' if 'star' in metric.dims else 'ccds'}/{name}"
 
 
-def _pad(values: np.ndarray, chosen: np.ndarray, n: int) -> np.ndarray:
-    fill = np.nan if values.dtype.kind == "f" else 0
-    padded = np.full(n, fill, values.dtype)
-    padded[chosen] = values
-    return padded
-
-
 def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
     group = f"models/{context.config.model.name}"
     arrays = model.state_arrays(model.settings, context.stamp_shape)
@@ -308,27 +311,6 @@ def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
         f"{group}/{a.name}": (tuple(f"{group}.{dim}" for dim in a.dims), state[a.name])
         for a in arrays
     }
-
-
-def _stored_model(ccd: xr.Dataset, context: RunContext) -> PsfModel:
-    prefix = f"models/{context.config.model.name}/"
-    stored = (name for name in map(str, ccd.variables) if name.startswith(prefix))
-    state = {name.removeprefix(prefix): ccd[name].values for name in stored}
-    return context.model_class.from_state(state, context.model_settings)
-
-
-def _outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points lie outside the convex hull of the stars the model was fitted to."""
-    from scipy.spatial import Delaunay, QhullError
-
-    clipped = (stars["fit_flags"].values & int(ObjectFlag.OUTLIER)) > 0
-    used = (stars["role"].values == Role.FIT) & ~clipped
-    places = np.column_stack([stars["x"].values[used], stars["y"].values[used]])
-    try:
-        hull = Delaunay(places)
-    except (QhullError, ValueError):  # fewer than three stars, or all on a line: no hull
-        return np.ones(x.shape, bool)
-    return np.asarray(hull.find_simplex(np.column_stack([x, y])) < 0)
 
 
 DECLARED: dict[str, Declared] = {
@@ -346,6 +328,14 @@ DECLARED: dict[str, Declared] = {
         build=_metrics_stage,
         settings=lambda context: context.config.metrics.model_dump(),
         needs=("fit",),
+    ),
+    "restore": Declared(
+        version=1,
+        build=_restore_stage,
+        settings=lambda context: context.restore_settings.model_dump(mode="json"),
+        needs=("fit",),
+        objects="galaxies",
+        wanted=lambda context: context.wants_restoration,
     ),
 }
 """All stages by name, each after those it needs; the order of the stored ``stage`` axis."""

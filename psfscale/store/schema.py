@@ -340,6 +340,37 @@ GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
     ),
 )
 
+
+def _restorations() -> Iterable[ArraySpec]:
+    at = "exposure ccd galaxy"
+    stamp, also = f"{at} restored_y restored_x", {"owner": "ccd", "stage": "restore"}
+    yield _spec("galaxies/restored", stamp, "f4", "electron", "galaxy without its PSF", **also)
+    yield _spec(
+        "galaxies/restored_error", stamp, "f4", "electron", "standard error of `restored`", **also
+    )
+    packed = {"stage": "restore", "pack": "restorations"}
+    yield _spec(
+        "galaxies/restored_flux",
+        at,
+        "f4",
+        "electron",
+        "sum of `restored`",
+        **packed,
+    )
+    yield _spec(
+        "galaxies/restored_chi2", at, "f4", "1", "mean squared residual in noise units", **packed
+    )
+    yield _spec(
+        "galaxies/restored_flags",
+        at,
+        "u4",
+        "1",
+        "bits set by the restoration",
+        attributes=_FLAG_BITS,
+        **packed,
+    )
+
+
 RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *AXES,
     _spec("stage", "stage", "str", "", "stage of the run", owner="driver", stage="driver"),
@@ -359,6 +390,7 @@ RUN_SCHEMA: tuple[ArraySpec, ...] = (
         attributes=_STATES,
     ),
     *GALAXY_PRODUCTS,
+    *_restorations(),
 )
 """Arrays of a run store; the models' own arrays come on top, in ``models/<name>``, and
 galaxy products are left out where none are asked for."""

@@ -6,8 +6,9 @@ import toy
 
 from psfscale.arrays import Role
 from psfscale.errors import FitError
+from psfscale.pipeline.ccd import group_of
 from psfscale.pipeline.context import RunContext, resolve_settings
-from psfscale.pipeline.stages import group_of, stages_of
+from psfscale.pipeline.stages import stages_of
 from psfscale.pipeline.storage.exposure import ExposureReader
 from psfscale.pipeline.storage.session import Session
 from psfscale.survey import load_survey
@@ -57,16 +58,16 @@ def test_fit__refuses_a_ccd_of_reserved_stars_alone(context) -> None:
 
 def test_psf__flags_galaxies_outside_the_stars_range(context, survey) -> None:
     from psfscale.arrays import ObjectFlag
-    from psfscale.pipeline.stages import _outside
+    from psfscale.pipeline.ccd import outside
 
     stage = stages_of(context)["fit"]
     ccd = ExposureReader(stage, Session(context), 0).ccd(0)
     stars = group_of(ccd.merge(stage.run(ccd, context)), "stars")
     used = stars["role"].values == Role.FIT
     middle = stars["x"].values[used].mean(), stars["y"].values[used].mean()
-    outside = _outside(stars, np.array([middle[0], -50.0]), np.array([middle[1], -50.0]))
-    assert outside.tolist() == [False, True]
-    assert _outside(stars.isel(star=[0, 1]), np.zeros(1), np.zeros(1)).tolist() == [True]
+    found = outside(stars, np.array([middle[0], -50.0]), np.array([middle[1], -50.0]))
+    assert found.tolist() == [False, True]
+    assert outside(stars.isel(star=[0, 1]), np.zeros(1), np.zeros(1)).tolist() == [True]
     assert ObjectFlag.EXTRAPOLATED == 256
 
 

@@ -1,0 +1,71 @@
+"""The stage that restores galaxies, each with the PSF of its CCD's model at its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from psfscale.arrays import FieldPoints, ObjectFlag, Role
+from psfscale.pipeline.ccd import group_of, outside, pad, stored_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from psfscale.deconvolve.stack import Restoration
+    from psfscale.pipeline.context import RunContext
+
+
+def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
+    """Restore the galaxies of a CCD; those without a pixel in use are flagged and left out.
+
+    PSFs are drawn where they are needed and never stored.
+
+    Raises
+    ------
+    InputError
+        A galaxy has NaN or infinite pixels with a positive weight.
+    """
+    galaxies = group_of(ccd, "galaxies")
+    there = galaxies["role"].values != Role.EMPTY
+    seen = (galaxies["weight"].values > 0).any(axis=(1, 2))
+    chosen, n = np.flatnonzero(there & seen), galaxies.sizes["galaxy"]
+    flags = np.where(there & ~seen, int(ObjectFlag.MASKED), 0).astype(np.uint32)
+    x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
+    beyond = outside(group_of(ccd, "stars"), x, y)
+    flags[chosen] |= np.where(beyond, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+    empty = np.full((0, *context.restored_grid.shape), np.nan, np.float32)
+    found: dict[str, np.ndarray] = {"image": empty, "error": empty, "chi2": empty[:, 0, 0]}
+    if chosen.size:
+        psf = stored_model(ccd, context).predict(FieldPoints(x=x, y=y), context.restored_grid)
+        result = _restored(galaxies, chosen, psf, context)
+        found = {"image": result.image.numpy(), "chi2": result.chi2.numpy()}
+        unknown = np.full_like(found["image"], np.nan)
+        found["error"] = unknown if result.error is None else result.error.numpy()
+        flags[chosen] |= result.flags.numpy().astype(np.uint32)
+    flux = found["image"].sum(axis=(1, 2), dtype=np.float64)
+    stamp = ("galaxy", "galaxies.restored_y", "galaxies.restored_x")
+    return xr.Dataset(
+        {
+            "galaxies/restored": (stamp, pad(found["image"], chosen, n)),
+            "galaxies/restored_error": (stamp, pad(found["error"], chosen, n)),
+            "galaxies/restored_flux": ("galaxy", pad(flux, chosen, n)),
+            "galaxies/restored_chi2": ("galaxy", pad(found["chi2"], chosen, n)),
+            "galaxies/restored_flags": ("galaxy", flags),
+        }
+    )
+
+
+def _restored(
+    galaxies: xr.Dataset, chosen: np.ndarray, psf: Tensor, context: RunContext
+) -> Restoration:
+    """Some galaxies without their PSFs, by the settings of the run."""
+    from psfscale.deconvolve.restore import deconvolve
+
+    return deconvolve(
+        galaxies["image"].values[chosen],
+        psf,
+        weight=galaxies["weight"].values[chosen],
+        settings=context.restore_settings,
+    )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import toy
+import xarray as xr
+
+import psfscale
+from psfscale.arrays import ObjectFlag, Role
+from psfscale.errors import ConfigError
+from psfscale.pipeline import plan_run, run
+from psfscale.pipeline.context import RunContext
+from psfscale.pipeline.stages import stages_of
+from psfscale.pipeline.storage.exposure import ExposureReader
+from psfscale.pipeline.storage.session import Session
+
+
+def restoring(survey, **restore):
+    return toy.make_config(survey, restore={"at_galaxies": True, **restore})
+
+
+def one_ccd(context):
+    stages = stages_of(context)
+    fitted = stages["fit"].run(ExposureReader(stages["fit"], Session(context), 0).ccd(1), context)
+    survey_inputs = [s for s in stages["restore"].inputs if s.store == "survey"]
+    session, found = Session(context), fitted
+    for source in survey_inputs:
+        values = session.of_survey(source.path).array[0, 1]
+        found = found.assign({source.path: (session.dims(source.path, survey=True), values)})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "bias"),
+    [({"learnt": {"n_rounds": 2}}, 60), ({"mode": "sparse", "n_iter": 40}, 120)],
+)
+def test_restore__returns_the_galaxies_flux_without_the_psf(survey, settings, bias) -> None:
+    context = RunContext.build(restoring(survey, settings=settings))
+    ccd = one_ccd(context)
+    result = stages_of(context)["restore"].run(ccd, context)
+    assert set(result) == {spec.path for spec in stages_of(context)["restore"].outputs}
+    real = ccd["galaxies/role"].values != Role.EMPTY
+    flux = result["galaxies/restored_flux"].values
+    # flux 1000 with a noise of 11; positivity keeps the upper half of the noise around a galaxy
+    np.testing.assert_allclose(flux[real], 1e3, atol=bias)
+    assert np.isnan(flux[~real]).all()
+    before = ccd["galaxies/image"].values[real].max((1, 2))
+    after = result["galaxies/restored"].values[real].max((1, 2))
+    assert (after > 1.5 * before).all()  # sharper
+    with_error = np.isfinite(result["galaxies/restored_error"].values[real]).all()
+    assert with_error == ("learnt" in settings)
+
+
+def test_restore__keeps_the_flux_on_a_finer_grid(survey) -> None:
+    settings = {"learnt": {"n_rounds": 1, "oversampling": 2}}
+    context = RunContext.build(restoring(survey, settings=settings))
+    ccd = one_ccd(context)
+    result = stages_of(context)["restore"].run(ccd, context)
+    assert result["galaxies/restored"].shape[1:] == (2 * toy.SIDE, 2 * toy.SIDE)
+    real = ccd["galaxies/role"].values != Role.EMPTY
+    np.testing.assert_allclose(result["galaxies/restored_flux"].values[real], 1e3, atol=60)
+
+
+def test_restore__flags_a_galaxy_without_a_pixel_and_keeps_the_others(survey) -> None:
+    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    ccd = one_ccd(context)
+    weight = ccd["galaxies/weight"].copy(deep=True)
+    weight[0] = 0
+    result = stages_of(context)["restore"].run(ccd.assign({"galaxies/weight": weight}), context)
+    assert result["galaxies/restored_flags"].values[0] == ObjectFlag.MASKED
+    assert np.isnan(result["galaxies/restored"].values[0]).all()
+    assert np.isfinite(result["galaxies/restored_flux"].values[1])
+
+
+def test_run__restores_without_fitting_again_when_only_the_restoration_changes(survey) -> None:
+    first = restoring(survey, settings={"learnt": {"n_rounds": 1}})
+    assert run(first, serial=True).exit_code == 0
+    tree = psfscale.open_run(first.output)
+    assert np.isfinite(tree.galaxies(exposure="exp-0", ccd=1)["restored_flux"]).all()
+    changed = restoring(survey, settings={"mode": "sparse", "n_iter": 5})
+    assert {todo.unit.stage for todo in plan_run(changed).todo} == {"restore"}
+
+
+def test_run__draws_no_restored_arrays_unless_asked(survey) -> None:
+    config = toy.make_config(survey)
+    assert run(config, serial=True).exit_code == 0
+    with xr.open_datatree(config.output, engine="zarr") as tree:
+        assert "restored" not in tree["galaxies"]
+
+
+def test_restore__refuses_unknown_settings(survey) -> None:
+    with pytest.raises(ConfigError, match="n_turns"):
+        RunContext.build(restoring(survey, settings={"n_turns": 1}))
