@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from psfscale.models.dictionary_settings import DictionarySettings
+from psfscale.models.star_selection import StarSelection, SuperResolution
 
 __all__ = ["RCASettings"]
 
 
-class RCASettings(DictionarySettings):
+class RCASettings(SuperResolution, StarSelection):
     """Settings of the resolved-components field, `psfscale.models.rca.RCA`."""
 
     n_components: int | Literal["auto"] = Field(
@@ -20,9 +20,6 @@ class RCASettings(DictionarySettings):
     )
     max_components: int = Field(
         default=28, ge=1, description="largest number that auto may keep; sizes the state [1]"
-    )
-    upsampling: int = Field(
-        default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
     )
     spatial: Literal["polynomial"] = Field(
         default="polynomial", description="functions of position that the coefficients follow"
@@ -38,32 +35,12 @@ class RCASettings(DictionarySettings):
         description="functions of position that each component may use; auto = those that show "
         "more than noise, unset = all, each as far as it does [1]",
     )
-    band_limit: float | None = Field(
-        default=None,
-        gt=0,
-        description="cut-off of the optics, pixel_scale·aperture/λ_min [cycle/CCD pixel]; "
-        "unset = unknown",
-    )
     threshold: float = Field(
         default=1.0, ge=0, description="threshold of the coefficients; 0 = no sparsity [noise σ]"
     )
-    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
     positivity: bool = Field(default=True, description="hold the PSFs of the field positive")
     n_rounds: int = Field(
         default=10, ge=4, description="alternations of field and star parameters [1]"
-    )
-    max_shift: float = Field(
-        default=3.0,
-        gt=0,
-        description="stars off their stamp's centre by more are clipped [CCD pixel]",
-    )
-    clip: float = Field(
-        default=6.0,
-        gt=0,
-        description="stars whose reduced χ² stands out by more are clipped [robust σ]",
-    )
-    min_snr: float = Field(
-        default=5.0, gt=0, description="stars of lower signal-to-noise are not fitted [1]"
     )
     snr_limit: float = Field(
         default=150.0,
@@ -71,7 +48,6 @@ class RCASettings(DictionarySettings):
         description="a star's weight saturates at this signal-to-noise times the number of stars "
         "per function of position [1]",
     )
-    min_stars: int = Field(default=6, ge=1, description="fewest usable stars of a fit [1]")
 
     @property
     def largest_rank(self) -> int:

@@ -6,24 +6,20 @@ from typing import Literal
 
 from pydantic import Field
 
-from psfscale.models.dictionary_settings import DictionarySettings
+from psfscale.models.star_selection import LeastSnr, LeastStars, StarSelection, SuperResolution
 
 __all__ = ["SPRITESettings", "SpriteFieldSettings"]
 
 
-class SPRITESettings(DictionarySettings):
+class SPRITESettings(SuperResolution):
     """Settings of the super-resolution of single PSFs, `psfscale.models.sprite.SPRITE`."""
 
-    upsampling: int = Field(
-        default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
-    )
     threshold: float = Field(
         default=4.0,
         ge=0,
         description="κ: coefficients of the correction must exceed so much noise; "
         "infinite (.inf) = no correction but positivity [noise σ]",
     )
-    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
     noise: Literal["propagated", "band"] = Field(
         default="band",
         description="noise of the coefficients: of each through the operator, or one per band",
@@ -34,12 +30,6 @@ class SPRITESettings(DictionarySettings):
         "their co-addition, or a round Gaussian",
     )
     positivity: bool = Field(default=True, description="hold the PSF positive")
-    band_limit: float | None = Field(
-        default=None,
-        gt=0,
-        description="cut-off of the optics, pixel_scale·aperture/λ_min [cycle/CCD pixel]; "
-        "unset = unknown",
-    )
     n_rounds: int = Field(
         default=10, ge=2, description="rounds of learned variances and refitted stars, at most [1]"
     )
@@ -56,14 +46,9 @@ class SPRITESettings(DictionarySettings):
         gt=0,
         description="residual of the correction's solver that ends it [the PSF's noise σ]",
     )
-    max_shift: float = Field(
-        default=3.0,
-        gt=0,
-        description="stars stay this close to their stamp's centre [CCD pixel]",
-    )
 
 
-class SpriteFieldSettings(SPRITESettings):
+class SpriteFieldSettings(SPRITESettings, StarSelection):
     """Settings of SPRITE as a model of a CCD, `psfscale.models.sprite_field.SpriteField`."""
 
     cells_y: int = Field(default=2, ge=1, le=64, description="cells of the CCD along y [1]")
@@ -74,14 +59,7 @@ class SpriteFieldSettings(SPRITESettings):
     max_stars: int = Field(
         default=32, ge=1, description="brightest stars of a cell that are used [1]"
     )
-    min_stars: int = Field(
-        default=3, ge=1, description="stars below which a cell takes its neighbours' too [1]"
-    )
-    clip: float = Field(
-        default=6.0,
-        gt=0,
-        description="stars whose reduced χ² stands out by more are clipped [robust σ]",
-    )
-    min_snr: float = Field(
-        default=10.0, ge=0, description="stars of lower signal-to-noise are not fitted [1]"
+    min_snr: LeastSnr = 10.0
+    min_stars: LeastStars = Field(
+        default=3, description="stars below which a cell takes its neighbours' too [1]"
     )

@@ -1,0 +1,52 @@
+"""Settings of super-resolution and star selection that RCA and SPRITE share, without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from psfscale.models.dictionary_settings import DictionarySettings
+
+__all__ = ["LeastSnr", "LeastStars", "StarSelection", "SuperResolution"]
+
+LeastSnr = Annotated[
+    float, Field(ge=0, description="stars of lower signal-to-noise are not fitted [1]")
+]
+"""Each model has its own default."""
+
+LeastStars = Annotated[int, Field(ge=1, description="fewest usable stars of a fit [1]")]
+
+
+class SuperResolution(DictionarySettings):
+    """How an image finer than the CCD's pixels is found from stars off their stamps' centres."""
+
+    upsampling: int = Field(
+        default=2, ge=1, le=6, description="fine pixels per CCD pixel along an axis [1]"
+    )
+    band_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="cut-off of the optics, pixel_scale·aperture/λ_min [cycle/CCD pixel]; "
+        "unset = unknown",
+    )
+    n_reweights: int = Field(default=1, ge=0, description="reweighted passes of the sparsity [1]")
+    max_shift: float = Field(
+        default=3.0,
+        gt=0,
+        description="farthest that a star of the fit lies off its stamp's centre [CCD pixel]",
+    )
+
+
+class StarSelection(BaseModel):
+    """Which stars of a CCD take part in its fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip: float = Field(
+        default=6.0,
+        gt=0,
+        description="stars whose reduced χ² stands out by more are clipped [robust σ]",
+    )
+    min_snr: LeastSnr = 5.0
+    min_stars: LeastStars = 6
