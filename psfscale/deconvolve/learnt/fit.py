@@ -153,8 +153,8 @@ class ProfileFit:
         diagonal = spread.diagonal(dim1=1, dim2=2).sum(0)
         return ProfileSums(
             count=float(len(v)),
-            first=v.sum(0),
-            second=v.T @ v + noise,
+            first=v.sum(0).cpu(),
+            second=(v.T @ v + noise).cpu(),
             ellipticity=float((e**2).sum() + diagonal[where.ellipticity].sum()) / 2,
             centre=float((centre**2).sum() + diagonal[where.centre].sum()) / 2,
         )
@@ -165,6 +165,7 @@ class ProfileFit:
 
     def under(self, prior: Prior) -> Float[Tensor, "object parameter"]:
         """The parameters z in the modes of another prior, as near as they come."""
+        prior = prior.to(self.z.device)
         v = self.population_vector()
         b = (v[:, :-1] - prior.mean[:-1]) @ prior.modes
         return torch.cat([self.z[:, :1], b, self.z[:, self.layout.centre.start :]], 1)
@@ -211,17 +212,22 @@ class ProfileFitter:
     @cached_property
     def basis(self) -> ProfileBasis:
         """The prior's profiles on the canvas."""
-        like = self.canvas.fy
+        like, prior = self.canvas.fy, self._prior
         return ProfileBasis(
-            canvas=self.canvas, mean=self.prior.mean[:-1].to(like), modes=self.prior.modes.to(like)
+            canvas=self.canvas, mean=prior.mean[:-1].to(like), modes=prior.modes.to(like)
         )
+
+    @cached_property
+    def _prior(self) -> Prior:
+        """The prior where the canvas is."""
+        return self.prior.to(self.canvas.device)
 
     @cached_property
     def _precision(self) -> Float[Tensor, "parameter parameter"]:
         where = self.basis.layout
-        inverse: Tensor = torch.linalg.inv(self.prior.population)
+        inverse: Tensor = torch.linalg.inv(self._prior.population)
         out = inverse.new_zeros(where.size, where.size)
-        own = torch.tensor([*range(1, 1 + where.n_modes), where.log_size])
+        own = torch.tensor([*range(1, 1 + where.n_modes), where.log_size], device=out.device)
         out[own[:, None], own] = inverse
         out.diagonal()[where.centre] = 1 / self.prior.centre
         out.diagonal()[where.ellipticity] = 1 / self.prior.ellipticity
@@ -269,7 +275,7 @@ class ProfileFitter:
             z=state.z,
             covariance=torch.linalg.inv(state.curvature),
             converged=done & torch.isfinite(state.cost),
-            prior=self.prior,
+            prior=self._prior,
         )
 
     def _step(self, state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ sums over galaxies add up over blocks in any order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,10 @@ class Prior:
         to_modes[:n, :-1] = self.modes.T
         to_modes[n, -1] = 1
         return to_modes @ self.covariance @ to_modes.T
+
+    def to(self, device: torch.device | None) -> Prior:
+        """The prior on a device."""
+        return replace(self, mean=self.mean.to(device), covariance=self.covariance.to(device))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The prior as plain arrays."""

@@ -129,6 +129,14 @@ def test_restore__flags_a_galaxy_with_a_neighbour():
     assert flags.tolist() == [0, int(ObjectFlag.BLENDED)]
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+def test_restore__knows_no_unit_of_flux(unit):
+    scaled = galaxy_stack(STACK.image[:4] * unit, PSF, sigma=unit)
+    result = restore(scaled, PRIOR)
+    torch.testing.assert_close(result.image / unit, RESTORED.image[:4], rtol=1e-2, atol=0.05)
+    torch.testing.assert_close(result.error / unit, RESTORED.error[:4], rtol=2e-2, atol=0.02)
+
+
 def test_restore__keeps_float64():
     double = GalaxyStack(
         image=STACK.image[:2].double(), weight=STACK.weight[:2].double(), psf=STACK.psf.double()
