@@ -60,7 +60,7 @@ class Canvas:
     def padded(self) -> tuple[int, int]:
         """(y, x) fine pixels of the sky."""
         y, x = (
-            next_fast_len(n + k // 2 + MARGIN * self.oversampling, real=True)
+            next_fast_len(max(k, n + k // 2 + MARGIN * self.oversampling), real=True)
             for n, k in zip(self.fine_shape, self.psf_shape, strict=True)
         )
         return y, x
