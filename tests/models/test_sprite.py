@@ -72,6 +72,26 @@ def test_sprite__batch_of_n_is_n_batches_of_one(scene, result):
             assert torch.allclose(one, many, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sprite__works_in_the_precision_and_on_the_device_of_its_images(
+    scene, result, device, dtype
+):
+    images = torch.as_tensor(scene[0]).to(device, dtype)
+    found = SPRITE().fit(images)
+    for name in FIELDS:
+        values = getattr(found, name)
+        assert values.device.type == device.type
+        assert values.dtype == dtype
+    peak = float(result.psf.max())
+    assert torch.allclose(found.psf.cpu().to(result.psf), result.psf, atol=3e-3 * peak)
+    alone = SPRITE().fit(images[1:2])
+    assert torch.allclose(alone.psf[0], found.psf[1], atol=1e-5 * peak)
+    order = [2, 0, 3, 1]
+    turned = SPRITE().fit(images[:, order])
+    assert torch.allclose(turned.psf, found.psf, atol=1e-4 * peak)
+    assert torch.allclose(turned.shift_x, found.shift_x[:, order], atol=1e-4)
+
+
 def test_sprite__order_of_exposures_is_immaterial(scene, result):
     order = [2, 0, 3, 1]
     other = SPRITE().fit(scene[0][:, order])
