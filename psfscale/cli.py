@@ -268,14 +268,19 @@ def metrics(
     table: Annotated[
         Path | None, typer.Option(help="write per-star metrics as .parquet or .csv")
     ] = None,
+    rho: Annotated[
+        Path | None, typer.Option(help="write ρ statistics as .parquet or .csv (needs TreeCorr)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Aggregate the metrics of a run again and print them."""
-    from psfscale.pipeline import aggregate_run, metrics_of_stars
+    from psfscale.pipeline import aggregate_run, metrics_of_stars, rho_of_run
 
     summary = aggregate_run(path)
     if table is not None:
         metrics_of_stars(path, table)
+    if rho is not None:
+        rho_of_run(path, rho)
     typer.echo(json.dumps(summary.as_dict(), indent=2) if as_json else str(summary))
 
 

@@ -12,7 +12,8 @@ from psfscale.metrics.ccd import measure_ccd
 from psfscale.metrics.check import check_psf
 from psfscale.metrics.field import PsfField
 from psfscale.metrics.moments import Moments, adaptive_moments
-from psfscale.metrics.table import metrics_table
+from psfscale.metrics.rho import rho_statistics
+from psfscale.metrics.table import exposure_tables, metrics_table
 
 __all__ = [
     "Moments",
@@ -20,6 +21,8 @@ __all__ = [
     "adaptive_moments",
     "aggregate",
     "check_psf",
+    "exposure_tables",
     "measure_ccd",
     "metrics_table",
+    "rho_statistics",
 ]

@@ -10,6 +10,8 @@ import pandas as pd
 from psfscale.arrays import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
 _PLACE = ("id", "role", "x", "y", "field_x", "field_y", "ra", "dec", "snr")
@@ -28,14 +30,21 @@ def metrics_table(tree: xr.DataTree, *, survey: xr.DataTree) -> pd.DataFrame:
     tree : of the run store
     survey : of the survey store it was made from
     """
-    exposures, ccds = (np.asarray(tree.dataset[axis].values) for axis in ("exposure", "ccd"))
-    parts = [
-        _of_exposure(tree, survey, i).assign(exposure=exposures[i]) for i in range(len(exposures))
-    ]
+    parts = list(exposure_tables(tree, survey=survey))
+    ccds = np.asarray(tree.dataset["ccd"].values)
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"ccd": []})
     table["ccd"] = ccds[table["ccd"].to_numpy(dtype=int)]
     first = ["exposure", "ccd", "id", "reserved", "x", "y"]
     return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def exposure_tables(tree: xr.DataTree, *, survey: xr.DataTree) -> Iterator[pd.DataFrame]:
+    """The same exposure by exposure, so that a survey needs no more memory than one of them.
+
+    CCDs are numbered as they are stored.
+    """
+    for i, identity in enumerate(np.asarray(tree.dataset["exposure"].values)):
+        yield _of_exposure(tree, survey, i).assign(exposure=identity)
 
 
 def _of_exposure(tree: xr.DataTree, survey: xr.DataTree, i: int) -> pd.DataFrame:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         aggregate_run,
         metrics_of_stars,
         report_run,
+        rho_of_run,
     )
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
     from psfscale.pipeline.state import RunStatus, status
@@ -49,6 +50,7 @@ __all__ = [
     "plan_blocks",
     "plan_run",
     "report_run",
+    "rho_of_run",
     "run",
     "run_blocks",
     "status",
@@ -66,6 +68,7 @@ _HOMES = {
         "aggregate_run",
         "metrics_of_stars",
         "report_run",
+        "rho_of_run",
     ),
     "profiles": ("ClusterProfile", "load_profile"),
     "launch": ("RunSummary", "run"),

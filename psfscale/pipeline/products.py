@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root, open_tree
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +89,7 @@ def metrics_of_stars(path: Path, table: Path) -> int:
     """
     from psfscale.metrics import metrics_table
 
-    if table.suffix not in (".parquet", ".csv"):
-        msg = f"a table ends in .parquet or .csv, got {table.name}"
-        raise InputError(msg)
+    _require_suffix(table)
     context = read_context(path)
     frame = metrics_table(open_tree(path), survey=open_tree(context.config.survey))
     if table.suffix == ".csv":
@@ -96,6 +97,36 @@ def metrics_of_stars(path: Path, table: Path) -> int:
     else:
         frame.to_parquet(table, index=False)
     return len(frame)
+
+
+def rho_of_run(path: Path, table: Path) -> xr.Dataset:
+    """The ρ statistics of a run's reserved stars, also written as a ``.parquet`` or ``.csv``.
+
+    Raises
+    ------
+    InputError
+        The table's name ends otherwise, there are no pairs, or TreeCorr is not installed.
+    StoreError
+        There is no run store at `path`.
+    """
+    from psfscale.metrics import exposure_tables, rho_statistics
+
+    _require_suffix(table)
+    context = read_context(path)
+    survey = open_tree(context.config.survey)
+    found = rho_statistics(exposure_tables(open_tree(path), survey=survey))
+    frame = found.to_dataframe().reset_index()
+    if table.suffix == ".csv":
+        frame.to_csv(table, index=False)
+    else:
+        frame.to_parquet(table, index=False)
+    return found
+
+
+def _require_suffix(table: Path) -> None:
+    if table.suffix not in (".parquet", ".csv"):
+        msg = f"a table ends in .parquet or .csv, got {table.name}"
+        raise InputError(msg)
 
 
 def report_run(path: Path, output: Path) -> None:

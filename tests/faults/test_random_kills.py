@@ -20,9 +20,9 @@ from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.lease import read_holder
 
 DRIVE = Path(__file__).parent / "drive.py"
-N_KILLS, N_EXPOSURES = 20, 60
+N_KILLS, N_EXPOSURES = 20, 30
 VICTIMS = ["driver"] * 3 + ["scheduler"] * 2 + ["worker-1", "worker-2"] * 5
-CHANGES = {"model": {"settings": {"sleep": 0.5}}}
+CHANGES = {"model": {"settings": {"sleep": 0.3}}}
 pytestmark = pytest.mark.slow
 
 
@@ -86,7 +86,7 @@ def start_driver(folder: Path) -> subprocess.Popen:
 
 def wait_for_progress(path: Path) -> None:
     """Return when a unit more is done, or nothing has come for a while."""
-    started, end = n_done(path), time.monotonic() + 10
+    started, end = n_done(path), time.monotonic() + 5
     while n_done(path) == started and time.monotonic() < end:
         time.sleep(0.05)
 
@@ -97,7 +97,7 @@ def n_done(path: Path) -> int:
     return int((read_known(path, ["fit", "psf", "metrics"]).fingerprints > 0).sum())
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_run__survives_twenty_kills_at_random_moments(survey, cluster) -> None:
     rng = random.Random(1)
     config = toy.make_config(survey, **CHANGES)
@@ -131,16 +131,17 @@ def test_run__survives_twenty_kills_at_random_moments(survey, cluster) -> None:
 
 
 def test_second_driver__is_refused_while_the_first_goes_on(survey) -> None:
-    command = [sys.executable, str(DRIVE), str(survey), "0", json.dumps(CHANGES)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lease = survey / "run.zarr/.psfscale/lease.json"
-    end = time.monotonic() + 60
+    changes = json.dumps({"model": {"settings": {"sleep": 5.0}}})
+    command = [sys.executable, str(DRIVE), str(survey), "0", changes]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lease, end = survey / "run.zarr/.psfscale/lease.json", time.monotonic() + 60
     while not lease.exists() and time.monotonic() < end:
         time.sleep(0.02)
     second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert second.returncode != 0
-    assert f"held by another driver (host {os.uname().nodename}, process {first.pid})" in (
-        second.stderr
-    )
-    said, _ = first.communicate(timeout=120)
-    assert first.returncode == 0, said
+    still_running = first.poll() is None
+    first.terminate()
+    assert first.wait(timeout=60) == 143
+    assert still_running
+    assert second.returncode == 1
+    held = f"held by another driver (host {os.uname().nodename}, process {first.pid})"
+    assert held in second.stderr
