@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -136,6 +137,13 @@ class WaveDiffSettings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="where to compute: auto (the first free accelerator, else cpu), cpu, cuda:k",
     )
+
+    @model_validator(mode="after")
+    def _jitter_is_a_width(self) -> Self:
+        if isinstance(self.jitter, float) and not 0 <= self.jitter < math.inf:
+            msg = f"jitter is a width [CCD pixel], auto, true or false; got {self.jitter}"
+            raise ValueError(msg)
+        return self
 
     @property
     def n_surfaces(self) -> int:

@@ -198,6 +198,8 @@ def test_wavediff__stands_in_the_registry() -> None:
 def test_wavediff__refuses_what_it_cannot_do(fitted) -> None:
     with pytest.raises(ConfigError, match="give a survey file"):
         WaveDiff()
+    with pytest.raises(ConfigError, match=r"jitter is a width .* got -0.3"):
+        WaveDiff(**SMALL, jitter=-0.3)
     with pytest.raises(ConfigError, match="n_zernikes"):
         WaveDiff(**{**SMALL, "n_zernikes": 2})
     with pytest.raises(FitError, match="no field yet"):
