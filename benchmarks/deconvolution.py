@@ -72,7 +72,7 @@ def parity(data: Path, peer: Path | None) -> None:
         if peer is not None:
             with np.load(peer / f"peer_{mode}.npz") as file:
                 answer = file["primal"]
-            distance = np.linalg.norm(found.image - answer) / np.linalg.norm(answer)
+            distance = np.linalg.norm(found.image.numpy() - answer) / np.linalg.norm(answer)
             gap = f"relative difference {distance:.1e}, "
         print(f"parity {mode}: {gap}iterations {n}, {seconds:.2f} CPU s", flush=True)
 

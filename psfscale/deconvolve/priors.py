@@ -232,7 +232,8 @@ class Sparse:
 
     def reweight(self, x: Float[Tensor, "object y x"]) -> None:
         """Lower the thresholds where x has signal: W ← W / (1 + |Φx| / W₀)."""
-        self.thresholds = self.thresholds / (1 + self.operator.forward(x).abs() / self._first)
+        first = self._first.clamp(min=torch.finfo(x.dtype).tiny)
+        self.thresholds = self.thresholds / (1 + self.operator.forward(x).abs() / first)
 
     def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
         """Nearest point with |u| ≤ W."""

@@ -158,7 +158,7 @@ def _settings(
 
 def common_noise(images: ArrayLike | Tensor) -> float:
     """Scaled median absolute deviation of all pixels of a stack; galaxies' light raises it."""
-    pixels = np.asarray(images, dtype=np.float64)
+    pixels = np.asarray(torch.as_tensor(images).cpu(), dtype=np.float64)
     return float(1.4826 * np.median(np.abs(pixels - np.median(pixels))))
 
 
@@ -201,11 +201,17 @@ class _Block:
         )
 
     def first_guess(self) -> Tensor:
-        """What to start from: the Wiener solution, the images without data, 1 in parity."""
+        """What to start from: Hᵀy, the Wiener solution, the images without data, 1 in parity.
+
+        A penalty that leaves large singular values whole keeps what it starts from: Hᵀy has no
+        amplified noise among them, where the Wiener solution has.
+        """
         if self.settings.parity:
             return torch.ones_like(self.image)
         if self.settings.grad_type == "none":
             return self.image
+        if self.settings.mode in {"lowr", "all"}:
+            return self._data().right
         begin = wiener(self.image, psf=self.stack.psf, weight=self.weight)
         return begin.clamp(min=0) if self.settings.positivity else begin
 

@@ -165,7 +165,7 @@ def galaxy_stack(
     if not whole:
         image = torch.where(good, image, 0.0)
     if inverse_variance is None:
-        noise = stamp_noise(image, good=good) if sigma is None else _sigma(sigma, image)
+        noise = _measured(image, good) if sigma is None else _sigma(sigma, image)
         inverse_variance = (noise**-2)[:, None, None].expand_as(image)
     if not whole:
         inverse_variance = torch.where(good, inverse_variance, 0.0)
@@ -216,6 +216,18 @@ def _sigma(values: Any, image: Tensor) -> Float[Tensor, " object"]:
         msg = "sigma must be finite and positive"
         raise InputError(msg)
     return sigma.expand(len(image))
+
+
+def _measured(image: Tensor, good: Tensor) -> Float[Tensor, " object"]:
+    sigma = stamp_noise(image, good=good)
+    flat = torch.nonzero(~(sigma > 0)).flatten()
+    if len(flat):
+        msg = (
+            f"the noise of {len(flat)} galaxies cannot be measured (first: {flat[:5].tolist()}); "
+            "give sigma or weight, or mask what is constant"
+        )
+        raise InputError(msg)
+    return sigma
 
 
 def _checked_psf(psf: Tensor, n: int) -> Float[Tensor, "psf ky kx"]:

@@ -43,6 +43,12 @@ GRAM_BLOCK = 256
 SPARE = 12
 """Singular vectors below the threshold that are followed."""
 
+FIRST_WIDTH = 64
+"""Dimensions of the random space that singular vectors are first sought in."""
+
+POWERS = 2
+"""Multiplications with A Aᵀ that turn a random space towards the largest singular values."""
+
 FIRM_END = 1.5
 """Where a firm threshold leaves values as they are [T]."""
 
@@ -91,12 +97,12 @@ class SingularThreshold:
         self, a: Float[Tensor, "object pixel"], threshold: float
     ) -> Float[Tensor, "object pixel"]:
         """A with its singular values thresholded; `rank` then says how many are left."""
-        large = self.follow and min(a.shape) > EXACT_SIDE
-        if large and self._left is not None:
-            out = self._followed(a, self._left, threshold)
-            if out is not None:
-                return out
-        return self._decomposed(a, threshold, remember=large)
+        if not self.follow or min(a.shape) <= EXACT_SIDE:
+            return self._decomposed(a, threshold, remember=False)
+        out = None if self._left is None else self._followed(a, self._left, threshold)
+        if out is None:
+            out = self._sought(a, threshold)
+        return self._decomposed(a, threshold, remember=True) if out is None else out
 
     def _gain(self, s: Float[Tensor, " value"], threshold: float) -> Float[Tensor, " value"]:
         """f(s)/s of the kept values."""
@@ -123,6 +129,24 @@ class SingularThreshold:
             projector[0] @ (projector[1] @ a) if by_object else (a @ projector[0]) @ projector[1]
         )
         return out
+
+    def _sought(self, a: Tensor, threshold: float) -> Tensor | None:
+        """The same from a random space; None where too many values are kept for that.
+
+        The space is drawn on the side of the pixels: the order of the objects is immaterial.
+        """
+        width = FIRST_WIDTH
+        while width <= min(a.shape) // 4:
+            generator = torch.Generator(device=a.device).manual_seed(width)
+            draw = torch.randn(a.shape[1], width, generator=generator, device=a.device).to(a)
+            left = torch.linalg.qr(a @ draw).Q
+            for _ in range(POWERS):
+                left = torch.linalg.qr(a @ (a.T @ left)).Q
+            out = self._followed(a, left, threshold)
+            if out is not None:
+                return out
+            width *= 2
+        return None
 
     def _followed(self, a: Tensor, left: Tensor, threshold: float) -> Tensor | None:
         """The same by Rayleigh-Ritz; None where the followed vectors no longer suffice."""

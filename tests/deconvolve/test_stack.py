@@ -36,6 +36,7 @@ def spoiled(array, value, index=(2, 3, 4)):
         (IMAGES, PSFS, {"weight": np.ones_like(IMAGES), "sigma": 1.0}, "not both"),
         (IMAGES, PSFS, {"sigma": np.ones(3)}, "sigma has shape"),
         (IMAGES, PSFS, {"sigma": 0.0}, "positive"),
+        (0 * IMAGES, PSFS, {}, "noise of 6 galaxies cannot be measured"),
         (IMAGES, PSFS, {"mask": np.ones((2, 2))}, "mask has shape"),
         (IMAGES, PSFS, {"mask": spoiled(np.zeros_like(IMAGES), 1, 3)}, r"everywhere.*\[3\]"),
     ],

@@ -68,3 +68,16 @@ def test_singular_threshold__sees_a_crowd_of_newcomers(monkeypatch):
 def test_nuclear_norm__is_the_sum_of_singular_values():
     a = matrix(7, 11)
     assert nuclear_norm(a) == pytest.approx(float(torch.linalg.svdvals(a).sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "firm"])
+def test_singular_threshold__finds_few_large_values_from_a_random_space(kind):
+    rng = np.random.default_rng(6)
+    signal = rng.normal(size=(300, 5)) @ np.diag([9, 8, 7, 6, 5]) @ rng.normal(size=(5, 280))
+    a = torch.from_numpy(signal + rng.normal(size=(300, 280)))
+    act = SingularThreshold(kind)
+    out, wanted = act(a, 60.0), by_decomposition(a, 60.0, kind)
+    assert act.rank == 5
+    assert float((out - wanted).norm() / wanted.norm()) < 1e-8
+    order = torch.from_numpy(rng.permutation(300))
+    torch.testing.assert_close(SingularThreshold(kind)(a[order], 60.0), out[order])
