@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["conjugate_prox", "project_box", "project_positive", "project_simplex", "soft_threshold"]
+__all__ = [
+    "conjugate_prox",
+    "project_box",
+    "project_negative",
+    "project_positive",
+    "project_simplex",
+    "shrink",
+    "shrink_conjugate",
+    "soft_threshold",
+]
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
@@ -36,6 +45,21 @@ def project_simplex(x: Tensor) -> Tensor:
     kept = (largest_first * count > excess).sum(-1, keepdim=True)
     shift = excess.gather(-1, kept - 1) / kept
     return torch.clamp(flat - shift, min=0).reshape(x.shape)
+
+
+def project_negative(x: Tensor) -> Tensor:
+    """Proximal operator of the indicator of x ≤ 0; conjugate of `project_positive`."""
+    return torch.clamp(x, max=0)
+
+
+def shrink(x: Tensor, step: Tensor | float, *, variance: Tensor | float) -> Tensor:
+    """Proximal operator of step·½ Σ x²/variance."""
+    return x * (variance / (variance + step))
+
+
+def shrink_conjugate(x: Tensor, step: Tensor | float, *, variance: Tensor | float) -> Tensor:
+    """Proximal operator of step·½ Σ variance·x², the conjugate of `shrink`'s."""
+    return x / (1 + step * variance)
 
 
 def project_box(x: Tensor, half_width: Tensor | float) -> Tensor:

@@ -4,6 +4,7 @@ r"""What RCA's field is expected to look like, read from the data themselves.
 symbol  name                                                unit
 ======  ==================================================  ==============================
 v_k     prior variance of s_k, a function of radius         noise variance
+                                                            of the pixel
 D_k     v_k / (1 + v_k), what is left of noisy pixels       1
 M       (1 + prior precision)⁻¹, the field's covariance     noise variance
         were its data white noise and no frequencies alias
@@ -229,10 +230,14 @@ class RadialVariance:
     def __call__(
         self, seen: Float[Tensor, "*ccd component y x"]
     ) -> Float[Tensor, "*ccd component y x"]:
-        """The variance behind noisy images: radial mean square less the noise's share."""
+        """The variance behind noisy images: what their radial mean square exceeds the noise by.
+
+        A pixel of the grid's noise has the variance of its share of the degrees of freedom;
+        the excess is counted in that unit, so that it is the variance of a coefficient.
+        """
         square = (seen**2).flatten(-2).flatten(0, -2)
         mean = self._collect(square) / self._size
-        excess = (mean - self._noise).clamp(min=SMALLEST_VARIANCE * self._noise)
+        excess = (mean / self._noise - 1).clamp(min=SMALLEST_VARIANCE)
         spread = excess[:, self._inner] * (1 - self._part) + excess[:, self._inner + 1] * self._part
         return spread.reshape(seen.shape)
 
@@ -243,7 +248,7 @@ class FieldPrior:
 
     Attributes
     ----------
-    variance : (ccd, component, y, x) of each fine pixel [noise variance]
+    variance : (ccd, component, y, x) at each fine pixel [noise variance of that pixel]
     rows : how much each component varies over the field, None for a constant field
     """
 

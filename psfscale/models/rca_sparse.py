@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from psfscale.kernels.prox import project_box
+from psfscale.kernels.prox import project_box, project_negative, shrink_conjugate
 from psfscale.kernels.solvers import Convergence, DualTerm, condat_vu
 from psfscale.models.dictionary import dictionary
 
@@ -127,12 +127,7 @@ def _boxed(half_width: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _shrunk(variance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Conjugate proximal operator of ½ Σ z²/variance."""
-    return lambda u, step: u / (1 + step * variance)
-
-
-def _cut(u: Tensor, _: Tensor) -> Tensor:
-    """Conjugate proximal operator of positivity."""
-    return torch.clamp(u, max=0)
+    return lambda u, step: shrink_conjugate(u, step, variance=variance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +167,18 @@ def solve_sparse(
     """
     grid, c = problem.grid, field.coefficients
     bank = dictionary(grid, settings)
-    sigma = bank.noise((prior.variance / (prior.variance + grid.fraction)) ** 2)
+    sigma = bank.noise((prior.variance / (prior.variance + 1)) ** 2)
     fixed, duals = _prior_terms(c, prior, grid)
     if settings.positivity:
         rows = positions / positions.norm(dim=-1, keepdim=True)
         positive = PositionImages(grid=grid, rows=rows)
-        fixed.append(DualTerm(operator=positive, prox_conjugate=_cut, share=POSITIVE_SHARE))
+        fixed.append(
+            DualTerm(
+                operator=positive,
+                prox_conjugate=lambda u, _: project_negative(u),
+                share=POSITIVE_SHARE,
+            )
+        )
         duals.append(torch.zeros_like(positive.forward(c)))
     duals.append(torch.zeros_like(bank.forward(c)))
     for _ in range(1 + settings.n_reweights):

@@ -4,26 +4,41 @@ import torch
 from psfscale.kernels.prox import (
     conjugate_prox,
     project_box,
+    project_negative,
     project_positive,
     project_simplex,
+    shrink,
+    shrink_conjugate,
     soft_threshold,
 )
 
 X = torch.linspace(-3, 3, 41, dtype=torch.float64)
 
 
+VARIANCE = torch.logspace(-3, 3, 41, dtype=torch.float64).flip(0)
+
+
 @pytest.mark.parametrize(
     ("prox", "conjugate"),
     [
         (lambda x, t: soft_threshold(x, 0.7 * t), lambda x, _: project_box(x, 0.7)),
-        (lambda x, _: project_positive(x), lambda x, _: torch.clamp(x, max=0)),
+        (lambda x, _: project_positive(x), lambda x, _: project_negative(x)),
+        (
+            lambda x, t: shrink(x, t, variance=VARIANCE),
+            lambda x, t: shrink_conjugate(x, t, variance=VARIANCE),
+        ),
     ],
-    ids=["soft_threshold", "positive"],
+    ids=["soft_threshold", "positive", "shrink"],
 )
 @pytest.mark.parametrize("step", [0.3, 1.0, 2.5])
 def test_prox__obeys_the_moreau_identity(prox, conjugate, step):
     assert torch.allclose(conjugate_prox(prox, X, step), conjugate(X, step), atol=1e-14)
     assert torch.allclose(prox(X, 1.0) + conjugate(X, 1.0), X, atol=1e-14)
+
+
+def test_shrink__is_where_its_cost_is_flat():
+    x = shrink(X, 0.6, variance=VARIANCE)
+    assert torch.allclose((x - X) + 0.6 * x / VARIANCE, torch.zeros_like(X), atol=1e-12)
 
 
 def test_soft_threshold__minimises_what_it_says():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from psfscale.kernels.spectral import frequency_grid
-from psfscale.models.rca_prior import StarScatter
+from psfscale.models.rca_prior import RadialVariance, StarScatter
 from psfscale.models.rca_stars import StarValues
 
 N = 400
@@ -93,3 +93,16 @@ def test_star_scatter__is_that_of_the_stamps_one_by_one():
         expected = ((importance[:, None] * free**2).sum(0) / left).clamp(min=1)
         assert expected.min() > 1
         assert torch.allclose(found[i], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("band_limit", [None, 0.3])
+def test_radial_variance__is_that_of_coefficients_whatever_the_band_limit(band_limit):
+    grid = frequency_grid((60, 60), upsampling=2, band_limit=band_limit)
+    generator = torch.Generator().manual_seed(5)
+    white = torch.randn(40, *grid.fine_shape, generator=generator, dtype=torch.float64)
+    variance = RadialVariance(grid, dtype=white.dtype, device=white.device)
+    seen = 2 * grid.image(grid.coefficients(white))
+    # noise of variance 1 and a signal of 3; 40 images, 5 % a ring of tens of pixels
+    assert float(variance(seen).mean()) == pytest.approx(3, rel=0.03)
+    shrunk = grid.image(grid.coefficients(white / 100))
+    assert float(variance(shrunk).max()) == pytest.approx(0.003)

@@ -38,7 +38,11 @@ class Scene:
             dx=torch.from_numpy(2 + self.rng.uniform(-0.5, 0.5, N_STARS)),
         )
         # Functions orthonormal in the noise metric, as the fit has them.
-        importance = self.values.flux**2 / self.grid.pixel_ratio
+        weight = torch.ones(N_STARS, *SHAPE, dtype=torch.float64)
+        if masked:
+            weight = torch.from_numpy(self.rng.uniform(0.2, 1, weight.shape))
+            weight[1, 2:4, 3] = 0
+        importance = weight.flatten(1).amax(1) * self.values.flux**2 / self.grid.pixel_ratio
         factor = torch.linalg.cholesky(functions.T @ (importance[:, None] * functions))
         self.mixing = torch.linalg.inv(factor).T
         self.basis = functions @ self.mixing
@@ -46,10 +50,6 @@ class Scene:
         spectra = self.grid.coefficients(truth.reshape(N_STARS, *self.grid.fine_shape))
         spectra = spectra * self.grid.phases(self.values.dy, self.values.dx)
         clean = self.values.flux[:, None, None] * self.grid.sample(spectra)
-        weight = torch.ones_like(clean)
-        if masked:
-            weight = torch.from_numpy(self.rng.uniform(0.2, 1, clean.shape))
-            weight[1, 2:4, 3] = 0
         noise = torch.from_numpy(self.rng.normal(size=clean.shape)) / weight.clamp(0.1).sqrt()
         self.pixels = StarPixels(
             image=torch.where(weight > 0, clean + noise, 0.0),
@@ -92,7 +92,7 @@ class Scene:
         rows = RowPrior(
             patterns=pattern,
             turn=torch.eye(RANK, dtype=torch.float64),
-            precision=torch.tensor([[1e-3], [20.0]], dtype=torch.float64),
+            variance=torch.tensor([[1e3], [0.05]], dtype=torch.float64),
         )
         return FieldPrior(variance=variance.clone(), rows=rows)
 
@@ -143,7 +143,7 @@ def generic(scene, settings, rows):
     free = [cvxpy.Variable(span.shape[1]) for _ in range(RANK)]
     image = [span @ f for f in free]
     stacked = cvxpy.hstack(image)
-    sigma = bank.noise((prior.variance / (prior.variance + scene.grid.fraction)) ** 2)
+    sigma = bank.noise((prior.variance / (prior.variance + 1)) ** 2)
     seen = bank.forward(scene.field.coefficients).abs()
     limit = (settings.threshold * sigma / (1 + seen / sigma)).flatten(2).numpy()
     cost = 0.5 * cvxpy.sum_squares(scene.design() @ stacked - scene.data())
@@ -152,7 +152,7 @@ def generic(scene, settings, rows):
     for k in range(RANK):
         root = 1 / np.sqrt(prior.variance[k].flatten().numpy())
         cost += 0.5 * cvxpy.sum_squares(cvxpy.multiply(root, image[k]))
-        cost += 0.5 * float(prior.rows.precision[k, 0]) * cvxpy.square(pattern @ image[k])
+        cost += 0.5 / float(prior.rows.variance[k, 0]) * cvxpy.square(pattern @ image[k])
         for band in range(len(phi) - 1):
             cost += cvxpy.sum(cvxpy.multiply(limit[k, band], cvxpy.abs(phi[band] @ image[k])))
     positive = (
