@@ -58,7 +58,7 @@ class RCA(StoredField[RCASettings]):
     def state_arrays(cls, settings: Any, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
         """The arrays that `state` returns for these settings and star stamps (y, x)."""
         rank, functions = settings.largest_rank, settings.n_functions
-        fine = (stamp_shape[0] * settings.upsampling, stamp_shape[1] * settings.upsampling)
+        fine = tuple(n * settings.fine_upsampling for n in stamp_shape)
         return (
             StateArray(
                 name="eigen_psf",
@@ -128,6 +128,10 @@ class RCA(StoredField[RCASettings]):
                 found.append((model, model._take(fitted, stars)))
         return found
 
+    @property
+    def _fine_upsampling(self) -> int:
+        return self._settings.fine_upsampling
+
     def _take(self, fitted: FittedField, stars: StarBatch) -> FitReport:
         self._state = _state_of(fitted, self._settings)
         return _report(fitted, stars)
@@ -166,7 +170,7 @@ def _centred(fitted: FittedField, upsampling: int) -> torch.Tensor:
 
 def _state_of(fitted: FittedField, settings: RCASettings) -> dict[str, np.ndarray]:
     (x0, x1), (y0, y1) = fitted.positions.box
-    images = _centred(fitted, settings.upsampling).numpy().astype(np.float32)
+    images = _centred(fitted, settings.fine_upsampling).numpy().astype(np.float32)
     alpha = fitted.field.mixing.T.numpy()
     rank, functions = settings.largest_rank, settings.n_functions
     return {
@@ -183,15 +187,15 @@ def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDra
     rank = int(np.isfinite(state["alpha"][:, 0]).sum())
     degree = next(d for d in range(settings.degree + 1) if n_polynomials(d) == n_functions)
     images = torch.from_numpy(state["eigen_psf"][:rank])
-    ny, nx = (n // settings.upsampling for n in images.shape[1:])
+    ny, nx = (n // settings.fine_upsampling for n in images.shape[1:])
     limit = float(state["band_limit"])
     grid = frequency_grid(
         (ny, nx),
-        upsampling=settings.upsampling,
+        upsampling=settings.fine_upsampling,
         band_limit=limit if math.isfinite(limit) else None,
     )
     (x0, x1), (y0, y1) = state["box"].tolist()
-    dy, dx = (torch.tensor([-(n // 2) / settings.upsampling]) for n in images.shape[1:])
+    dy, dx = (torch.tensor([-(n // 2) / settings.fine_upsampling]) for n in images.shape[1:])
     return FieldDrawing(
         grid=grid,
         coefficients=grid.coefficients(images) * grid.phases(dy, dx),

@@ -127,7 +127,7 @@ def _starts(
 ) -> list[Rounds]:
     """The CCDs with enough stars, by the degree that their stars carry."""
     grid = frequency_grid(
-        ccds[0].stamp_shape, upsampling=settings.upsampling, band_limit=settings.band_limit
+        ccds[0].stamp_shape, upsampling=settings.fine_upsampling, band_limit=settings.band_limit
     )
     values, snr, width = start_values(pixels)
     bright = (snr > settings.min_snr) & near(values, grid, settings.max_shift)

@@ -50,6 +50,17 @@ class RCASettings(SuperResolution, StarSelection):
     )
 
     @property
+    def fine_upsampling(self) -> int:
+        """Fine pixels per CCD pixel that a fit works with and its state holds.
+
+        The effective PSF of an undersampled star has frequencies beyond the CCD's Nyquist
+        limit, without which it cannot be moved by part of a pixel. Twice the CCD's sampling
+        holds them: the pixel's own response has its first zero at 1 cycle/CCD pixel.
+        """
+        well_sampled = self.band_limit is not None and self.band_limit <= 0.5
+        return max(self.upsampling, 1 if well_sampled else 2)
+
+    @property
     def largest_rank(self) -> int:
         """Components that a fit with these settings can return at most."""
         limit = self.max_components if self.n_components == "auto" else self.n_components

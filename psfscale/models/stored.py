@@ -114,10 +114,15 @@ class StoredField(Generic[S]):
         model._state = arrays
         return model
 
+    @property
+    def _fine_upsampling(self) -> int:
+        """Pixels of the stored images per CCD pixel, along an axis."""
+        settings: Any = self._settings
+        return int(settings.upsampling)
+
     def _stamp(self, state: Mapping[str, np.ndarray]) -> tuple[int, int]:
         shape = np.shape(state.get(self.images, np.empty((0, 0, 0))))
-        settings: Any = self._settings
-        return shape[-2] // settings.upsampling, shape[-1] // settings.upsampling
+        return shape[-2] // self._fine_upsampling, shape[-1] // self._fine_upsampling
 
     def _fitted(self) -> dict[str, np.ndarray]:
         if self._state is None:

@@ -52,13 +52,13 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
     if instrument is None:
         return settings
     open_keys = set(kind.model_fields) - settings.model_fields_set
-    follows: dict[str, Any] = {}
     if "upsampling" in open_keys:
-        follows["upsampling"] = instrument.psf.upsampling
-    upsampling = follows.get("upsampling", getattr(settings, "upsampling", 1))
-    if "band_limit" in open_keys and instrument.band_limit < upsampling / 2:
-        follows["band_limit"] = instrument.band_limit
-    return validate({**given, **follows}, kind, name=f"settings of model {name!r}")
+        given = {**given, "upsampling": instrument.psf.upsampling}
+        settings = validate(given, kind, name=f"settings of model {name!r}")
+    finest = getattr(settings, "fine_upsampling", getattr(settings, "upsampling", 1))
+    if "band_limit" in open_keys and instrument.band_limit < finest / 2:
+        given = {**given, "band_limit": instrument.band_limit}
+    return validate(given, kind, name=f"settings of model {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

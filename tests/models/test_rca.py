@@ -68,6 +68,39 @@ def test_rca__predicts_the_true_psf_between_the_stars(fitted):
     assert error.mean() < 0.5 * mean.mean()
 
 
+@pytest.mark.parametrize(
+    ("upsampling", "band_limit", "fine"),
+    [(1, None, 2), (1, 1.2, 2), (1, 0.6, 2), (1, 0.5, 1), (2, 0.4, 2), (3, None, 3)],
+)
+def test_rca_settings__hold_frequencies_beyond_nyquist_unless_there_are_none(
+    upsampling, band_limit, fine
+):
+    settings = RCASettings(upsampling=upsampling, band_limit=band_limit)
+    assert settings.fine_upsampling == fine
+    assert RCA.state_arrays(settings, (7, 5))[0].shape[1:] == (7 * fine, 5 * fine)
+
+
+def test_rca__at_upsampling_1_resolves_undersampled_stars(fitted):
+    # Stars of 1.5 pixel FWHM: cut at Nyquist, they miss 13 % of themselves.
+    at, grid = points(), PixelGrid(shape=(42, 42), oversampling=2)
+    truth = np.stack([true_psf(x, y, 42, 2) for x, y in zip(at.x, at.y, strict=True)])
+
+    def error(model):
+        psf = model.predict(at, grid).numpy()
+        missed = np.linalg.norm(psf - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2))
+        return missed.mean()
+
+    coarse = RCA(**{**QUICK, "upsampling": 1})
+    coarse.fit(fitted[2])
+    assert error(coarse) < 0.028
+    assert coarse.stamp_shape == (21, 24)
+    again = RCA.from_state(coarse.state(), coarse.settings)
+    assert np.array_equal(again.predict(at, grid), coarse.predict(at, grid))
+    cut = RCA(**{**QUICK, "upsampling": 1, "band_limit": 0.5})
+    cut.fit(fitted[2])
+    assert error(cut) > 2 * error(coarse)
+
+
 def test_rca__finds_fluxes_and_centres(fitted):
     _, report, _, truth = fitted
     assert report.used.all()

@@ -80,4 +80,9 @@ def test_settings__follow_the_instrument_where_left_open(survey, monkeypatch) ->
     assert left_open.band_limit is None
     finer = resolve_settings("rca", {"upsampling": 2}, instrument)
     assert finer.band_limit == pytest.approx(0.9696, abs=1e-4)
+    # a model that works with finer pixels than it is asked for reaches farther
+    monkeypatch.setattr(type(left_open), "fine_upsampling", property(lambda _: 2), raising=False)
+    within = resolve_settings("rca", {}, instrument)
+    assert within.upsampling == 1
+    assert within.band_limit == pytest.approx(0.9696, abs=1e-4)
     assert resolve_settings("rca", {"band_limit": 0.3}, instrument).band_limit == 0.3
