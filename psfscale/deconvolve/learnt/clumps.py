@@ -33,9 +33,9 @@ __all__ = ["ClumpField", "clump_variance"]
 
 SPREAD = 2.0
 """The light that clumps follow is the profile's, blurred by this Gaussian [pixel]."""
-SOLVER_TOLERANCE = 0.05
+SOLVER_TOLERANCE = 0.02
 """Residual of the solver, per pixel [noise σ]."""
-MAX_ITERATIONS = 80
+MAX_ITERATIONS = 150
 FAINT = 0.02
 """Share of the blurred profile's peak below which light beside the galaxy is not its own."""
 LEAST_SEEN = 0.1
