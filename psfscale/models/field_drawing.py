@@ -63,13 +63,14 @@ class FieldDrawing:
         chunk_bytes: float,
     ) -> Float[Tensor, "object y x"]:
         """Centred PSFs of unit sum at positions [pixel]."""
-        functions = torch.from_numpy(self.positions(x, y))
-        weight = (functions @ self.alpha.T).to(self.coefficients.real.dtype)
         size = 16 * (2 * len(self.grid) + math.prod(grid.shape) + 9 * math.prod(self.grid.shape))
         step = max(1, int(chunk_bytes / size))
-        out = weight.new_zeros((len(weight), *grid.shape))
-        for first in range(0, len(weight), step):
-            out[first : first + step] = self._draw_chunk(weight[first : first + step], grid)
+        out = self.coefficients.real.new_zeros((len(x), *grid.shape))
+        for first in range(0, len(x), step):
+            here = slice(first, first + step)
+            functions = torch.from_numpy(self.positions(x[here], y[here]))
+            weight = (functions @ self.alpha.T).to(out.dtype)
+            out[here] = self._draw_chunk(weight, grid)
         return out
 
     def _draw_chunk(

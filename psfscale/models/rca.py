@@ -18,6 +18,7 @@ from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.field_drawing import FieldDrawing
+from psfscale.models.graph import FieldFunctions, FrequencyAtoms
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca_fit import FittedField, fit_fields
 from psfscale.models.settings import RCASettings
@@ -86,6 +87,7 @@ class RCA(StoredField[RCASettings]):
                 units="1 / pixel",
                 long_name="highest frequency of the components [cycle/CCD pixel]",
             ),
+            *_atom_arrays(settings),
         )
 
     def fit(self, stars: StarBatch) -> FitReport:
@@ -154,6 +156,30 @@ class RCA(StoredField[RCASettings]):
         return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
 
 
+def _atom_arrays(settings: RCASettings) -> tuple[StateArray, ...]:
+    """The arrays of a field with frequency atoms; none without."""
+    if settings.n_atoms == 0:
+        return ()
+    return (
+        StateArray(
+            name="knots",
+            dims=("knot", "axis"),
+            shape=(settings.graph_nodes, 2),
+            dtype="float64",
+            units="1",
+            long_name="x and y of the stars that the frequency atoms pass through, box = [-1, 1]",
+        ),
+        StateArray(
+            name="atoms",
+            dims=("kernel", "atom"),
+            shape=(settings.graph_nodes + 3, settings.n_atoms),
+            dtype="float64",
+            units="1",
+            long_name="weight of the thin plate about each knot, of 1, x and y in each atom",
+        ),
+    )
+
+
 def _padded(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     out = np.full(shape, np.nan, dtype=array.dtype)
     out[tuple(slice(n) for n in array.shape)] = array
@@ -179,13 +205,40 @@ def _state_of(fitted: FittedField, settings: RCASettings) -> dict[str, np.ndarra
         "box": np.array([[x0, x1], [y0, y1]]),
         "width": np.array(fitted.width),
         "band_limit": np.array(fitted.grid.band_limit or np.inf),
+        **_atom_state(fitted.positions, settings),
     }
+
+
+def _atom_state(
+    positions: PositionPolynomials | FieldFunctions, settings: RCASettings
+) -> dict[str, np.ndarray]:
+    """What `_atom_arrays` declares; not a number where stars are too few for atoms."""
+    found = {"knots": np.empty((0, 2)), "atoms": np.empty((0, 0))}
+    if isinstance(positions, FieldFunctions):
+        found = {"knots": positions.atoms.knots, "atoms": positions.atoms.weights}
+    return {a.name: _padded(found[a.name], a.shape) for a in _atom_arrays(settings)}
+
+
+def _position_functions(
+    state: Mapping[str, np.ndarray], n_functions: int
+) -> PositionPolynomials | FieldFunctions:
+    (x0, x1), (y0, y1) = state["box"].tolist()
+    box = ((x0, x1), (y0, y1))
+    atoms = state.get("atoms", np.empty((1, 0)))
+    n_atoms = int(np.isfinite(atoms[0]).sum())
+    n_lead = n_functions - n_atoms
+    degree = next(d for d in range(n_lead) if n_polynomials(d) == n_lead)
+    lead = PositionPolynomials(degree=degree, box=box)
+    if n_atoms == 0:
+        return lead
+    knots = state["knots"][np.isfinite(state["knots"][:, 0])]
+    weights = atoms[: len(knots) + 3, :n_atoms]
+    return FieldFunctions(lead=lead, atoms=FrequencyAtoms(knots=knots, weights=weights, box=box))
 
 
 def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDrawing:
     n_functions = int(np.isfinite(state["alpha"][0]).sum())
     rank = int(np.isfinite(state["alpha"][:, 0]).sum())
-    degree = next(d for d in range(settings.degree + 1) if n_polynomials(d) == n_functions)
     images = torch.from_numpy(state["eigen_psf"][:rank])
     ny, nx = (n // settings.fine_upsampling for n in images.shape[1:])
     limit = float(state["band_limit"])
@@ -194,13 +247,12 @@ def _drawing(state: Mapping[str, np.ndarray], settings: RCASettings) -> FieldDra
         upsampling=settings.fine_upsampling,
         band_limit=limit if math.isfinite(limit) else None,
     )
-    (x0, x1), (y0, y1) = state["box"].tolist()
     dy, dx = (torch.tensor([-(n // 2) / settings.fine_upsampling]) for n in images.shape[1:])
     return FieldDrawing(
         grid=grid,
         coefficients=grid.coefficients(images) * grid.phases(dy, dx),
         alpha=torch.from_numpy(state["alpha"][:rank, :n_functions]),
-        positions=PositionPolynomials(degree=degree, box=((x0, x1), (y0, y1))),
+        positions=_position_functions(state, n_functions),
         width=float(state["width"]),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import StarBatch
     from psfscale.kernels.spectral import FrequencyGrid
+    from psfscale.models.graph import FieldFunctions
     from psfscale.models.settings import RCASettings
 
 __all__ = ["FittedField", "fit_fields"]
@@ -55,7 +57,7 @@ class FittedField:
 
     field: Field
     grid: FrequencyGrid
-    positions: PositionPolynomials
+    positions: PositionPolynomials | FieldFunctions
     values: StarValues
     used: Bool[Tensor, " star"]
     chi2: Float[Tensor, " star"]
@@ -99,10 +101,12 @@ def _first_rounds(rounds: Rounds) -> list[Rounds]:
     rounds.update_field(sparse=False)
     if len(rounds):
         rounds.update_stars(weigh=False, settling=False)
-    if len(rounds):
-        rounds.grow()
-        rounds.update_field(sparse=False)
-    return rounds.narrowed() if len(rounds) else []
+    found = []
+    for part in rounds.with_atoms() if len(rounds) else []:
+        part.grow()
+        part.update_field(sparse=False)
+        found += part.narrowed() if len(part) else []
+    return found
 
 
 def _last_rounds(rounds: Rounds) -> None:
@@ -189,15 +193,15 @@ def _start(
         near_by = mask[: len(ccd)]
         positions.append(PositionPolynomials.around(ccd.x[near_by], ccd.y[near_by], degree=degree))
     rows = [torch.from_numpy(p(c.x, c.y)) for p, c in zip(positions, ccds, strict=True)]
-    missing = pixels.image.shape[1] - max(len(r) for r in rows)
-    functions = torch.nn.functional.pad(
-        pad_sequence(rows, batch_first=True), (0, 0, 0, missing)
-    ).to(snr.device)
+    at = [torch.from_numpy(np.stack([ccd.x, ccd.y], 1)) for ccd in ccds]
+    functions, places = (_padded(r, pixels.image.shape[1]).to(snr.device) for r in (rows, at))
     n_stars = bright.sum(-1, keepdim=True)
     least_error = (functions.shape[-1] / (settings.snr_limit * n_stars)) ** 2
     field = empty_field(functions, grid, snr.dtype)
     return CcdState(
         ccd=index,
+        x=places[..., 0],
+        y=places[..., 1],
         positions=positions,
         functions=functions,
         pixels=pixels,
@@ -215,6 +219,12 @@ def _start(
         rank=torch.ones_like(index),
         solved=torch.ones_like(index, dtype=torch.bool),
     )
+
+
+def _padded(rows: list[Tensor], n_stars: int) -> Float[Tensor, "ccd star column"]:
+    """The rows of each CCD's stars, 0 up to a number of stars."""
+    missing = n_stars - max(len(r) for r in rows)
+    return torch.nn.functional.pad(pad_sequence(rows, batch_first=True), (0, 0, 0, missing))
 
 
 def _result(rounds: Rounds, place: int, n_stars: int) -> FittedField:

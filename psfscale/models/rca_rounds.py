@@ -14,6 +14,8 @@ import torch
 
 from psfscale.errors import FitError
 from psfscale.kernels.spectral import complex_dtype, frequency_grid
+from psfscale.models.graph_choice import function_degrees
+from psfscale.models.rca_atoms import atoms_of, principal_amplitudes
 from psfscale.models.rca_field import (
     Field,
     FieldProblem,
@@ -37,10 +39,11 @@ from psfscale.models.rca_stars import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
+    from psfscale.models.graph import FieldFunctions
     from psfscale.models.position import PositionPolynomials
     from psfscale.models.settings import RCASettings
 
@@ -62,6 +65,8 @@ MOMENTUM = 0.7
 EMPTY = 1.0
 """Norm [noise σ] below which a component of the final field carries nothing."""
 
+UNDETERMINED = "the stars' positions do not determine the field: lower the degree or add stars"
+
 
 @dataclass(kw_only=True)
 class CcdState:
@@ -70,6 +75,7 @@ class CcdState:
     Attributes
     ----------
     ccd : (ccd,) which of the given CCDs
+    x, y : (ccd, star) float64, of the stars, 0 where there is none [pixel]
     positions : functions of position of each CCD
     functions : (ccd, star, function) float64, their values, 0 where there is no star
     pixels, values : the stars
@@ -88,7 +94,9 @@ class CcdState:
     """
 
     ccd: Float[Tensor, " ccd"]
-    positions: list[PositionPolynomials]
+    x: Float[Tensor, "ccd star"]
+    y: Float[Tensor, "ccd star"]
+    positions: list[PositionPolynomials] | list[FieldFunctions]
     functions: Float[Tensor, "ccd star function"]
     pixels: StarPixels
     values: StarValues
@@ -144,8 +152,8 @@ class Rounds:
         self.state, self.grid, self.settings, self.failures = state, grid, settings, failures
         image = state.pixels.image
         self.radial = RadialVariance(grid, dtype=image.dtype, device=image.device)
-        pairs = state.positions[0].degrees
-        self.degree = torch.tensor([a + b for a, b in pairs], device=image.device)
+        degrees = function_degrees(state.functions.shape[-1])
+        self.degree = torch.from_numpy(degrees).to(image.device)
         self.n_functions = state.field.mixing.shape[-1]
 
     def __len__(self) -> int:
@@ -157,6 +165,55 @@ class Rounds:
             for ccd in self.state.ccd[bad].tolist():
                 self.failures[ccd] = FitError(reason)
             self.state = selected(self.state, torch.nonzero(~bad)[:, 0])
+
+    def _star_weight(self) -> tuple[Float[Tensor, "ccd star"], Float[Tensor, "ccd star"]]:
+        """Inverse variance of each star's best pixel, 0 if not used; importance f²·w/D²."""
+        state = self.state
+        weight = torch.where(state.used, state.pixels.full_weight / state.factor, 0.0)
+        return weight, weight * state.values.flux**2 / self.grid.pixel_ratio
+
+    def with_atoms(self) -> list[Rounds]:
+        """The CCDs with the frequency atoms that their stars ask for, by number of functions."""
+        n = len(self.degree)
+        if self.settings.spatial == "polynomial" or n == 1:
+            return [self]
+        white = WhiteFunctions.of(self.state.functions, self._star_weight()[1])
+        enough = white.determined & (self.state.used.sum(-1) >= n)
+        self._leave_out(~enough, UNDETERMINED)
+        if not len(self):
+            return []
+        functions = self._chosen_functions()
+        counts = np.array([f.n_functions for f in functions])
+        return [self._on(functions, np.flatnonzero(counts == n)) for n in np.unique(counts)]
+
+    def _chosen_functions(self) -> list[FieldFunctions]:
+        state = self.state
+        weight, importance = self._star_weight()
+        amplitude = principal_amplitudes(
+            state.field, state.pixels, state.values, grid=self.grid, weight=weight
+        )
+        return [
+            atoms_of(
+                state.x[i, used].cpu(),
+                state.y[i, used].cpu(),
+                importance=importance[i, used].double().cpu(),
+                amplitude=amplitude[i, used].cpu(),
+                degree=int(self.degree[-1]),
+                box=state.positions[i].box,
+                settings=self.settings,
+            )
+            for i, used in enumerate(state.used)
+        ]
+
+    def _on(self, functions: list[FieldFunctions], chosen: Int[np.ndarray, " ccd"]) -> Rounds:
+        """The chosen CCDs on other functions than before."""
+        state = selected(self.state, torch.from_numpy(chosen).to(self.state.ccd.device))
+        state.positions = [functions[i] for i in chosen]
+        at = zip(state.positions, state.x.cpu().numpy(), state.y.cpu().numpy(), strict=True)
+        values = torch.stack([torch.from_numpy(f(x, y)) for f, x, y in at])
+        # The first function is 1 where there is a star.
+        state.functions = values.to(state.functions.device) * state.functions[..., :1]
+        return Rounds(state, grid=self.grid, settings=self.settings, failures=self.failures)
 
     def grow(self) -> None:
         """Let the fields vary: add the functions not yet in them, with empty images."""
@@ -177,14 +234,10 @@ class Rounds:
     def update_field(self, *, sparse: bool) -> None:
         """Solve for the images: twice a ridge, at last sparse and positive."""
         state = self.state
-        weight = torch.where(state.used, state.pixels.full_weight / state.factor, 0.0)
-        importance = weight * state.values.flux**2 / self.grid.pixel_ratio
+        weight, importance = self._star_weight()
         white = WhiteFunctions.of(state.functions[..., : self.n_functions], importance)
         if not bool(white.determined.all()):
-            self._leave_out(
-                ~white.determined,
-                "the stars' positions do not determine the field: lower the degree or add stars",
-            )
+            self._leave_out(~white.determined, UNDETERMINED)
             if len(self):
                 self.update_field(sparse=sparse)
             return

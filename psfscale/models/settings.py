@@ -21,14 +21,23 @@ class RCASettings(SuperResolution, StarSelection):
     max_components: int = Field(
         default=28, ge=1, description="largest number that auto may keep; sizes the state [1]"
     )
-    spatial: Literal["polynomial"] = Field(
-        default="polynomial", description="functions of position that the coefficients follow"
+    spatial: Literal["polynomial", "graph", "hybrid"] = Field(
+        default="polynomial",
+        description="functions of position that the coefficients follow: polynomials, frequency "
+        "atoms of the stars' positions, or polynomials to two degrees less and atoms",
     )
     degree: int = Field(
         default=6,
         ge=0,
         le=10,
-        description="total degree of the position polynomials; lowered where stars are few [1]",
+        description="total degree of the position polynomials; lowered where stars are few; "
+        "graph and hybrid use as many functions [1]",
+    )
+    graph_nodes: int = Field(
+        default=256,
+        ge=4,
+        description="stars that the graph of the frequency atoms joins, those furthest apart; "
+        "sizes the state [1]",
     )
     row_sparsity: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         default=None,
@@ -69,4 +78,17 @@ class RCASettings(SuperResolution, StarSelection):
     @property
     def n_functions(self) -> int:
         """Functions of position at the full degree."""
-        return (self.degree + 1) * (self.degree + 2) // 2
+        return _n_polynomials(self.degree)
+
+    def lead_degree(self, degree: int) -> int:
+        """Degree of the polynomials among as many functions as those of `degree`."""
+        return {"polynomial": degree, "graph": 0, "hybrid": max(degree - 2, 0)}[self.spatial]
+
+    @property
+    def n_atoms(self) -> int:
+        """Frequency atoms among the functions of position, at most."""
+        return self.n_functions - _n_polynomials(self.lead_degree(self.degree))
+
+
+def _n_polynomials(degree: int) -> int:
+    return (degree + 1) * (degree + 2) // 2
