@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed import Client, Future, LocalCluster, Nanny, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
@@ -65,6 +65,8 @@ CHECK_EVERY = 2.0
 ANSWER_WITHIN = 30.0
 """Seconds in which a live scheduler answers."""
 Work = Callable[[Parcel], list[dict[str, Any]]]
+GONE_AFTER = 8.0
+"""Seconds without a worker or a process that becomes one, after which a local cluster is lost."""
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
 
@@ -110,7 +112,7 @@ class DaskExecutor:
         self._futures: dict[Parcel, Future] = {}
         self._group = f"unit-{uuid.uuid4().hex}"
         self._n_submitted = 0
-        self._checked = self._seen = time.monotonic()
+        self._checked = self._seen = self._process_seen = time.monotonic()
         self._stack = contextlib.ExitStack()
         try:
             self._start()
@@ -200,11 +202,28 @@ class DaskExecutor:
             raise ExecutorLostError(msg) from error
         self._checked = time.monotonic()
         self.n_workers = sum(threads.values())
+        if self._has_processes():
+            self._process_seen = self._checked
+        elif self._checked - self._process_seen > GONE_AFTER:
+            msg = "all worker processes are gone, and none is being started"
+            raise ExecutorLostError(msg)
         if self.n_workers:
             self._seen = self._checked
         elif self._checked - self._seen > self.profile.patience:
             msg = f"there has been no worker for {self.profile.patience:g} s"
             raise ExecutorLostError(msg)
+
+    def _has_processes(self) -> bool:
+        """Whether a local worker lives: a nanny does not replace one that died as it started.
+
+        The scheduler may go on to list such a worker.
+        """
+        if not isinstance(self._cluster, LocalCluster):
+            return True
+        nannies = [w for w in self._cluster.workers.values() if isinstance(w, Nanny)]
+        return not nannies or any(
+            nanny.process is not None and nanny.process.is_alive() for nanny in nannies
+        )
 
     def _kill_workers(self) -> None:
         """End local worker processes at once; what they have not marked is done again."""
