@@ -314,7 +314,7 @@ def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
 
 
 DECLARED: dict[str, Declared] = {
-    "fit": Declared(version=6, build=_fit_stage, settings=_fit_settings),
+    "fit": Declared(version=7, build=_fit_stage, settings=_fit_settings),
     "psf": Declared(
         version=1,
         build=_psf_stage,
