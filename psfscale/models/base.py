@@ -45,6 +45,9 @@ class FitReport:
     used : (star,) False for stars clipped as outliers
     flux : (star,) [electron]
     shift_x, shift_y : (star,) [pixel], centroid of the star from the centre of its stamp
+    flux_error, shift_x_error, shift_y_error : (star,) standard errors for a known PSF: of the
+        noise, and of what the star misses any model by where the fit estimates that; the error
+        of the PSF itself is not in them. NaN where the model or the star has none
     chi2 : (star,) reduced chi² of the star's pixels against the model
     reduced_chi2 : of all used stars
     n_iterations : of the outer solver
@@ -55,6 +58,9 @@ class FitReport:
     flux: Float[np.ndarray, " star"]
     shift_x: Float[np.ndarray, " star"]
     shift_y: Float[np.ndarray, " star"]
+    flux_error: Float[np.ndarray, " star"]
+    shift_x_error: Float[np.ndarray, " star"]
+    shift_y_error: Float[np.ndarray, " star"]
     chi2: Float[np.ndarray, " star"]
     reduced_chi2: float
     n_iterations: int

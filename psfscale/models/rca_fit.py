@@ -46,7 +46,7 @@ class FittedField:
     Attributes
     ----------
     field, grid, positions : the PSF field, its frequencies and its functions of position
-    values : flux and centre of each star
+    values, errors : flux and centre of each star, and their standard errors
     used : (star,) False for stars clipped or too faint
     chi2 : (star,) reduced χ² of the stamp
     variance_factor : (star,) variance of the star against its weights
@@ -59,6 +59,7 @@ class FittedField:
     grid: FrequencyGrid
     positions: PositionPolynomials | FieldFunctions
     values: StarValues
+    errors: StarValues
     used: Bool[Tensor, " star"]
     chi2: Float[Tensor, " star"]
     variance_factor: Float[Tensor, " star"]
@@ -234,6 +235,9 @@ def _result(rounds: Rounds, place: int, n_stars: int) -> FittedField:
     def stars(values: Tensor) -> Tensor:
         return values[place, :n_stars].cpu()
 
+    def each(of: StarValues) -> StarValues:
+        return StarValues(flux=stars(of.flux), dy=stars(of.dy), dx=stars(of.dx))
+
     return FittedField(
         field=Field(
             coefficients=state.field.coefficients[place, :rank].cpu(),
@@ -242,9 +246,8 @@ def _result(rounds: Rounds, place: int, n_stars: int) -> FittedField:
         ),
         grid=rounds.grid,
         positions=state.positions[place],
-        values=StarValues(
-            flux=stars(state.values.flux), dy=stars(state.values.dy), dx=stars(state.values.dx)
-        ),
+        values=each(state.values),
+        errors=each(rounds.standard_errors()),
         used=stars(state.used),
         chi2=stars(state.chi2),
         variance_factor=stars(state.factor),

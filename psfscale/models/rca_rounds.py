@@ -36,6 +36,7 @@ from psfscale.models.rca_stars import (
     model_error,
     refit,
     residuals,
+    standard_errors,
 )
 
 if TYPE_CHECKING:
@@ -325,6 +326,15 @@ class Rounds:
             most = self.settings.largest_rank
             state.rank = (norms > EMPTY).sum(-1).clamp(1, most)
             state.field = leading(state.field, state.rank)
+
+    def standard_errors(self) -> StarValues:
+        """Of flux and centre of each star, for the field as it is."""
+        state = self.state
+        values = state.values
+        spectra = state.field.at_stars() * self.grid.phases(values.dy, values.dx)
+        return standard_errors(
+            state.pixels, values, grid=self.grid, spectra=spectra, factor=state.factor
+        )
 
     def update_stars(self, *, weigh: bool, settling: bool) -> None:
         """Refit fluxes and centres, clip, and weigh the stars."""

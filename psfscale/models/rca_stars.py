@@ -39,6 +39,7 @@ __all__ = [
     "model_error",
     "refit",
     "residuals",
+    "standard_errors",
     "start_values",
 ]
 
@@ -166,6 +167,34 @@ def refit(
         dx=values.dx + (step[..., 2] / safe).clamp(-0.5, 0.5),
     )
     return moved, design[..., 0].reshape(pixels.image.shape)
+
+
+def standard_errors(
+    pixels: StarPixels,
+    values: StarValues,
+    *,
+    grid: FrequencyGrid,
+    spectra: Complex[Tensor, "*ccd star frequency"],
+    factor: Float[Tensor, "*ccd star"],
+) -> StarValues:
+    """Standard errors of flux and centre for a known PSF; NaN where pixels do not fix them.
+
+    The inverse of the Fisher matrix of the three parameters, the variance of a star being
+    `factor` times that of its weights.
+
+    Parameters
+    ----------
+    spectra : coefficients of each star's PSF, shifted to the star's centre
+    """
+    design = _gradients(grid, spectra).double()
+    flux = values.flux.double()[..., None, None]
+    design = torch.cat([design[..., :1], flux * design[..., 1:]], -1)
+    normal = design.mT @ (pixels.weight.flatten(-2)[..., None].double() * design)
+    inverse, info = torch.linalg.inv_ex(normal)
+    variance = torch.diagonal(inverse, dim1=-2, dim2=-1) * factor[..., None]
+    known = (info == 0)[..., None] & (variance > 0) & torch.isfinite(variance)
+    error = torch.where(known, variance, torch.nan).sqrt().to(values.flux.dtype)
+    return StarValues(flux=error[..., 0], dy=error[..., 1], dx=error[..., 2])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -203,11 +203,15 @@ class SpriteField(StoredField[SpriteFieldSettings]):
         zero = torch.from_numpy((grid.ky == 0) & (grid.kx == 0))
         total = psf[:, zero].real[:, 0] * np.sqrt(np.prod(grid.fine_shape)) / grid.pixel_ratio
         ny, nx = grid.shape
+        error = values.known_error[:, 0]
         return FitReport(
             used=used,
             flux=(values.amplitude[:, 0] * total).double().numpy(),
             shift_x=(values.dx[:, 0] - nx // 2).double().numpy(),
             shift_y=(values.dy[:, 0] - ny // 2).double().numpy(),
+            flux_error=(error[:, 0] * total.abs()).double().numpy(),
+            shift_x_error=error[:, 2].double().numpy(),
+            shift_y_error=error[:, 1].double().numpy(),
             chi2=square / free,
             reduced_chi2=float(square[used].sum() / free[used].sum()),
             n_iterations=int(fit.n_rounds.max()),

@@ -40,6 +40,13 @@ class StampValues:
     dx: Float[Tensor, "psf exposure"]
     error: Float[Tensor, "psf exposure 3"] | None = None
 
+    @property
+    def known_error(self) -> Float[Tensor, "psf exposure 3"]:
+        """The standard errors, NaN where the stars were not refitted."""
+        if self.error is not None:
+            return self.error
+        return torch.full((*self.dy.shape, 3), torch.nan).to(self.dy)
+
     def where(self, chosen: Bool[Tensor, " psf"], other: StampValues) -> StampValues:
         """These values for the chosen PSFs, others elsewhere."""
         pick = chosen[:, None]

@@ -312,11 +312,15 @@ def _report(trained: Trained) -> FitReport:
     y, x = windowed_centroid(trained.stamp.double(), width=1.5)
     used, chi2 = trained.used, trained.chi2.double()
     n_pixels = (trained.n_pixels - 3).clamp(min=1)
+    none = np.full(len(used), np.nan)
     return FitReport(
         used=used.cpu().numpy(),
         flux=trained.light.flux.double().cpu().numpy(),
         shift_x=(x - nx // 2).cpu().numpy(),
         shift_y=(y - ny // 2).cpu().numpy(),
+        flux_error=none,
+        shift_x_error=none,
+        shift_y_error=none,
         chi2=(chi2 / n_pixels).cpu().numpy(),
         reduced_chi2=float(chi2[used].sum() / n_pixels[used].sum()),
         n_iterations=trained.n_steps,

@@ -242,6 +242,9 @@ def fit_psf(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         "fit_flux": report.flux,
         "fit_shift_x": report.shift_x,
         "fit_shift_y": report.shift_y,
+        "fit_flux_error": report.flux_error,
+        "fit_shift_x_error": report.shift_x_error,
+        "fit_shift_y_error": report.shift_y_error,
         "fit_chi2": report.chi2,
         "fit_flags": flags.astype(np.uint32),
     }
@@ -314,7 +317,7 @@ def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
 
 
 DECLARED: dict[str, Declared] = {
-    "fit": Declared(version=7, build=_fit_stage, settings=_fit_settings),
+    "fit": Declared(version=8, build=_fit_stage, settings=_fit_settings),
     "psf": Declared(
         version=1,
         build=_psf_stage,

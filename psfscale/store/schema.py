@@ -206,6 +206,8 @@ def _star_results() -> Iterable[ArraySpec]:
     yield fit("fit_flux", "f4", "electron", "flux fitted with the model")
     yield fit("fit_shift_x", "f4", "pixel", "fitted centroid from the centre of the stamp, x")
     yield fit("fit_shift_y", "f4", "pixel", "fitted centroid from the centre of the stamp, y")
+    for name, units in (("flux", "electron"), ("shift_x", "pixel"), ("shift_y", "pixel")):
+        yield fit(f"fit_{name}_error", "f4", units, f"standard error of fit_{name}, PSF known")
     yield fit("fit_chi2", "f4", "1", "reduced chi² of the star in the fit")
     yield _spec(
         "stars/fit_flags",
