@@ -350,14 +350,7 @@ class Driver:
     def _tell_failures(self, task: Task) -> None:
         marker = read_marker(self.run, task.key)
         for failure in marker.failures if marker else ():
-            self.tell(
-                CcdFailed(
-                    stage=failure.stage,
-                    exposure_id=failure.exposure_id,
-                    ccd_id=failure.ccd_id,
-                    reason=f"{failure.type}: {failure.message}",
-                )
-            )
+            self.tell(CcdFailed.of(failure))
 
     def _require_life(self, silence: float) -> None:
         """Stop where going on makes no sense: lease lost, too many failures, no progress."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from psfscale.pipeline.ledger.marker import Failure
 
 __all__ = [
     "CcdFailed",
@@ -86,6 +90,16 @@ class CcdFailed(Event):
     exposure_id: str
     ccd_id: int
     reason: str
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """As a unit's marker tells it."""
+        return cls(
+            stage=failure.stage,
+            exposure_id=failure.exposure_id,
+            ccd_id=failure.ccd_id,
+            reason=f"{failure.type}: {failure.message}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
