@@ -73,6 +73,7 @@ class UnitState(IntEnum):
     """What became of one CCD in one stage."""
 
     PENDING = 0
+    """Not run yet, or not asked for."""
     DONE = 1
     EMPTY = 2
     """Nothing to do: the CCD holds no object of this kind."""

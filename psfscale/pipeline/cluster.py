@@ -67,6 +67,8 @@ ANSWER_WITHIN = 30.0
 Work = Callable[[Parcel], list[dict[str, Any]]]
 GONE_AFTER = 8.0
 """Seconds without a worker or a process that becomes one, after which a local cluster is lost."""
+RESULT_WITHIN = 10.0
+"""Seconds in which the worker of a finished unit hands over what it came to, a few bytes."""
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
 
@@ -177,8 +179,7 @@ class DaskExecutor:
     def _outcomes(self, parcel: Parcel, future: Future) -> list[Outcome]:
         self._futures.pop(parcel, None)
         if future.status == "finished":
-            ended = future.result()
-            return [Outcome(task=t, **how) for t, how in zip(parcel, ended, strict=True)]
+            return self._finished(parcel, future)
         if future.status != "error":
             msg = f"the scheduler dropped a unit ({future.status})"
             raise ExecutorLostError(msg)
@@ -187,6 +188,19 @@ class DaskExecutor:
             reason = f"its worker {error.last_worker.address} died"
             return [ended_before(task) or Outcome(task=task, died=reason) for task in parcel]
         return [Outcome(task=task, error=explain(error)) for task in parcel]
+
+    def _finished(self, parcel: Parcel, future: Future) -> list[Outcome]:
+        """What a parcel came to; from its markers where the worker that knew has died since."""
+        try:
+            ended = future.result(timeout=RESULT_WITHIN)
+        except (OSError, TimeoutError) as error:
+            future.cancel()
+            marked = [ended_before(task) for task in parcel]
+            if None in marked:
+                msg = f"the result of a finished unit is lost: {error!r}"
+                raise ExecutorLostError(msg) from error
+            return [outcome for outcome in marked if outcome is not None]
+        return [Outcome(task=t, **how) for t, how in zip(parcel, ended, strict=True)]
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""

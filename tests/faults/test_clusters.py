@@ -11,8 +11,12 @@ import yaml
 
 from psfscale.errors import RunError
 from psfscale.pipeline import load_profile, open_run, run, status
+from psfscale.pipeline.cluster import DaskExecutor
 from psfscale.pipeline.events import ClusterLost, Event, UnitFinished
+from psfscale.pipeline.executor import ExecutorLostError
+from psfscale.pipeline.ledger.marker import read_markers
 from psfscale.pipeline.profiles import LocalProfile
+from psfscale.pipeline.unit import Task
 
 pytestmark = pytest.mark.slow
 
@@ -83,4 +87,31 @@ def test_arrays__do_not_depend_on_the_number_of_workers(survey) -> None:
     run(toy.make_config(survey), serial=True, observers=[])
     toy.require_same_arrays(survey / "run.zarr", survey / "run-1.zarr")
     toy.require_same_arrays(survey / "run.zarr", survey / "run-2.zarr")
-    assert (open_run(survey / "run-2.zarr")["ccds/state"] == 1).all()
+    assert (open_run(survey / "run-2.zarr")["ccds/state"].sel(stage=list(toy.STAGES)) == 1).all()
+
+
+class LostFuture:
+    """A parcel that ended on a worker which died before it could say how."""
+
+    status = "finished"
+
+    def result(self, timeout):
+        raise TimeoutError
+
+    def cancel(self):
+        self.cancelled = True
+
+
+def test_finished_parcel__whose_worker_died_is_told_from_its_markers(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")  # its marker stays a file
+    config = toy.make_config(survey)
+    run(config, serial=True, observers=[])
+    (marker,) = read_markers(config.output).values()
+    same = {"stage": marker.stage, "exposure": 1, "attempt": 1, "lease": ""}
+    known = Task(run=str(config.output), fingerprint=marker.fingerprint, **same)
+    executor, future = object.__new__(DaskExecutor), LostFuture()
+    (outcome,) = executor._finished((known,), future)
+    assert (outcome.counts["n_failed"], future.cancelled) == (1, True)
+    other = Task(run=str(config.output), fingerprint="of other settings", **same)
+    with pytest.raises(ExecutorLostError, match="result of a finished unit is lost"):
+        executor._finished((known, other), future)

@@ -65,6 +65,7 @@ def end(driver: subprocess.Popen, folder: Path, *, seconds: float = 60.0) -> str
         driver.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
         raise
     return (folder / "said").read_text()
 

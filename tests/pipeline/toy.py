@@ -18,6 +18,8 @@ N_STARS = 16
 N_FILLED = 12
 N_GALAXIES = 16
 SIDE = 11
+STAGES = ("fit", "psf", "metrics")
+"""What a run of these tests wants."""
 
 
 def quantity(value: object, unit: str) -> dict[str, object]:
