@@ -38,7 +38,7 @@ def position_box(long_name: str) -> StateArray:
 
 
 class StoredField(Generic[S]):
-    """A PSF field whose state is a dict of arrays, one of them upsampled images.
+    """A PSF field whose state is a dict of arrays; upsampled images, if not said otherwise.
 
     Parameters
     ----------
@@ -101,8 +101,16 @@ class StoredField(Generic[S]):
             An array is missing or of another shape than the settings say.
         """
         model = cls(settings)
+        model._state = cls._checked(state, model.settings, model._stamp(state))
+        return model
+
+    @classmethod
+    def _checked(
+        cls, state: Mapping[str, np.ndarray], settings: Any, stamp_shape: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Copies of the arrays of a state, each of the shape that the settings say."""
         arrays = {}
-        for expected in cls.state_arrays(model.settings, model._stamp(state)):
+        for expected in cls.state_arrays(settings, stamp_shape):
             array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
             if array.shape != expected.shape:
                 msg = (
@@ -111,8 +119,7 @@ class StoredField(Generic[S]):
                 )
                 raise InputError(msg)
             arrays[expected.name] = array.copy()
-        model._state = arrays
-        return model
+        return arrays
 
     @property
     def _fine_upsampling(self) -> int:

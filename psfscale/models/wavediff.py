@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
-from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.errors import ConfigError
 from psfscale.kernels.centroid import matched_width, windowed_centroid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.position import PositionPolynomials
-from psfscale.models.stored import CENTROID_WINDOW, position_box
+from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff_draw import Drawing
 from psfscale.models.wavediff_optics import LightPath, amplitude_of
 from psfscale.models.wavediff_result import Phase, Trained
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["WaveDiff"]
 
 
-class WaveDiff:
+class WaveDiff(StoredField[WaveDiffSettings]):
     """Wavefront field: ``W(x, y) = Σ_jk C_jk π_k(x, y) Z_j``, PSFs by diffraction.
 
     Parameters
@@ -56,6 +57,7 @@ class WaveDiff:
     """
 
     name: ClassVar[str] = "wavediff"
+    settings_class: ClassVar[type[BaseModel]] = WaveDiffSettings
 
     def __init__(
         self,
@@ -64,37 +66,14 @@ class WaveDiff:
         pupil: Float[np.ndarray, "y x"] | None = None,
         **options: Any,
     ) -> None:
-        base = settings or WaveDiffSettings()
-        try:
-            self._settings = WaveDiffSettings(**{**base.model_dump(), **options})
-        except ValueError as error:
-            msg = f"WAVEDIFF settings: {error}"
-            raise ConfigError(msg) from error
+        super().__init__(settings, **options)
         if self._settings.optics is None:
             msg = "wavediff computes PSFs from the telescope: give a survey file, or optics"
             raise ConfigError(msg)
         self._optics: OpticsSettings = self._settings.optics
         self._pupil = amplitude_of(self._optics, pupil)
-        self._state: dict[str, np.ndarray] | None = None
         self.observer: Callable[[Phase], None] | None = None
         self.history: list[Phase] = []
-
-    @property
-    def settings(self) -> WaveDiffSettings:
-        """The frozen settings the model was built from."""
-        return self._settings
-
-    @property
-    def stamp_shape(self) -> tuple[int, int]:
-        """(y, x) CCD pixels of the stars that were fitted.
-
-        Raises
-        ------
-        FitError
-            The model was not fitted yet.
-        """
-        ny, nx = self._fitted()["stamp"].tolist()
-        return ny, nx
 
     @classmethod
     def state_arrays(
@@ -216,10 +195,6 @@ class WaveDiff:
         """OPD [µm] at positions, on the samples of the pupil; 0 where it is blocked."""
         return self._drawing().wavefront(at)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """The fitted model as plain arrays, exactly those that `state_arrays` declares."""
-        return {name: array.copy() for name, array in self._fitted().items()}
-
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
         """The model that `state` came from; predicts the same bits.
@@ -229,25 +204,13 @@ class WaveDiff:
         InputError
             An array is missing or of another shape than the settings say.
         """
-        arrays = {}
-        for expected in cls.state_arrays(settings, _stamp_of(state)):
-            array = np.asarray(state.get(expected.name, np.empty(0)), dtype=expected.dtype)
-            if array.shape != expected.shape:
-                msg = (
-                    f"state array {expected.name!r} has shape {array.shape}, expected "
-                    f"{expected.shape} for these settings"
-                )
-                raise InputError(msg)
-            arrays[expected.name] = array.copy()
+        arrays = cls._checked(state, settings, _stamp_of(state))
         model = cls(settings, pupil=arrays["pupil"])
         model._state = arrays
         return model
 
-    def _fitted(self) -> dict[str, np.ndarray]:
-        if self._state is None:
-            msg = "this WAVEDIFF model has no field yet: call fit, or build it with from_state"
-            raise FitError(msg)
-        return self._state
+    def _stamp(self, state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        return _stamp_of(state)
 
     def _drawing(self) -> Drawing:
         state = self._fitted()
