@@ -20,7 +20,7 @@ import torch
 from psfscale.kernels.propagate import MatrixDFT, pupil_field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -115,9 +115,8 @@ class BroadbandPsf:
     ) -> Float[Tensor, "object pixel pixel"]:
         """The stamps, without a graph of derivatives."""
         out = self._blank(opd)
-        for part in self.batches(len(opd)):
-            for q in range(len(self.wavelengths)):
-                out[part] += weights[part, q, None, None] * self._light(opd[part], q).image
+        for part, q, light in self._passes(opd):
+            out[part] += weights[part, q, None, None] * light.image
         return out
 
     def pullback(
@@ -128,17 +127,15 @@ class BroadbandPsf:
     ) -> Float[Tensor, "object y x"]:
         """Derivative of ``Σ slope · stamp`` with respect to the wavefront."""
         out = torch.zeros_like(opd)
-        for part in self.batches(len(opd)):
-            for q, wavelength in enumerate(self.wavelengths):
-                light = self._light(opd[part], q)
-                s = slope[part]
-                if self.normalised == "stamp":
-                    s = s - (s * light.image).sum((-2, -1), keepdim=True)
-                s = s * light.norm * weights[part, q, None, None]
-                samples = self.response.T @ (s @ self.response)
-                back = self._transforms[q].adjoint(light.focus * samples)
-                g, k = light.pupil, 4 * math.pi / wavelength
-                out[part] += k * (back[1] * g[0] - back[0] * g[1])
+        for part, q, light in self._passes(opd):
+            s = slope[part]
+            if self.normalised == "stamp":
+                s = s - (s * light.image).sum((-2, -1), keepdim=True)
+            s = s * light.norm * weights[part, q, None, None]
+            samples = self.response.T @ (s @ self.response)
+            back = self._transforms[q].adjoint(light.focus * samples)
+            g, k = light.pupil, 4 * math.pi / self.wavelengths[q]
+            out[part] += k * (back[1] * g[0] - back[0] * g[1])
         return out
 
     def push(
@@ -149,11 +146,9 @@ class BroadbandPsf:
     ) -> Float[Tensor, "object pixel pixel"]:
         """First-order change of the stamps along a change of the wavefront [µm]."""
         out = self._blank(opd)
-        for part in self.batches(len(opd), copies=2):
-            for q in range(len(self.wavelengths)):
-                light = self._light(opd[part], q)
-                moved = self._transforms[q].forward(light.pupil * change[part])
-                out[part] += weights[part, q, None, None] * self._slope(light, moved, q)
+        for part, q, light in self._passes(opd, copies=2):
+            moved = self._transforms[q].forward(light.pupil * change[part])
+            out[part] += weights[part, q, None, None] * self._slope(light, moved, q)
         return out
 
     def jacobian(
@@ -189,6 +184,12 @@ class BroadbandPsf:
     def _blank(self, opd: Tensor) -> Tensor:
         n = self.response.shape[0]
         return opd.new_zeros((len(opd), n, n))
+
+    def _passes(self, opd: Tensor, *, copies: int = 1) -> Iterator[tuple[slice, int, _Light]]:
+        """The light of each working set of objects at each wavelength."""
+        for part in self.batches(len(opd), copies=copies):
+            for q in range(len(self.wavelengths)):
+                yield part, q, self._light(opd[part], q)
 
     def _light(self, opd: Tensor, q: int) -> _Light:
         g = pupil_field(self.amplitude, opd + self._axis_tilt, wavelength=self.wavelengths[q])
