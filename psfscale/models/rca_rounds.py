@@ -40,7 +40,7 @@ from psfscale.models.rca_stars import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Complex, Float, Int
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
@@ -329,19 +329,21 @@ class Rounds:
 
     def standard_errors(self) -> StarValues:
         """Of flux and centre of each star, for the field as it is."""
-        state = self.state
-        values = state.values
-        spectra = state.field.at_stars() * self.grid.phases(values.dy, values.dx)
+        now = self.state
         return standard_errors(
-            state.pixels, values, grid=self.grid, spectra=spectra, factor=state.factor
+            now.pixels, now.values, grid=self.grid, spectra=self._shifted(), factor=now.factor
         )
+
+    def _shifted(self) -> Complex[Tensor, "ccd star frequency"]:
+        """Each star's PSF, shifted to the star's centre."""
+        state = self.state
+        return state.field.at_stars() * self.grid.phases(state.values.dy, state.values.dx)
 
     def update_stars(self, *, weigh: bool, settling: bool) -> None:
         """Refit fluxes and centres, clip, and weigh the stars."""
         state = self.state
         values = state.values
-        spectra = state.field.at_stars() * self.grid.phases(values.dy, values.dx)
-        new, psf = refit(state.pixels, values, grid=self.grid, spectra=spectra)
+        new, psf = refit(state.pixels, values, grid=self.grid, spectra=self._shifted())
         found = residuals(state.pixels, values, psf)
         state.chi2 = found.chi2
         usable = state.bright & (new.flux > 0) & near(new, self.grid, self.settings.max_shift)
