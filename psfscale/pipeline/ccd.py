@@ -39,6 +39,12 @@ def stored_model(ccd: xr.Dataset, context: RunContext) -> PsfModel:
     return context.model_class.from_state(state, context.model_settings)
 
 
+def extrapolation(ccd: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Flags of points on the CCD: `EXTRAPOLATED` beyond the stars that its model was fitted to."""
+    beyond = outside(group_of(ccd, "stars"), x, y)
+    return np.where(beyond, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+
+
 def outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether points lie outside the convex hull of the stars the model was fitted to."""
     from scipy.spatial import Delaunay, QhullError

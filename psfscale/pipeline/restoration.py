@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import FieldPoints, ObjectFlag, Role
-from psfscale.pipeline.ccd import group_of, outside, pad, stored_model
+from psfscale.pipeline.ccd import extrapolation, group_of, pad, stored_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +33,7 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     chosen, n = np.flatnonzero(there & seen), galaxies.sizes["galaxy"]
     flags = np.where(there & ~seen, int(ObjectFlag.MASKED), 0).astype(np.uint32)
     x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
-    beyond = outside(group_of(ccd, "stars"), x, y)
-    flags[chosen] |= np.where(beyond, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+    flags[chosen] |= extrapolation(ccd, x, y)
     empty = np.full((0, *context.restored_grid.shape), np.nan, np.float32)
     found: dict[str, np.ndarray] = {"image": empty, "error": empty, "chi2": empty[:, 0, 0]}
     if chosen.size:

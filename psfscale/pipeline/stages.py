@@ -19,7 +19,7 @@ import xarray as xr
 
 from psfscale.arrays import FieldPoints, ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError, PsfCheckError
-from psfscale.pipeline.ccd import group_of, outside, pad, stored_model
+from psfscale.pipeline.ccd import extrapolation, group_of, pad, stored_model
 from psfscale.pipeline.restoration import restore_galaxies
 from psfscale.store.models import run_specs
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
@@ -273,8 +273,7 @@ def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     if bad.size:
         msg = f"the PSF of {bad.size} galaxies is not finite (first: {bad[:5].tolist()})"
         raise PsfCheckError(msg)
-    beyond = outside(group_of(ccd, "stars"), x, y)
-    flags = np.where(beyond, int(ObjectFlag.EXTRAPOLATED), 0).astype(np.uint32)
+    flags = extrapolation(ccd, x, y)
     return xr.Dataset(
         {
             "galaxies/psf": (("galaxy", "galaxies.y", "galaxies.x"), psf),
