@@ -124,6 +124,11 @@ _ROLES = (("roles", {role.name: int(role) for role in Role}),)
 _REASONS = (("reasons", {reason.name: int(reason) for reason in Refusal}),)
 _STATES = (("states", {state.name: int(state) for state in UnitState}),)
 
+
+def _flags(path: str, dims: str, long_name: str, **rest: object) -> ArraySpec:
+    return _spec(path, dims, "u4", "1", long_name, attributes=_FLAG_BITS, **rest)
+
+
 AXES = (
     _spec("exposure", "exposure", "str", "", "exposure id", owner="driver", stage="driver"),
     _spec("ccd", "ccd", "i4", "", "CCD id", owner="driver", stage="driver"),
@@ -174,14 +179,7 @@ def _objects(kind: str) -> Iterable[ArraySpec]:
     yield _spec(f"{group}/dec", one, "f8", "deg", "declination, ICRS")
     yield _spec(f"{group}/flux", one, "f4", "electron", "flux of the catalogue")
     yield _spec(f"{group}/snr", one, "f4", "1", "signal to noise of the catalogue or the stamp")
-    yield _spec(
-        f"{group}/flags",
-        one,
-        "u4",
-        "1",
-        "bits of what is known of the object",
-        attributes=_FLAG_BITS,
-    )
+    yield _flags(f"{group}/flags", one, "bits of what is known of the object")
     yield _spec(
         f"{group}/role", one, "u1", "1", "empty, fit or reserved for validation", attributes=_ROLES
     )
@@ -209,16 +207,7 @@ def _star_results() -> Iterable[ArraySpec]:
     for name, units in (("flux", "electron"), ("shift_x", "pixel"), ("shift_y", "pixel")):
         yield fit(f"fit_{name}_error", "f4", units, f"standard error of fit_{name}, PSF known")
     yield fit("fit_chi2", "f4", "1", "reduced chi² of the star in the fit")
-    yield _spec(
-        "stars/fit_flags",
-        at,
-        "u4",
-        "1",
-        "bits set by the fit",
-        stage="fit",
-        attributes=_FLAG_BITS,
-        pack="fits",
-    )
+    yield _flags("stars/fit_flags", at, "bits set by the fit", stage="fit", pack="fits")
 
 
 def _star_metrics() -> Iterable[ArraySpec]:
@@ -237,16 +226,7 @@ def _star_metrics() -> Iterable[ArraySpec]:
         yield metric(f"e1_{which}", "1", f"distortion e1 of the {what}, adaptive moments")
         yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
         yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
-    yield _spec(
-        "stars/flags",
-        at,
-        "u4",
-        "1",
-        "bits set by the metrics",
-        stage="metrics",
-        attributes=_FLAG_BITS,
-        pack="metrics",
-    )
+    yield _flags("stars/flags", at, "bits set by the metrics", stage="metrics", pack="metrics")
 
 
 _METRIC_COUNTS = (
@@ -331,15 +311,7 @@ GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
         owner="ccd",
         stage="psf",
     ),
-    _spec(
-        "galaxies/flags",
-        "exposure ccd galaxy",
-        "u4",
-        "1",
-        "bits set by the PSF stage",
-        stage="psf",
-        attributes=_FLAG_BITS,
-    ),
+    _flags("galaxies/flags", "exposure ccd galaxy", "bits set by the PSF stage", stage="psf"),
 )
 
 
@@ -362,15 +334,7 @@ def _restorations() -> Iterable[ArraySpec]:
     yield _spec(
         "galaxies/restored_chi2", at, "f4", "1", "mean squared residual in noise units", **packed
     )
-    yield _spec(
-        "galaxies/restored_flags",
-        at,
-        "u4",
-        "1",
-        "bits set by the restoration",
-        attributes=_FLAG_BITS,
-        **packed,
-    )
+    yield _flags("galaxies/restored_flags", at, "bits set by the restoration", **packed)
 
 
 RUN_SCHEMA: tuple[ArraySpec, ...] = (
