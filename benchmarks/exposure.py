@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from psfscale.arrays import StarBatch
-from psfscale.models.rca import RCA
-from psfscale.models.settings import RCASettings
+from psfscale.models.rca.model import RCA
+from psfscale.models.rca.settings import RCASettings
 
 N_CCDS = 36
 BAND_LIMIT = 1.2 / 0.8e-6 * np.deg2rad(0.1 / 3600)

@@ -27,7 +27,7 @@ from scoring import field_scores, fitted_to_star, star_scores
 
 from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 from psfscale.errors import FitError
-from psfscale.models.rca import RCA
+from psfscale.models.rca.model import RCA
 
 ARCSEC = np.pi / 180 / 3600
 

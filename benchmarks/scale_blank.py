@@ -12,8 +12,8 @@ import xarray as xr
 
 from psfscale import models
 from psfscale.models.base import FitReport
-from psfscale.models.rca import RCA
-from psfscale.models.settings import RCASettings
+from psfscale.models.rca.model import RCA
+from psfscale.models.rca.settings import RCASettings
 from psfscale.store.schema import RUN_SCHEMA
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psfscale.models.sprite import SPRITE
+from psfscale.models.sprite.model import SPRITE
 
 BAND_LIMIT = 1.2 / 0.8e-6 * np.deg2rad(0.1 / 3600)
 """Field A: 1.2 m aperture, 800 nm, 0.1 arcsec pixels [cycle/CCD pixel]."""

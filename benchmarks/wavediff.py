@@ -31,13 +31,13 @@ from wavediff_fields import APERTURE, FOCAL_LENGTH, PIXEL, draw_field
 
 from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 from psfscale.kernels.centroid import windowed_centroid
-from psfscale.models.rca import RCA
-from psfscale.models.wavediff import WaveDiff
-from psfscale.models.wavediff_fit import field_covariance
-from psfscale.models.wavediff_optics import LightPath
-from psfscale.models.wavediff_scene import Nuisances, Scene, Wavefronts
-from psfscale.models.wavediff_settings import OpticsSettings
-from psfscale.models.wavediff_stars import StarPixels
+from psfscale.models.rca.model import RCA
+from psfscale.models.wavediff.fit import field_covariance
+from psfscale.models.wavediff.model import WaveDiff
+from psfscale.models.wavediff.optics import LightPath
+from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.settings import OpticsSettings
+from psfscale.models.wavediff.stars import StarPixels
 from psfscale.survey import load_survey
 
 SURVEY = Path(__file__).parents[1] / "catalogs/euclid_vis.yaml"
@@ -128,7 +128,7 @@ def shape_errors(psf, truth):
 
 
 def spectra(points):
-    from psfscale.kernels.spectrum import quadrature
+    from psfscale.kernels.optics.spectrum import quadrature
 
     return quadrature(points.sed, points.wavelength, n_nodes=3)
 

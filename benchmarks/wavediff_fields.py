@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from psfscale.kernels.broadband import BroadbandPsf
+from psfscale.kernels.optics.broadband import BroadbandPsf
+from psfscale.kernels.optics.zernike import zernikes
 from psfscale.kernels.response import binned_pixel, filter_taps, gaussian_blur, pixel_matrix
-from psfscale.kernels.zernike import zernikes
 
 APERTURE, FOCAL_LENGTH, PIXEL = 1.2e6, 24.5e6, 12.0  # µm
 SIDE = 1000.0

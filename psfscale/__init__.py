@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psfscale import deconvolve
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
-    from psfscale.models.rca import RCA
+    from psfscale.models.rca.model import RCA
+    from psfscale.models.sprite.model import SPRITE
+    from psfscale.models.wavediff.model import WaveDiff
     from psfscale.pipeline.consume import open_run
     from psfscale.store.models import load_model, save_model
     from psfscale.store.stacks import read_points, read_stars
@@ -23,7 +25,9 @@ _HOMES = {
     "FieldPoints": "psfscale.arrays",
     "PixelGrid": "psfscale.arrays",
     "StarBatch": "psfscale.arrays",
-    "RCA": "psfscale.models.rca",
+    "RCA": "psfscale.models.rca.model",
+    "SPRITE": "psfscale.models.sprite.model",
+    "WaveDiff": "psfscale.models.wavediff.model",
     "load_model": "psfscale.store.models",
     "open_run": "psfscale.pipeline.consume",
     "save_model": "psfscale.store.models",
@@ -36,9 +40,11 @@ _ROOMS = {"deconvolve"}
 
 __all__ = [
     "RCA",
+    "SPRITE",
     "FieldPoints",
     "PixelGrid",
     "StarBatch",
+    "WaveDiff",
     "__version__",
     "deconvolve",
     "load_model",

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.lowrank import SingularThreshold, ThresholdKind, nuclear_norm
-from psfscale.kernels.prox import project_box, project_positive, soft_threshold
+from psfscale.kernels.optimize.lowrank import SingularThreshold, ThresholdKind, nuclear_norm
+from psfscale.kernels.optimize.prox import project_box, project_positive, soft_threshold
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from psfscale.kernels.analysis import Bands
+    from psfscale.kernels.frames.analysis import Bands
     from psfscale.kernels.operator import LinearOperator
 
 __all__ = [
@@ -112,8 +112,8 @@ class LowRank:
     Parameters
     ----------
     threshold : λ; values are compared with λ·step
-    kind : see `psfscale.kernels.lowrank`
-    follow : see `psfscale.kernels.lowrank.SingularThreshold`
+    kind : see `psfscale.kernels.optimize.lowrank`
+    follow : see `psfscale.kernels.optimize.lowrank.SingularThreshold`
     """
 
     operator = Identity()

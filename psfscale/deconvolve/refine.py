@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from psfscale.deconvolve.problem import DataTerm
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.prox import project_positive, project_simplex
+from psfscale.kernels.optimize.prox import project_positive, project_simplex
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -24,8 +24,8 @@ from psfscale.deconvolve.solve import solve
 from psfscale.deconvolve.stack import GalaxyStack, Restoration, galaxy_stack, join
 from psfscale.deconvolve.wiener import wiener
 from psfscale.errors import ConfigError, InputError
-from psfscale.kernels.analysis import Bands
 from psfscale.kernels.convolution import Convolution
+from psfscale.kernels.frames.analysis import Bands
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from psfscale.deconvolve.priors import Prior
     from psfscale.deconvolve.solve import Solved
-    from psfscale.kernels.lowrank import ThresholdKind
+    from psfscale.kernels.optimize.lowrank import ThresholdKind
 
 __all__ = ["deconvolve", "restore"]
 

@@ -9,8 +9,8 @@ import torch
 
 from psfscale.deconvolve.convergence import CostWindow, RemainingDistance
 from psfscale.deconvolve.priors import Sparse
-from psfscale.kernels.prox import project_positive
-from psfscale.kernels.splitting import (
+from psfscale.kernels.optimize.prox import project_positive
+from psfscale.kernels.optimize.splitting import (
     DualTerm,
     forward_backward,
     generalised_forward_backward,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from psfscale.deconvolve.priors import Prior
     from psfscale.deconvolve.problem import DataTerm
     from psfscale.deconvolve.settings import DeconvolutionSettings
-    from psfscale.kernels.splitting import Ending
+    from psfscale.kernels.optimize.splitting import Ending
 
 __all__ = ["Solved", "solve"]
 

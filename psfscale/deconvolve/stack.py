@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from psfscale.kernels.splitting import Ending
+    from psfscale.kernels.optimize.splitting import Ending
 
 __all__ = ["GalaxyStack", "Restoration", "galaxy_stack"]
 

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import ConfigError
-from psfscale.models.settings import RCASettings
-from psfscale.models.sprite_settings import SpriteFieldSettings
-from psfscale.models.wavediff_settings import WaveDiffSettings
+from psfscale.models.rca.settings import RCASettings
+from psfscale.models.sprite.settings import SpriteFieldSettings
+from psfscale.models.wavediff.settings import WaveDiffSettings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "SETTINGS", "load_model_class", "settings_class"]
 
 MODELS: dict[str, str] = {
-    "rca": "psfscale.models.rca:RCA",
-    "sprite": "psfscale.models.sprite_field:SpriteField",
-    "wavediff": "psfscale.models.wavediff:WaveDiff",
+    "rca": "psfscale.models.rca.model:RCA",
+    "sprite": "psfscale.models.sprite.field:SpriteField",
+    "wavediff": "psfscale.models.wavediff.model:WaveDiff",
 }
 """Name of a model and where its class stands."""
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psfscale.kernels.starlet import starlet
-from psfscale.kernels.wavelet import biorthogonal79, filter_bank
+from psfscale.kernels.frames.starlet import starlet
+from psfscale.kernels.frames.wavelet import biorthogonal79, filter_bank
 
 if TYPE_CHECKING:
+    from psfscale.kernels.frames.wavelet import FilterBank
     from psfscale.kernels.spectral import FrequencyGrid
-    from psfscale.kernels.wavelet import FilterBank
     from psfscale.models.dictionary_settings import DictionarySettings
 
 __all__ = ["dictionary"]

@@ -14,7 +14,7 @@ from psfscale.config import RunConfig
 from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.errors import StoreError
 from psfscale.models import load_model_class, settings_class
-from psfscale.models.wavediff_settings import OpticsSettings
+from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root
 from psfscale.survey import Instrument, load_survey

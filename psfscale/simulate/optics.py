@@ -17,7 +17,7 @@ import galsim
 import numpy as np
 
 from psfscale.errors import ConfigError
-from psfscale.kernels.pupil import PupilShape
+from psfscale.kernels.optics.pupil import PupilShape
 from psfscale.simulate.seeds import Stream, generator
 from psfscale.survey.instrument import GridLayout
 

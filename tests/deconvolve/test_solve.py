@@ -10,9 +10,9 @@ from scipy.optimize import lsq_linear
 
 from psfscale.deconvolve.convergence import CostWindow, RemainingDistance
 from psfscale.deconvolve.restore import deconvolve
-from psfscale.kernels.analysis import Bands
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.lowrank import nuclear_norm
+from psfscale.kernels.frames.analysis import Bands
+from psfscale.kernels.optimize.lowrank import nuclear_norm
 
 
 @pytest.mark.parametrize("optimiser", ["condat", "fwbw", "gfwbw"])

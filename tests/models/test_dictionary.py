@@ -9,8 +9,8 @@ from psfscale.errors import ConfigError, InputError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.dictionary import dictionary
 from psfscale.models.dictionary_settings import DictionarySettings
-from psfscale.models.rca import RCA
-from psfscale.models.sprite import SPRITE
+from psfscale.models.rca.model import RCA
+from psfscale.models.sprite.model import SPRITE
 
 SMOOTH = np.array([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
 BANK = np.stack([np.pad([[1.0]], 1) - SMOOTH, SMOOTH])

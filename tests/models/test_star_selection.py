@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from psfscale.models.settings import RCASettings
-from psfscale.models.sprite_settings import SpriteFieldSettings
+from psfscale.models.rca.settings import RCASettings
+from psfscale.models.sprite.settings import SpriteFieldSettings
 from psfscale.models.star_selection import StarSelection, SuperResolution
 
 SHARED = sorted(StarSelection.model_fields | SuperResolution.model_fields)

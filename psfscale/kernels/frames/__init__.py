@@ -1,0 +1,1 @@
+"""Wavelet frames and their exact adjoints."""

@@ -1,0 +1,1 @@
+"""From a wavefront to a PSF: pupils, Zernikes, exact-wavelength propagation, spectra."""

@@ -1,0 +1,1 @@
+"""Proximals, low-rank steps and the solvers that use them."""

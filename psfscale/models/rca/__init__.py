@@ -1,0 +1,1 @@
+"""RCA: a low-rank, sparse, super-resolved PSF field of one CCD."""

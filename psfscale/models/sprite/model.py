@@ -1,0 +1,279 @@
+"""SPRITE: one PSF, super-resolved, from several undersampled noisy stamps; many at once.
+
+Paper: Ngolè Mboula, Starck, Ronayette, Okumura & Amiaux 2015, A&A 575, A86
+(arXiv:1410.7679). What is solved, and what departs from the paper, stands in
+``docs/methods/sprite.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.kernels.spectral import frequency_grid
+from psfscale.models.sprite.bayes import norms
+from psfscale.models.sprite.data import Stamps, StampTerm
+from psfscale.models.sprite.fit import register
+from psfscale.models.sprite.guess import first_guess
+from psfscale.models.sprite.prior import prior_basis
+from psfscale.models.sprite.settings import SPRITESettings
+from psfscale.models.sprite.sparse import corrected
+from psfscale.models.sprite.stars import Fixed, stamp_noise
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from psfscale.kernels.spectral import FrequencyGrid
+    from psfscale.models.sprite.fit import Registered
+
+__all__ = ["SPRITE", "SpriteResult"]
+
+CHUNK_CPU = 4
+"""PSFs solved together on a processor: the most that stay near its caches."""
+
+CHUNK_GPU = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpriteResult:
+    """Super-resolved PSFs and what was learned of their stamps.
+
+    Attributes
+    ----------
+    psf : (psf, y, x), unit sum, centroid on index ``n // 2``; pixel response included
+    psf_error : (psf, y, x), standard error of `psf`, averaged over each radius
+    flux, flux_error : (psf, exposure) [electron]
+    shift_y, shift_x : (psf, exposure) [CCD pixel], star from the centre of its stamp
+    shift_error : (psf, exposure, 2), of shift_y and shift_x for a known PSF [CCD pixel]
+    noise : (psf, exposure) standard deviation of a stamp's best pixel [electron]
+    chi2 : (psf, exposure) mean of squared residuals in noise units
+    n_rounds : (psf,) rounds of PSF and stars
+    n_iterations : (psf,) iterations of the correction
+    converged : (psf,) whether rounds and correction both reached their tolerance
+    """
+
+    psf: Float[Tensor, "psf y x"]
+    psf_error: Float[Tensor, "psf y x"]
+    flux: Float[Tensor, "psf exposure"]
+    flux_error: Float[Tensor, "psf exposure"]
+    shift_y: Float[Tensor, "psf exposure"]
+    shift_x: Float[Tensor, "psf exposure"]
+    shift_error: Float[Tensor, "psf exposure 2"]
+    noise: Float[Tensor, "psf exposure"]
+    chi2: Float[Tensor, "psf exposure"]
+    n_rounds: Float[Tensor, " psf"]
+    n_iterations: Float[Tensor, " psf"]
+    converged: Bool[Tensor, " psf"]
+
+
+class SPRITE:
+    """Sparse recovery of instrument PSFs by super-resolution of undersampled stamps.
+
+    Parameters
+    ----------
+    settings : all settings, or None for the defaults
+    **options : single settings, over `settings`
+
+    Examples
+    --------
+    >>> SPRITE(upsampling=3, transform="starlet").settings.upsampling
+    3
+    """
+
+    def __init__(self, settings: SPRITESettings | None = None, **options: Any) -> None:
+        base = settings or SPRITESettings()
+        try:
+            self._settings = SPRITESettings(**{**base.model_dump(), **options})
+        except ValueError as error:
+            msg = f"SPRITE settings: {error}"
+            raise ConfigError(msg) from error
+
+    @property
+    def settings(self) -> SPRITESettings:
+        """The frozen settings."""
+        return self._settings
+
+    def fit(
+        self,
+        images: ArrayLike | Tensor,
+        *,
+        weight: ArrayLike | Tensor | None = None,
+        sigma: ArrayLike | Tensor | None = None,
+        mask: ArrayLike | Tensor | None = None,
+        shifts: ArrayLike | Tensor | None = None,
+        flux: ArrayLike | Tensor | None = None,
+    ) -> SpriteResult:
+        """Super-resolve each PSF from its stamps.
+
+        All that is not given is estimated. A PSF of the batch comes out as it would alone, and
+        does not depend on the order of its exposures.
+
+        Parameters
+        ----------
+        images : (psf, exposure, y, x) [electron], background subtracted, the star within a few
+            pixels of index ``n // 2``; float32 or float64, on the device to work on
+        weight : (psf, exposure, y, x) [1/electron²], inverse variances, 0 = masked; a stamp
+            without weight counts as absent
+        sigma : (psf, exposure) [electron], noise of each stamp, in place of `weight`
+        mask : (psf, exposure, y, x), True for pixels not to use
+        shifts : (psf, exposure, 2) [CCD pixel], (y, x) of the star from index ``n // 2``; only
+            their differences between exposures matter
+        flux : (psf, exposure) [electron]; only their ratios matter for the PSF
+
+        Raises
+        ------
+        InputError
+            Shapes disagree, values are not finite where used, or both weight and sigma came.
+        FitError
+            A PSF has no stamp with a star in it.
+        """
+        image = _real(images, like=None)
+        if image.ndim != 4 or min(image.shape) < 1 or min(image.shape[2:]) < 8:
+            msg = f"images are (psf, exposure, y, x) of 8×8 pixels or more, got {image.shape}"
+            raise InputError(msg)
+        stamps = _stamps(image, weight=weight, sigma=sigma, mask=mask)
+        grid = frequency_grid(
+            (image.shape[2], image.shape[3]),
+            upsampling=self._settings.upsampling,
+            band_limit=self._settings.band_limit,
+        )
+        fixed = _fixed(image, grid, shifts=shifts, flux=flux)
+        size = CHUNK_CPU if image.device.type == "cpu" else CHUNK_GPU
+        parts = [
+            self._fit_chunk(stamps.select(chunk), fixed.select(chunk), grid)
+            for chunk in (slice(i, i + size) for i in range(0, len(image), size))
+        ]
+        names = [field.name for field in fields(SpriteResult)]
+        return SpriteResult(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+
+    def _fit_chunk(self, stamps: Stamps, fixed: Fixed, grid: FrequencyGrid) -> SpriteResult:
+        settings = self._settings
+        registered = register(stamps, fixed, grid=grid, settings=settings)
+        values = registered.values
+        term = StampTerm.at(
+            stamps,
+            grid=grid,
+            amplitude=values.amplitude,
+            dy=values.dy,
+            dx=values.dx,
+            uniform=stamps.uniform,
+        )
+        guess = first_guess(term, registered, kind=settings.first_guess)
+        answer = corrected(
+            term,
+            guess,
+            settings=settings,
+            noise_norm=norms(registered.draw, grid),
+            coarse_free=settings.first_guess != "bayes",
+        )
+        shape = (grid.shape[0] * settings.upsampling, grid.shape[1] * settings.upsampling)
+        fine = grid.coefficients(answer.psf)
+        centre = [torch.tensor(n // 2 / settings.upsampling).to(values.dy) for n in shape]
+        psf = grid.image(fine * grid.phases(centre[0], centre[1]), shape)
+        if settings.positivity:
+            # Positive on the fine grid; between its pixels a band-limited image may dip.
+            psf = psf.clamp(min=0)
+        total = psf.sum((1, 2))
+        ratio = settings.upsampling**2 / grid.pixel_ratio
+        scale = (total / ratio)[:, None] / grid.pixel_ratio
+        residual = stamps.weight.sqrt() * (stamps.image - term.forward(fine))
+        used = (stamps.weight > 0).sum((2, 3)).clamp(min=1)
+        error = values.error if values.error is not None else torch.zeros_like(values.dy)[..., None]
+        return SpriteResult(
+            psf=psf / total[:, None, None],
+            psf_error=_radial_error(grid, registered, shape) / ratio,
+            flux=values.amplitude * scale,
+            flux_error=error[..., 0] * scale,
+            shift_y=values.dy - grid.shape[0] // 2,
+            shift_x=values.dx - grid.shape[1] // 2,
+            shift_error=error[..., 1:],
+            noise=stamps.weight.flatten(2).amax(2).clamp(min=1e-37).rsqrt(),
+            chi2=(residual**2).sum((2, 3)) / used,
+            n_rounds=registered.n_rounds,
+            n_iterations=answer.n_iterations,
+            converged=registered.settled & answer.converged,
+        )
+
+
+def _real(values: Any, *, like: Tensor | None) -> Tensor:
+    tensor = torch.as_tensor(values)
+    if like is not None:
+        return tensor.to(like)
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _shaped(name: str, values: Any, *, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    tensor = _real(values, like=like)
+    if tuple(tensor.shape) != shape:
+        msg = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+        raise InputError(msg)
+    return tensor
+
+
+def _stamps(image: Tensor, *, weight: Any, sigma: Any, mask: Any) -> Stamps:
+    """Pixels and inverse variances; noise that is not given is estimated."""
+    shape, pair = tuple(image.shape), tuple(image.shape[:2])
+    if weight is not None and sigma is not None:
+        msg = "give weight (inverse variances) or sigma (noise of each stamp), not both"
+        raise InputError(msg)
+    good = torch.ones(shape, dtype=torch.bool, device=image.device)
+    if mask is not None:
+        good = ~_shaped("mask", mask, like=image, shape=shape).bool()
+    if weight is not None:
+        variance_inverse = _shaped("weight", weight, like=image, shape=shape)
+        if not bool(torch.isfinite(variance_inverse).all()) or bool((variance_inverse < 0).any()):
+            msg = "weight must be finite and not negative (inverse variance, 0 = masked)"
+            raise InputError(msg)
+        good = good & (variance_inverse > 0)
+    if not bool(torch.isfinite(image[good]).all()):
+        msg = "images have NaN or infinite pixels in use; mask them or give them weight 0"
+        raise InputError(msg)
+    image = torch.where(good, image, 0.0)
+    if weight is None:
+        noise = (
+            stamp_noise(image, good=good)
+            if sigma is None
+            else _shaped("sigma", sigma, like=image, shape=pair)
+        )
+        if not bool((noise[good.flatten(2).any(2)] > 0).all()):
+            msg = "the noise of a stamp is zero or negative: give sigma, or mask the stamp"
+            raise InputError(msg)
+        variance_inverse = (1 / noise**2)[..., None, None].expand(shape)
+    stamps = Stamps(image=image, weight=torch.where(good, variance_inverse, 0.0))
+    empty = torch.nonzero(~stamps.present.any(1)).flatten()
+    if len(empty):
+        msg = f"{len(empty)} PSFs have no stamp with weight (first: {empty[:5].tolist()})"
+        raise FitError(msg)
+    return stamps
+
+
+def _fixed(image: Tensor, grid: FrequencyGrid, *, shifts: Any, flux: Any) -> Fixed:
+    """What the user knows, in the units of the fit."""
+    pair = tuple(image.shape[:2])
+    amplitude = dy = dx = None
+    if shifts is not None:
+        centres = _shaped("shifts", shifts, like=image, shape=(*pair, 2))
+        if not bool(torch.isfinite(centres).all()):
+            msg = "shifts must be finite"
+            raise InputError(msg)
+        dy, dx = centres[..., 0] + grid.shape[0] // 2, centres[..., 1] + grid.shape[1] // 2
+    if flux is not None:
+        amplitude = _shaped("flux", flux, like=image, shape=pair) * grid.pixel_ratio
+        if not bool((amplitude > 0).all()):
+            msg = "flux must be positive; give absent stamps weight 0 and any positive flux"
+            raise InputError(msg)
+    return Fixed(amplitude=amplitude, dy=dy, dx=dx)
+
+
+def _radial_error(
+    grid: FrequencyGrid, registered: Registered, shape: tuple[int, int]
+) -> Float[Tensor, "psf y x"]:
+    """Standard error from one draw of the posterior, averaged over radii."""
+    draw = grid.image(registered.draw)
+    basis = prior_basis(grid, dtype=draw.dtype, device=draw.device)
+    return basis.spread(basis.mean(draw**2), shape).sqrt()

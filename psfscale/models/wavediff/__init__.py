@@ -1,0 +1,1 @@
+"""WaveDiff: a chromatic PSF field from a wavefront fitted through the optics."""

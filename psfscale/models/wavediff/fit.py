@@ -1,0 +1,236 @@
+"""The parametric fit: a descent on softened χ², both signs of the even modes, then Gauss-Newton."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from psfscale.kernels.optics.zernike import noll_index
+from psfscale.models.wavediff.packing import Packing, assembled, free_rows
+from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Wavefronts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from psfscale.models.wavediff.packing import Packing, assembled, free_rows
+from psfscale.models.wavediff.scene import Scene
+
+__all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "refine", "search"]
+
+SOFTENING = 0.1
+"""Misfit, as a share of a pixel's light, that the first descent forgives."""
+START = 0.05
+"""Aberration that a search starts from [mean wavelength]: without any, signs have no slope."""
+STARTS = ((3, 1), (3, -1), (4, 1), (5, 1))
+"""Index of the Zernike that a search starts from, and its sign; defocus, then astigmatism."""
+SAME = 1e-3
+"""Relative difference of χ² below which two minima are one; false ones are 1-6 % higher."""
+TINY = 1e-30
+SEARCH_STEPS, LAST_STEPS = 90, 60
+DAMPING = 1e-3
+MOST_DAMPING = 1e6
+
+
+def flipped(wavefronts: Wavefronts) -> Wavefronts:
+    """The wavefronts with even radial orders negated.
+
+    Through a pupil that is even under ``(x, y) → (−x, −y)`` both have the same PSF; through a
+    real one nearly so, which leaves a second, false, minimum.
+    """
+    n = len(wavefronts.zernike)
+    sign = [1.0 - 2 * (noll_index(j)[0] % 2 == 0) for j in range(1, n + 1)]
+    return replace(
+        wavefronts, zernike=wavefronts.zernike * wavefronts.zernike.new_tensor(sign)[:, None]
+    )
+
+
+def descend(
+    scene: Scene,
+    start: Wavefronts,
+    *,
+    nuisances: Nuisances,
+    n_steps: int,
+    field: bool = True,
+    normal: Normal | None = None,
+) -> tuple[Wavefronts, float]:
+    """L-BFGS on χ² and prior, flux and background eliminated at every step.
+
+    Parameters
+    ----------
+    field : whether the field is fitted, or the stars' own centres alone
+    normal : Gauss-Newton matrices near the start, which make all directions alike steep
+
+    Returns
+    -------
+    the wavefronts, and χ² plus the surfaces' prior
+    """
+    packing = Packing(like=start, nuisances=nuisances, field=field)
+    steps = packing.plain() if normal is None else packing.even(normal, scene)
+
+    def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        here = packing.unpack(steps.forward(vector))
+        value, slope, surface = _cost(scene, here, nuisances)
+        if surface is not None and here.surface is not None:
+            value += float((here.surface**2).sum(dtype=torch.float64))
+            surface = surface + 2 * here.surface
+        down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)], surface)
+        return value, steps.adjoint(down)
+
+    found = minimize(
+        cost,
+        steps.inverse(packing.pack(start.zernike, start.tilt, start.surface)),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": n_steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-3},
+    )
+    return packing.unpack(steps.forward(found.x)), float(found.fun)
+
+
+def _cost(
+    scene: Scene, here: Wavefronts, nuisances: Nuisances
+) -> tuple[float, Tensor, Tensor | None]:
+    stamp = scene.stamps(here)
+    pixels = scene.pixels
+    light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
+    residual = light.of(stamp) - pixels.image
+    weighted = pixels.weight * residual
+    slope, surface = scene.pullback(here, 2 * light.flux[:, None, None] * weighted)
+    return float((weighted * residual).sum(dtype=torch.float64)), slope, surface
+
+
+def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
+    """The best of the minima found from several aberrations and their mirrors.
+
+    They are tried in turn until softened χ² is what noise alone would leave, or the lowest minimum
+    has been met twice.
+    """
+    soft = replace(scene, pixels=scene.pixels.softened(SOFTENING))
+    enough = float((soft.pixels.weight / scene.pixels.weight.clamp(min=TINY)).sum())
+    size = START * float(np.mean(scene.camera.wavelengths))
+    best, lowest = start, float("inf")
+    for mode, sign in STARTS:
+        zernike = start.zernike.clone()
+        zernike[min(mode, len(zernike) - 1), 0] += sign * size
+        here = replace(start, zernike=zernike)
+        for _ in range(2):
+            here, cost = descend(soft, here, nuisances=nuisances, n_steps=SEARCH_STEPS)
+            again = abs(cost - lowest) < SAME * lowest
+            if cost < lowest:
+                best, lowest = here, cost
+            if lowest < enough or again:
+                return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+            here = flipped(here)
+    return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refined:
+    """What Gauss-Newton ends with.
+
+    Attributes
+    ----------
+    wavefronts : the parameters
+    chi2 : of all stars
+    normal : the stars' matrices at the last step but one
+    n_steps : done
+    converged : whether χ² stood still, within `SMALLEST_GAIN`
+    """
+
+    wavefronts: Wavefronts
+    chi2: float
+    normal: Normal
+    n_steps: int
+    converged: bool
+
+
+SMALLEST_GAIN = 0.5
+"""Gain of a step in χ² below which the fit stands still: parameters move by less than their σ."""
+
+
+def refine(scene: Scene, start: Wavefronts, *, nuisances: Nuisances, max_steps: int) -> Refined:
+    """Levenberg-Marquardt from a start near the minimum."""
+    here, chi2 = start, _chi2(scene, start, nuisances)
+    damping, step, gain = DAMPING, 0, float("inf")
+    while step < max_steps and gain > SMALLEST_GAIN:
+        normal = scene.normal(here, nuisances)
+        gain = 0.0
+        while damping < MOST_DAMPING:
+            trial = _step(here, scene.functions, normal, nuisances, damping)
+            reached = _chi2(scene, trial, nuisances)
+            if reached < chi2:
+                gain, here, chi2 = chi2 - reached, trial, reached
+                damping /= 5
+                break
+            damping *= 10
+        step += 1
+    return Refined(
+        wavefronts=here, chi2=chi2, normal=normal, n_steps=step, converged=gain <= SMALLEST_GAIN
+    )
+
+
+def _chi2(scene: Scene, wavefronts: Wavefronts, nuisances: Nuisances) -> float:
+    stamp = scene.stamps(wavefronts)
+    light = scene.pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
+    return float(scene.pixels.chi2(light.of(stamp)).sum(dtype=torch.float64))
+
+
+def _step(
+    here: Wavefronts, functions: Tensor, normal: Normal, nuisances: Nuisances, damping: float
+) -> Wavefronts:
+    """One damped step; the stars' own tilts are eliminated and then follow."""
+    rows = free_rows(len(here.zernike), nuisances)
+    reduced, own = _without_tilts(normal, damping) if nuisances.centroids else (normal, None)
+    p = functions.double()
+    whole, down = assembled(reduced, rows, p, jitter=nuisances.jitter)
+    whole = whole + torch.diag(damping * whole.diagonal())
+    found = torch.linalg.solve(whole, down)
+    n = len(rows) * p.shape[1]
+    change = found[:n].reshape(len(rows), -1)
+    zernike = here.zernike.clone()
+    zernike[rows] += change.to(zernike.dtype)
+    blur = max(here.blur + float(found[n]), 0.0) if nuisances.jitter else here.blur
+    tilt = here.tilt
+    if own is not None:
+        still, carry = own
+        moved = still - torch.einsum("saj,sj->sa", carry[:, :, rows], p @ change.T)
+        if nuisances.jitter:
+            moved = moved - carry[:, :, -1] * (blur - here.blur)
+        tilt = tilt + moved.to(tilt.dtype)
+    return replace(here, zernike=zernike, tilt=tilt, blur=blur)
+
+
+def _without_tilts(normal: Normal, damping: float) -> tuple[Normal, tuple[Tensor, Tensor]]:
+    """The problem with each star's own tilts solved for; their solution, and how it follows."""
+    matrix, vector, own = normal.matrix, normal.vector, list(TIP_TILT)
+    block = matrix[:, own][:, :, own]
+    block = block + damping * torch.diag_embed(block.diagonal(dim1=1, dim2=2))
+    carry = torch.linalg.solve(block, matrix[:, own])
+    still = torch.linalg.solve(block, vector[:, own, None])[..., 0]
+    reduced = Normal(
+        matrix=matrix - torch.einsum("saj,sak->sjk", matrix[:, own], carry),
+        vector=vector - torch.einsum("saj,sa->sj", matrix[:, own], still),
+    )
+    return reduced, (still, carry)
+
+
+def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) -> Tensor:
+    """Covariance [µm²] of the field's coefficients, Zernike by function of position."""
+    rows = free_rows(normal.matrix.shape[1], nuisances)
+    whole, _ = assembled(normal, rows, functions.double(), jitter=False)
+    covariance: Tensor = torch.linalg.inv(whole)
+    return covariance
+
+
+def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:
+    """Standard deviation of the blur σ² [pixel²], all else fitted with it."""
+    rows = free_rows(normal.matrix.shape[1] - 1, nuisances)
+    reduced = _without_tilts(normal, 0.0)[0] if nuisances.centroids else normal
+    whole, _ = assembled(reduced, rows, functions.double(), jitter=True)
+    unit = torch.zeros_like(whole[:, 0])
+    unit[-1] = 1
+    return math.sqrt(max(float(torch.linalg.solve(whole, unit)[-1]), 0.0))

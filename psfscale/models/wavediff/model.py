@@ -1,0 +1,291 @@
+"""WaveDiff: a field of wavefronts, seen through the telescope's pupil at every star's colour.
+
+Paper: Liaudat, Starck, Kilbinger & Frugier 2023, Inverse Problems 39, 035008
+(arXiv:2203.04908). What is solved, and what departs from the paper, stands in
+``docs/methods/wavediff.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from psfscale.errors import ConfigError
+from psfscale.kernels.centroid import matched_width, windowed_centroid
+from psfscale.models.base import FitReport, StateArray
+from psfscale.models.position import PositionPolynomials
+from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.wavediff.draw import Drawing
+from psfscale.models.wavediff.optics import LightPath, amplitude_of
+from psfscale.models.wavediff.result import Phase, Trained
+from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
+from psfscale.models.wavediff.surface import field_functions, n_cosines
+from psfscale.models.wavediff.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from jaxtyping import Float
+
+    from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+
+__all__ = ["WaveDiff"]
+
+
+class WaveDiff(StoredField[WaveDiffSettings]):
+    """Wavefront field: ``W(x, y) = Σ_jk C_jk π_k(x, y) Z_j``, PSFs by diffraction.
+
+    Parameters
+    ----------
+    settings : all settings, or None for the defaults
+    pupil : (y, x) amplitude of the pupil, or None for the recipe of the settings
+    **options : single settings, over `settings`
+
+    Attributes
+    ----------
+    observer : told of every phase of a fit as it ends, if set
+    history : phases of the last fit
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or its value is wrong, or the pupil does not fit the settings.
+    """
+
+    name: ClassVar[str] = "wavediff"
+    settings_class: ClassVar[type[BaseModel]] = WaveDiffSettings
+
+    def __init__(
+        self,
+        settings: WaveDiffSettings | None = None,
+        *,
+        pupil: Float[np.ndarray, "y x"] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(settings, **options)
+        if self._settings.optics is None:
+            msg = "wavediff computes PSFs from the telescope: give a survey file, or optics"
+            raise ConfigError(msg)
+        self._optics: OpticsSettings = self._settings.optics
+        self._pupil = amplitude_of(self._optics, pupil)
+        self.observer: Callable[[Phase], None] | None = None
+        self.history: list[Phase] = []
+
+    @classmethod
+    def state_arrays(
+        cls,
+        settings: Any,
+        stamp_shape: tuple[int, int],
+    ) -> tuple[StateArray, ...]:
+        """The arrays that `state` returns for these settings."""
+        n = 256 if settings.optics is None else settings.optics.pupil_samples
+        limit = 1.0 if settings.optics is None else settings.optics.band_limit
+        waves = n_cosines(max(stamp_shape), limit)
+        return (
+            StateArray(
+                name="zernike",
+                dims=("mode", "function"),
+                shape=(settings.n_zernikes, settings.n_functions),
+                dtype="float64",
+                units="um",
+                long_name="weight of each position function in each Zernike (Noll, unit rms)",
+            ),
+            StateArray(
+                name="pupil",
+                dims=("pupil_y", "pupil_x"),
+                shape=(n, n),
+                dtype="float32",
+                units="1",
+                long_name="amplitude of the pupil, edge to edge",
+            ),
+            position_box("range of x and y that the position functions map to [-1, 1]"),
+            CENTROID_WINDOW,
+            StateArray(
+                name="surface",
+                dims=("feature", "wave_y", "wave_x"),
+                shape=(settings.n_surfaces, waves, waves),
+                dtype="float32",
+                units="um",
+                long_name="weights of cosines over the pupil, beyond the Zernikes",
+            ),
+            StateArray(
+                name="jitter",
+                dims=(),
+                shape=(),
+                dtype="float64",
+                units="pixel",
+                long_name="σ of the Gaussian blur [CCD pixel]",
+            ),
+            StateArray(
+                name="on_axis",
+                dims=(),
+                shape=(),
+                dtype="int8",
+                units="1",
+                long_name="1 where the stamps were registered to the optical axis",
+            ),
+            StateArray(
+                name="stamp",
+                dims=("side",),
+                shape=(2,),
+                dtype="int32",
+                units="pixel",
+                long_name="rows and columns of the stars' stamps",
+            ),
+        )
+
+    def fit(self, stars: StarBatch) -> FitReport:
+        """Fit the field to the stars, replacing what was fitted before.
+
+        Raises
+        ------
+        FitError
+            Too few stars with signal, or their positions do not determine the field.
+        """
+        path = LightPath.of(self._optics, self._pupil).to(device_of(self._settings.device))
+        try:
+            trained = self._train(stars, path)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            less = replace(path, batch_bytes=path.batch_bytes / 2)
+            trained = self._train(stars, less)
+        self._state = self._state_of(trained, stars)
+        return _report(trained)
+
+    def _train(self, stars: StarBatch, path: LightPath) -> Trained:
+        self.history = []
+
+        def observe(phase: Phase) -> None:
+            self.history.append(phase)
+            if self.observer is not None:
+                self.observer(phase)
+
+        return train(stars, self._settings, optics=self._optics, path=path, observe=observe)
+
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+        """PSFs at positions and spectra, each of unit sum.
+
+        Raises
+        ------
+        FitError
+            The model was not fitted yet.
+        InputError
+            The stamp is wider than the pupil's samples resolve, or spectra have no photons.
+        """
+        return self._drawing().draw(at, grid)
+
+    def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
+        """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1.
+
+        Surfaces are projected on the Zernikes over the obscured pupil, all modes together.
+        """
+        return self._drawing().zernikes(at)
+
+    def positions(
+        self, x: Float[np.ndarray, " object"], y: Float[np.ndarray, " object"]
+    ) -> Float[np.ndarray, "object function"]:
+        """Values of the Zernikes' functions of position [pixel]."""
+        return self._drawing().positions(x, y)
+
+    def wavefront(self, at: FieldPoints) -> Float[torch.Tensor, "object y x"]:
+        """OPD [µm] at positions, on the samples of the pupil; 0 where it is blocked."""
+        return self._drawing().wavefront(at)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:
+        """The model that `state` came from; predicts the same bits.
+
+        Raises
+        ------
+        InputError
+            An array is missing or of another shape than the settings say.
+        """
+        arrays = cls._checked(state, settings, _stamp_of(state))
+        model = cls(settings, pupil=arrays["pupil"])
+        model._state = arrays
+        return model
+
+    def _stamp(self, state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        return _stamp_of(state)
+
+    def _drawing(self) -> Drawing:
+        state = self._fitted()
+        (x0, x1), (y0, y1) = state["box"].tolist()
+        path = LightPath.of(self._optics, state["pupil"])
+        return Drawing(
+            path=path.to(device_of(self._settings.device)),
+            optics=self._optics,
+            n_wavelengths=self._settings.n_wavelengths,
+            zernike=torch.from_numpy(state["zernike"]),
+            surface=torch.from_numpy(state["surface"]),
+            field=field_functions(self._settings, ((x0, x1), (y0, y1))),
+            positions=PositionPolynomials(degree=self._settings.degree, box=((x0, x1), (y0, y1))),
+            width=float(state["width"]),
+            jitter=float(state["jitter"]),
+            on_axis=bool(state["on_axis"]),
+        )
+
+    def _state_of(self, trained: Trained, stars: StarBatch) -> dict[str, np.ndarray]:
+        shape = self.state_arrays(self._settings, stars.stamp_shape)
+        surface = np.zeros(next(a.shape for a in shape if a.name == "surface"), np.float32)
+        if trained.surface is not None:
+            surface[:] = trained.surface.cpu().numpy()
+        mean = trained.stamp[trained.used].mean(0)
+        return {
+            "zernike": trained.wavefronts.zernike.double().cpu().numpy(),
+            "pupil": np.asarray(self._pupil, dtype=np.float32),
+            "box": np.array(trained.positions.box),
+            "width": np.array(float(matched_width(mean.double().cpu(), start=1.5, smallest=0.5))),
+            "surface": surface,
+            "jitter": np.array(trained.wavefronts.blur**0.5),
+            "on_axis": np.array(not trained.nuisances.centroids, dtype=np.int8),
+            "stamp": np.array(stars.stamp_shape, dtype=np.int32),
+        }
+
+
+def _stamp_of(state: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    ny, nx = np.ravel(state.get("stamp", (0, 0)))[:2].tolist()
+    return ny, nx
+
+
+def device_of(wanted: str) -> torch.device:
+    """The device of a setting.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device here.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        n = torch.cuda.device_count()
+        msg = f"device {wanted!r} is not here: this process sees {n} CUDA devices; use auto or cpu"
+        raise ConfigError(msg)
+    return device
+
+
+def _report(trained: Trained) -> FitReport:
+    ny, nx = trained.stamp.shape[1:]
+    y, x = windowed_centroid(trained.stamp.double(), width=1.5)
+    used, chi2 = trained.used, trained.chi2.double()
+    n_pixels = (trained.n_pixels - 3).clamp(min=1)
+    none = np.full(len(used), np.nan)
+    return FitReport(
+        used=used.cpu().numpy(),
+        flux=trained.light.flux.double().cpu().numpy(),
+        shift_x=(x - nx // 2).cpu().numpy(),
+        shift_y=(y - ny // 2).cpu().numpy(),
+        flux_error=none,
+        shift_x_error=none,
+        shift_y_error=none,
+        chi2=(chi2 / n_pixels).cpu().numpy(),
+        reduced_chi2=float(chi2[used].sum() / n_pixels[used].sum()),
+        n_iterations=trained.n_steps,
+        converged=trained.converged,
+    )

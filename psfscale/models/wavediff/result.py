@@ -1,0 +1,64 @@
+"""What a WaveDiff fit leaves, and what it tells on its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from psfscale.models.position import PositionPolynomials
+    from psfscale.models.wavediff.scene import Nuisances, Wavefronts
+    from psfscale.models.wavediff.stars import StarLight
+
+__all__ = ["SURFACE_CYCLES", "Phase", "Trained"]
+
+SURFACE_CYCLES = 2
+"""Times that surfaces and Zernikes are fitted in turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A phase of a fit has ended, or the fit begins.
+
+    Attributes
+    ----------
+    name : of the phase
+    done, total : phases that have ended, of how many at most
+    reduced_chi2 : of the stars in use, or None at the beginning
+    """
+
+    name: str
+    done: int
+    reduced_chi2: float | None
+    total: int = 3 + SURFACE_CYCLES
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What a fit leaves.
+
+    Attributes
+    ----------
+    wavefronts, positions : the field of wavefronts and its functions of position
+    surface : (function, cosine, cosine) coefficients beyond the Zernikes [µm], or None
+    light, nuisances : the stars' own parameters, and which of them were fitted
+    used : (star,) False for stars clipped
+    chi2, n_pixels : (star,)
+    stamp : (star, y, x) PSFs of the stars
+    n_steps, converged : of the last refinement
+    """
+
+    wavefronts: Wavefronts
+    positions: PositionPolynomials
+    surface: Float[Tensor, "function cosine cosine"] | None
+    light: StarLight
+    nuisances: Nuisances
+    used: Bool[Tensor, " star"]
+    chi2: Float[Tensor, " star"]
+    n_pixels: Float[Tensor, " star"]
+    stamp: Float[Tensor, "star y x"]
+    n_steps: int
+    converged: bool

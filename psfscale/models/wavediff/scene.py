@@ -1,0 +1,223 @@
+r"""The stars of a fit as functions of their wavefronts, with the derivatives a fit asks for.
+
+======  =====================================================================  ====
+symbol  name                                                                   unit
+======  =====================================================================  ====
+z       Zernike coefficients of a star's wavefront, ``z = C π(x, y) + e``      µm
+C       coefficients of the field: (Zernike, function of position)             µm
+π       functions of position                                                  1
+e       the star's own tip and tilt, where its centre is not known             µm
+======  =====================================================================  ====
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from psfscale.kernels.optics.zernike import legendre_products, radial_order
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from psfscale.kernels.optics.broadband import BroadbandPsf
+    from psfscale.models.wavediff.optics import LightPath
+    from psfscale.models.wavediff.stars import StarPixels
+    from psfscale.models.wavediff.surface import SurfaceBasis
+
+__all__ = ["TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
+
+TIP_TILT = (1, 2)
+"""Indices of tip and tilt among the Zernikes."""
+FEWEST, HELD_BATCHES = 64, 2
+"""Stars whose wavefronts are held at once, at least, and in batches of the camera."""
+BLUR_STEP = 0.01
+"""Step in σ² [pixel²] of the derivative by the jitter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nuisances:
+    """What is fitted of each star beside the wavefront field."""
+
+    fluxes: bool
+    background: bool
+    centroids: bool
+    jitter: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Wavefronts:
+    """The parameters: a field of Zernikes, the stars' own tip and tilt, surfaces beyond.
+
+    Attributes
+    ----------
+    zernike : (zernike, function) C [µm]; tip and tilt are 0 where the stars have their own
+    tilt : (star, 2) e [µm]
+    blur : σ² of the jitter [pixel²]
+    surface : (function, cosine, cosine) what lies beyond, in units of its prior σ, or None
+    """
+
+    zernike: Float[Tensor, "zernike function"]
+    tilt: Float[Tensor, "star 2"]
+    blur: float = 0.0
+    surface: Float[Tensor, "feature cosine cosine"] | None = None
+
+    def at(self, functions: Float[Tensor, "star function"]) -> Float[Tensor, "star zernike"]:
+        """Zernike coefficients of the stars [µm]."""
+        z = functions @ self.zernike.T
+        z[:, TIP_TILT[0] : TIP_TILT[1] + 1] += self.tilt
+        return z
+
+    def select(self, chosen: Tensor) -> Wavefronts:
+        """The same field with some of the stars."""
+        return replace(self, tilt=self.tilt[chosen])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Normal:
+    """Gauss-Newton matrices of the stars, flux and background eliminated.
+
+    Attributes
+    ----------
+    matrix : (star, parameter, parameter) [1/µm²]; the Zernikes, and last the blur where fitted
+    vector : (star, parameter) [1/µm], half the descent of χ²
+    """
+
+    matrix: Float[Tensor, "star parameter parameter"]
+    vector: Float[Tensor, "star parameter"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """Stars seen by a camera.
+
+    Attributes
+    ----------
+    pixels : of the stars
+    functions : (star, function) π at the stars
+    spectra : (star, node) weights of the camera's wavelengths
+    camera, path : what draws, on which pupil
+    modes : (zernike, y, x) on that pupil
+    surfaces : the basis of what lies beyond the Zernikes, or None
+    offset : (star, y, x) added to the camera's stamps: what a better camera sees, less this one
+    blur : σ² of the jitter in the camera [pixel²]
+    """
+
+    pixels: StarPixels
+    functions: Float[Tensor, "star function"]
+    spectra: Float[Tensor, "star node"]
+    camera: BroadbandPsf
+    path: LightPath
+    modes: Float[Tensor, "zernike y x"]
+    surfaces: SurfaceBasis | None = None
+    offset: Float[Tensor, "star y x"] | None = None
+    blur: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    def with_blur(self, blur: float) -> Scene:
+        """The same through a camera with this σ² of jitter [pixel²]."""
+        old = self.camera
+        size = old.response.shape[0]
+        camera = self.path.camera(old.wavelengths, size, jitter=math.sqrt(blur))
+        return replace(self, camera=camera, blur=blur)
+
+    def opd(self, at: Wavefronts, part: slice = slice(None)) -> Float[Tensor, "star y x"]:
+        """Wavefronts [µm] of the stars in `part`."""
+        z = at.at(self.functions)
+        opd = torch.einsum("sj,jyx->syx", z[part], self.modes[: z.shape[1]])
+        if self.surfaces is None or at.surface is None:
+            return opd
+        return opd + self.surfaces.opd(self.surfaces.maps(at.surface), part)
+
+    def stamps(self, at: Wavefronts) -> Float[Tensor, "star y x"]:
+        """PSFs of the stars, in pieces that bound the memory of their wavefronts."""
+        if at.blur != self.blur:
+            return self.with_blur(at.blur).stamps(at)
+        drawn = [self.camera.draw(self.opd(at, p), self.spectra[p]) for p in self._parts()]
+        stamp = torch.cat(drawn)
+        return stamp if self.offset is None else stamp + self.offset
+
+    def pullback(
+        self, at: Wavefronts, slope: Float[Tensor, "star y x"]
+    ) -> tuple[Float[Tensor, "star zernike"], Tensor | None]:
+        """Derivatives of ``Σ slope · stamp``: by the stars' Zernikes, and by the surfaces."""
+        if at.blur != self.blur:
+            return self.with_blur(at.blur).pullback(at, slope)
+        modes = self.modes[: len(at.zernike)]
+        pieces, surface = [], None
+        for p in self._parts():
+            back = self.camera.pullback(self.opd(at, p), self.spectra[p], slope[p])
+            pieces.append(torch.einsum("syx,jyx->sj", back, modes))
+            if self.surfaces is not None and at.surface is not None:
+                share = torch.einsum("sf,syx->fyx", self.surfaces.functions[p], back)
+                surface = share if surface is None else surface + share
+        if self.surfaces is not None and surface is not None:
+            surface = self.surfaces.adjoint(surface)
+        return torch.cat(pieces), surface
+
+    def _parts(self) -> list[slice]:
+        """Runs of stars whose wavefronts are held at once: a few of the camera's batches."""
+        first = self.camera.batches(len(self))[0]
+        n = max(FEWEST, HELD_BATCHES * (first.stop - first.start))
+        return [slice(k, min(k + n, len(self))) for k in range(0, len(self), n)]
+
+    def select(self, chosen: Tensor) -> Scene:
+        """Some of the stars."""
+        return replace(
+            self,
+            pixels=self.pixels.select(chosen),
+            functions=self.functions[chosen],
+            spectra=self.spectra[chosen],
+            surfaces=None if self.surfaces is None else self.surfaces.select(chosen),
+            offset=None if self.offset is None else self.offset[chosen],
+        )
+
+    def normal(self, at: Wavefronts, nuisances: Nuisances) -> Normal:
+        """The Gauss-Newton problem of each star, from the derivatives of all its pixels."""
+        if at.blur != self.blur:
+            return self.with_blur(at.blur).normal(at, nuisances)
+        n = len(at.zernike)
+        products, turn = legendre_products(n)
+        legendre = np.polynomial.legendre.legvander(self.path.axis, radial_order(n)).T
+        polynomials = torch.from_numpy(legendre.copy()).to(self.modes)
+        to_modes = torch.from_numpy(turn).to(self.modes)
+        blurred = self.with_blur(at.blur + BLUR_STEP).camera if nuisances.jitter else None
+        matrices, vectors = [], []
+        for p in self.camera.batches(len(self), copies=radial_order(n) + 1):
+            opd = self.opd(at, p)
+            stamp, slopes = self.camera.jacobian(
+                opd, self.spectra[p], products=products, polynomials=polynomials
+            )
+            design = torch.einsum("jp,psn->sjn", to_modes, slopes.flatten(2))
+            if blurred is not None:
+                more = (blurred.draw(opd, self.spectra[p]) - stamp) / BLUR_STEP
+                design = torch.cat([design, more.flatten(1)[:, None]], dim=1)
+            stamp = stamp if self.offset is None else stamp + self.offset[p]
+            matrix, vector = _normal(self.pixels.part(p), stamp, design, nuisances)
+            matrices.append(matrix)
+            vectors.append(vector)
+        return Normal(matrix=torch.cat(matrices), vector=torch.cat(vectors))
+
+
+def _normal(
+    pixels: StarPixels, stamp: Tensor, design: Tensor, nuisances: Nuisances
+) -> tuple[Tensor, Tensor]:
+    """Normal matrix and vector, what flux and background explain taken out."""
+    light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
+    root = pixels.weight.flatten(1).sqrt()
+    residual = root * (pixels.image - light.of(stamp)).flatten(1)
+    design = design * (light.flux[:, None] * root)[:, None]
+    columns = [stamp.flatten(1) * root] if nuisances.fluxes else []
+    if nuisances.background:
+        columns.append(root)
+    if columns:
+        basis = torch.linalg.qr(torch.stack(columns, dim=2)).Q
+        design = design - (design @ basis) @ basis.mT
+    return (design @ design.mT).double(), (design @ residual[..., None])[..., 0].double()

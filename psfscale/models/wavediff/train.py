@@ -1,0 +1,380 @@
+"""The course of a WaveDiff fit: coarse optics first, corrected until they are the full ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from psfscale.errors import FitError
+from psfscale.kernels.centroid import windowed_centroid
+from psfscale.models.wavediff.beyond import Held, split
+from psfscale.models.wavediff.fit import Refined, blur_error, descend, refine, search
+from psfscale.models.wavediff.result import SURFACE_CYCLES, Phase, Trained
+from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
+from psfscale.models.wavediff.stars import StarLight, StarPixels
+from psfscale.models.wavediff.surface import SurfaceBasis, field_functions, n_cosines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from psfscale.arrays import StarBatch
+    from psfscale.models.wavediff.optics import LightPath
+    from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
+
+__all__ = ["train"]
+
+COARSE_WAVELENGTHS = 3
+COARSE_STEPS, CORRECTED_STEPS = 6, 3
+CORRECTIONS = 4
+"""Times that the coarse optics are corrected by the full ones, at most."""
+WEAKEST = 0.001
+"""Smallest prior rms of the surfaces that is tried [µm]."""
+RUNGS = 5
+"""Prior rms that are tried, each twice the one before and from its surfaces, until one loses."""
+FIRST_SHARE = 0.25
+"""The first, as a share of what the excess of χ² would be in wavefront."""
+LADDER_STEPS = 30
+SURFACE_STEPS = 40
+STILL = 0.02
+"""Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
+SEARCH_STARS = 100
+"""Stars of the search; the brightest."""
+SCATTERED = 0.1
+"""Scatter of the centroids about a smooth field [pixel] beyond which each star has its own."""
+SIGNIFICANT = 5.0
+"""Excess [σ] beyond which stars are held to need a flux or background of their own."""
+WINDOW = 1.5
+"""σ of the window of the first centroids [pixel]."""
+
+
+class _Training:
+    """The moving parts of one fit."""
+
+    def __init__(
+        self,
+        stars: StarBatch,
+        settings: WaveDiffSettings,
+        *,
+        optics: OpticsSettings,
+        path: LightPath,
+    ) -> None:
+        device = path.amplitude.device
+        self.settings = settings
+        self.size = max(stars.stamp_shape)
+        self.n_cosines = n_cosines(self.size, path.band_limit)
+        self.pixels = StarPixels.of(stars, self.size, device)
+        self.positions = around(stars, settings.degree)
+        self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
+        self.field = field_functions(settings, self.positions.box)
+        self.features = torch.from_numpy(self.field(stars.x, stars.y)).float().to(device)
+        coarse = path.coarser(coarse_factor(path, self.size))
+        self.full = self._scene(stars, optics, path, settings.n_wavelengths)
+        n_coarse = min(COARSE_WAVELENGTHS, settings.n_wavelengths)
+        self.scene = self._scene(stars, optics, coarse, n_coarse)
+        self.used = self._bright()
+        self._start(optics)
+
+    def _scene(
+        self, stars: StarBatch, optics: OpticsSettings, path: LightPath, n_nodes: int
+    ) -> Scene:
+        nodes, weights = spectra_of(stars.points, optics, n_nodes)
+        return Scene(
+            pixels=self.pixels,
+            functions=self.functions,
+            spectra=torch.from_numpy(weights).to(path.amplitude),
+            camera=path.camera(nodes.tolist(), self.size),
+            path=path,
+            modes=path.modes(self.settings.n_zernikes),
+        )
+
+    def _bright(self) -> Tensor:
+        snr = self.pixels.signal_to_noise
+        bright = snr > self.settings.min_snr
+        needed = max(self.settings.min_stars, self.settings.n_functions)
+        if int(bright.sum()) < needed:
+            msg = (
+                f"{int(bright.sum())} of {len(bright)} stars have S/N above "
+                f"{self.settings.min_snr}; a wavefront of degree {self.settings.degree} in "
+                f"position needs {needed}"
+            )
+            raise FitError(msg)
+        return bright
+
+    def _start(self, optics: OpticsSettings) -> None:
+        """A plane wavefront; the stars' own tilts from their centroids, where those scatter."""
+        offset = (optics.binned - 1) / (2 * optics.binned) if optics.binned else 0.0
+        y, x = windowed_centroid(self.pixels.image, width=WINDOW)
+        shift = torch.stack([x, y], dim=1) - self.size // 2 + offset
+        wanted = self.settings.centroids
+        own = self._scattered(shift) if wanted == "auto" else wanted
+        self.nuisances = Nuisances(
+            fluxes=self.settings.fluxes is not False,
+            background=self.settings.background is True,
+            centroids=own,
+            jitter=False,
+        )
+        # Tip and tilt have slope 2 [rms] over a radius, which is half the samples.
+        micron = self.full.path.step * len(self.full.path.axis) / 4
+        n, jitter = self.settings.n_zernikes, self.settings.jitter
+        self.wavefronts = Wavefronts(
+            zernike=self.functions.new_zeros((n, self.settings.n_functions)),
+            tilt=shift * micron if own else torch.zeros_like(shift),
+            blur=0.0 if isinstance(jitter, str | bool) else float(jitter) ** 2,
+        )
+
+    def _scattered(self, shift: Tensor) -> bool:
+        functions = self.functions[self.used]
+        smooth = torch.linalg.lstsq(functions, shift[self.used]).solution
+        rest = (shift[self.used] - functions @ smooth).abs().median()
+        scatter = 1.4826 * float(rest)
+        return bool(scatter > SCATTERED)
+
+    def search(self) -> None:
+        """Find the minimum's neighbourhood on the brightest stars."""
+        snr = torch.where(self.used, self.pixels.signal_to_noise, 0.0)
+        n = min(SEARCH_STARS, int(self.used.sum()))
+        chosen = torch.argsort(snr, descending=True, stable=True)[:n].sort().values
+        found = search(
+            self.scene.select(chosen), self.wavefronts.select(chosen), nuisances=self.nuisances
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.tilt
+        self.wavefronts = replace(found, tilt=tilt)
+
+    def refine(self, max_steps: int) -> Refined:
+        """Gauss-Newton on the stars in use."""
+        chosen = torch.nonzero(self.used)[:, 0]
+        found = refine(
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            nuisances=self.nuisances,
+            max_steps=max_steps,
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.wavefronts.tilt
+        self.wavefronts = replace(found.wavefronts, tilt=tilt)
+        self.refined, self.normal = chosen, found.normal
+        return found
+
+    def normal_of(self, chosen: Tensor) -> Normal | None:
+        """The last Gauss-Newton matrices of these stars, where all were refined."""
+        row = torch.full_like(self.used, -1, dtype=torch.long)
+        row[self.refined] = torch.arange(len(self.refined), device=row.device)
+        rows = row[chosen]
+        if (rows < 0).any():
+            return None
+        return Normal(matrix=self.normal.matrix[rows], vector=self.normal.vector[rows])
+
+    def correct(self) -> float:
+        """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
+        self.stamp = self.full.stamps(self.wavefronts)
+        offset = self.stamp - replace(self.scene, offset=None).stamps(self.wavefronts)
+        moved = offset if self.scene.offset is None else offset - self.scene.offset
+        self.scene = replace(self.scene, offset=offset)
+        noise = self.pixels.weight.amax((1, 2)) * self.light().flux ** 2
+        return float(((moved**2).amax((1, 2)) * noise)[self.used].mean().sqrt())
+
+    def light(self) -> StarLight:
+        """Flux and background of the stars as they are."""
+        return self.pixels.light(
+            self.stamp, fluxes=self.nuisances.fluxes, background=self.nuisances.background
+        )
+
+    def free_jitter(self) -> None:
+        """Fit the blur from here on, unless the settings hold it."""
+        if self.settings.jitter in ("auto", True) and not isinstance(self.settings.jitter, float):
+            self.nuisances = replace(self.nuisances, jitter=True)
+
+    def reduced(self, found: Refined) -> float:
+        """Reduced χ² of a refinement."""
+        return found.chi2 / float((self.pixels.weight[self.refined] > 0).sum())
+
+    def settle_jitter(self, normal: Normal) -> None:
+        """Drop a blur that is no more than noise."""
+        if self.settings.jitter != "auto" or not self.nuisances.jitter:
+            return
+        chosen = torch.nonzero(self.used)[:, 0]
+        error = blur_error(normal, self.functions[chosen], self.nuisances)
+        if self.wavefronts.blur < SIGNIFICANT * error:
+            self.wavefronts = replace(self.wavefronts, blur=0.0)
+            self.nuisances = replace(self.nuisances, jitter=False)
+
+    def settle(self, normal: Normal) -> None:
+        """Hold what the stars do not show to vary, and free what they do."""
+        settings, used = self.settings, self.used
+        limit = 1 + SIGNIFICANT * (2 / int(used.sum())) ** 0.5
+        both = self.pixels.light(self.stamp, fluxes=True, background=True)
+        if settings.background == "auto":
+            excess = ((both.background / both.background_error) ** 2)[used].mean()
+            self.nuisances = replace(self.nuisances, background=float(excess) > limit)
+        if settings.fluxes == "auto":
+            light = self.light()
+            excess = (((light.flux - 1) / light.flux_error) ** 2)[used].mean()
+            self.nuisances = replace(self.nuisances, fluxes=float(excess) > limit)
+        if settings.centroids == "auto" and not self.nuisances.centroids and _restless(normal):
+            self.free_centroids()
+
+    def polish(self) -> tuple[Refined, float]:
+        """Gauss-Newton through the full optics: the last refinement, and what it still moved."""
+        for _ in range(CORRECTIONS):
+            found = self.refine(CORRECTED_STEPS)
+            moved = self.correct()
+            if not self.clip() and moved < STILL:
+                break
+        return found, moved
+
+    def descend(self, n_steps: int, chosen: Tensor | None = None) -> None:
+        """L-BFGS on all that the chosen stars determine, or all in use."""
+        chosen = torch.nonzero(self.used)[:, 0] if chosen is None else chosen
+        found, _ = descend(
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            nuisances=self.nuisances,
+            n_steps=n_steps,
+            normal=self.normal_of(chosen),
+        )
+        tilt = self.wavefronts.tilt.clone()
+        tilt[chosen] = found.tilt
+        self.wavefronts = replace(found, tilt=tilt)
+
+    def try_surfaces(self) -> bool:
+        """Look for wavefronts beyond the Zernikes; whether stars kept aside gain by them."""
+        if self.settings.surfaces is False:
+            return False
+        fitted, aside = split(self.used, self.settings.reserved, self.settings.seed)
+        held = Held(self.scene.select(aside), self.nuisances)
+        before = self.wavefronts
+        first = best = held.model(before.select(aside))
+        found = None
+        weakest = max(WEAKEST, FIRST_SHARE * self.missing())
+        for rms in (weakest * 2**k for k in range(RUNGS)):
+            self.set_surfaces(rms)
+            held = Held(self.scene.select(aside), self.nuisances)
+            self.descend(LADDER_STEPS, fitted)
+            model = held.model(self.wavefronts.select(aside))
+            if held.chi2(model) >= held.chi2(best):
+                break
+            found, best = (rms, self.wavefronts), model
+        wanted = self.settings.surfaces is True or held.gains(best, first)
+        self.wavefronts = before
+        if found is None or not wanted:
+            return False
+        rms, wavefronts = found
+        self.set_surfaces(rms)
+        self.wavefronts = wavefronts  # in units of this prior
+        return True
+
+    def missing(self) -> float:
+        """Wavefront [µm rms] that would explain the excess of χ², if modes weigh alike."""
+        chosen = self.refined
+        n_pixels = float((self.pixels.weight[chosen] > 0).sum())
+        chi2 = self.pixels.chi2(self.light().of(self.stamp))[chosen].sum(dtype=torch.float64)
+        n = len(self.wavefronts.zernike)
+        strength = self.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()
+        return math.sqrt(max(float(chi2) - n_pixels, 0.0) / float(strength))
+
+    def set_surfaces(self, rms: float) -> None:
+        """Allow surfaces of this prior rms [µm]; what there is of them stays as it is."""
+        old, n = self.scene.surfaces, self.n_cosines
+        functions = self.features
+        for name in ("scene", "full"):
+            scene = getattr(self, name)
+            basis = SurfaceBasis.of(
+                scene.path.axis, functions, n=n, strength=self.field.strength, rms=rms
+            )
+            setattr(self, name, replace(scene, surfaces=basis))
+        surface = functions.new_zeros((functions.shape[1], n, n))
+        if old is not None and self.wavefronts.surface is not None:
+            surface = self.wavefronts.surface * (float(old.sigma.sum()) / float(basis.sigma.sum()))
+        self.wavefronts = replace(self.wavefronts, surface=surface)
+
+    def surface(self) -> Tensor | None:
+        """Coefficients beyond the Zernikes [µm]."""
+        basis, found = self.scene.surfaces, self.wavefronts.surface
+        return None if basis is None or found is None else found * basis.sigma
+
+    def free_centroids(self) -> None:
+        """Turn the field's tip and tilt into the stars' own."""
+        own = list(TIP_TILT)
+        zernike = self.wavefronts.zernike.clone()
+        tilt = self.functions @ zernike[own].T
+        zernike[own] = 0
+        self.wavefronts = replace(self.wavefronts, zernike=zernike, tilt=tilt)
+        self.nuisances = replace(self.nuisances, centroids=True)
+
+    def clip(self) -> bool:
+        """Leave out stars whose χ² stands out; whether that changed anything."""
+        light = self.light()
+        n_pixels = (self.pixels.weight > 0).sum((1, 2)).clamp(min=4).float()
+        residual = (self.pixels.chi2(light.of(self.stamp)) / n_pixels).sqrt()
+        typical = residual[self.used].median()
+        spread = 1.4826 * (residual[self.used] - typical).abs().median()
+        excess = (residual - typical) / torch.maximum(spread, (0.5 / n_pixels).sqrt())
+        kept = self._bright() & (excess < self.settings.clip) & (light.flux > 0)
+        changed = bool((kept != self.used).any())
+        self.used = kept
+        return changed
+
+
+def _restless(normal: Normal) -> bool:
+    """Whether the stars' own tilts would lower χ² by more than noise does, and noticeably."""
+    own = list(TIP_TILT)
+    block, vector = normal.matrix[:, own][:, :, own], normal.vector[:, own]
+    gain = (vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum(1)
+    n = len(gain)
+    return float(gain.sum()) > 2 * n + SIGNIFICANT * math.sqrt(4 * n)
+
+
+def train(
+    stars: StarBatch,
+    settings: WaveDiffSettings,
+    *,
+    optics: OpticsSettings,
+    path: LightPath,
+    observe: Callable[[Phase], None],
+) -> Trained:
+    """Fit a wavefront field to stars; `observe` is told of every phase.
+
+    Raises
+    ------
+    FitError
+        Too few stars with signal.
+    """
+    training = _Training(stars, settings, optics=optics, path=path)
+    observe(Phase(name="search", done=0, reduced_chi2=None))
+    training.search()
+    training.free_jitter()
+    found = training.refine(COARSE_STEPS)
+    observe(Phase(name="coarse optics", done=1, reduced_chi2=training.reduced(found)))
+    training.settle_jitter(found.normal)
+    training.correct()
+    training.settle(found.normal)
+    training.clip()
+    found, moved = training.polish()
+    observe(Phase(name="full optics", done=2, reduced_chi2=training.reduced(found)))
+    if training.try_surfaces():
+        for cycle in range(SURFACE_CYCLES):
+            training.descend(SURFACE_STEPS)
+            found, moved = training.polish()
+            chi2 = training.reduced(found)
+            observe(Phase(name=f"surfaces {cycle + 1}", done=3 + cycle, reduced_chi2=chi2))
+    light = training.light()
+    return Trained(
+        wavefronts=training.wavefronts,
+        positions=training.positions,
+        surface=training.surface(),
+        light=light,
+        nuisances=training.nuisances,
+        used=training.used,
+        chi2=training.pixels.chi2(light.of(training.stamp)),
+        n_pixels=(training.pixels.weight > 0).sum((1, 2)),
+        stamp=training.stamp,
+        n_steps=found.n_steps,
+        converged=found.converged and moved < STILL,
+    )

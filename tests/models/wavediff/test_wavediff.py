@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+from wave_scene import (
+    OPTICS,
+    WAVELENGTH,
+    blurred_stars,
+    coefficients,
+    draw,
+    points,
+    ripple,
+    stars,
+)
+
+from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+from psfscale.cli import app
+from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.kernels.centroid import windowed_centroid
+from psfscale.kernels.optics.pupil import PupilShape, pupil_amplitude
+from psfscale.models import load_model_class, settings_class
+from psfscale.models.wavediff.model import WaveDiff
+from psfscale.store.models import load_model, save_model
+
+SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
+GRID = PixelGrid(shape=(16, 16))
+
+
+def error(psf: np.ndarray, truth: np.ndarray) -> float:
+    return float(
+        np.mean(np.linalg.norm(psf - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2)))
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    model = WaveDiff(**SMALL)
+    return model, model.fit(stars())
+
+
+@pytest.fixture(scope="module")
+def rough():
+    """Stars of a telescope with ripples beyond the Zernikes, test points and their truth."""
+    at = points(30, seed=77)
+    truth = draw(coefficients(at.x, at.y), at.sed, surface=ripple(at.x))
+    return stars(n=80, snr=300, rippled=True), at, truth
+
+
+def test_wavediff__reaches_the_noise_limit_at_new_positions_and_colours(fitted) -> None:
+    model, report = fitted
+    at = points(30, seed=77)
+    psf = model.predict(at, GRID).numpy()
+    truth = draw(coefficients(at.x, at.y), at.sed)
+    # 27 parameters over 40 stars of S/N 150: sqrt(27 / 40) / 150 = 0.55 %.
+    assert error(psf, truth) < 0.0075
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+    assert report.converged
+    assert report.used.all()
+
+
+def test_wavediff__finds_the_wavefront_itself(fitted) -> None:
+    model, _ = fitted
+    at = points(30, seed=77)
+    found, truth = model.zernikes(at), coefficients(at.x, at.y)
+    assert np.linalg.norm((found - truth)[:, 1:]) < 0.1 * np.linalg.norm(truth[:, 1:])
+    opd = model.wavefront(at).numpy()
+    assert opd.shape == (30, 32, 32)
+    assert not opd[:, 0, 0].any()
+
+
+def test_wavediff__draws_a_single_wavelength(fitted) -> None:
+    model, _ = fitted
+    at = points(5)
+    mono = np.zeros((5, 4))
+    mono[:, 2] = 1
+    one = FieldPoints(x=at.x, y=at.y, sed=np.ones((5, 1)), wavelength=WAVELENGTH[2:3])
+    psf = model.predict(one, GRID).numpy()
+    assert error(psf, draw(coefficients(at.x, at.y), mono)) < 0.01
+
+
+def test_wavediff__knows_fluxes_background_and_centres_of_its_stars() -> None:
+    scene = stars(flux=500.0, background=0.4, shifts=0.5)
+    model = WaveDiff(**SMALL)
+    report = model.fit(scene)
+    np.testing.assert_allclose(report.flux, 500, rtol=0.04)
+    y, x = windowed_centroid(torch.from_numpy(scene.image), width=1.5)
+    assert np.abs(report.shift_y - (y.numpy() - 8)).max() < 0.05
+    assert np.abs(report.shift_x - (x.numpy() - 8)).max() < 0.05
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [24, 25])
+@pytest.mark.parametrize("oversampling", [1, 2, 3])
+@pytest.mark.parametrize("pixel", ["native", "none"])
+def test_wavediff__puts_the_windowed_centroid_on_half_the_side(
+    fitted, size: int, oversampling: int, pixel: str
+) -> None:
+    model, _ = fitted
+    side = size * oversampling // 2
+    grid = PixelGrid(
+        shape=(side, side + 1), oversampling=oversampling, pixel=pixel, centre="windowed"
+    )
+    psf = model.predict(points(3), grid).double()
+    torch.testing.assert_close(psf.sum((1, 2)), torch.ones(3, dtype=torch.float64))
+    if oversampling == 1:
+        return  # a pixel is too coarse to tell
+    width = float(model.state()["width"]) * oversampling
+    y, x = windowed_centroid(psf, width=width)
+    assert (y - side // 2).abs().max() < 0.03 * oversampling
+    assert (x - (side + 1) // 2).abs().max() < 0.03 * oversampling
+
+
+def test_optical_psf__summed_over_pixels_is_the_effective_one(fitted) -> None:
+    model, _ = fitted
+    at = points(4)
+    fine = PixelGrid(shape=(48, 48), oversampling=3, pixel="none", centre="axis")
+    coarse = PixelGrid(shape=(16, 16), centre="axis")
+    mono = FieldPoints(x=at.x, y=at.y, sed=np.ones((4, 1)), wavelength=WAVELENGTH[:1])
+    summed = model.predict(mono, fine).reshape(4, 16, 3, 16, 3).sum((2, 4))
+    np.testing.assert_allclose(summed, model.predict(mono, coarse), atol=2e-6)
+
+
+def test_wavediff__state_brings_the_same_model_back(fitted, tmp_path: Path) -> None:
+    model, _ = fitted
+    save_model(model, tmp_path / "model.zarr")
+    other = load_model(tmp_path / "model.zarr")
+    at = points(6)
+    assert np.array_equal(model.predict(at, GRID), other.predict(at, GRID))
+    assert other.stamp_shape == (16, 16)
+    with pytest.raises(InputError, match="'zernike' has shape"):
+        WaveDiff.from_state({**model.state(), "zernike": np.zeros((3, 3))}, model.settings)
+
+
+def test_wavediff__does_not_depend_on_the_order_of_stars_or_points(fitted) -> None:
+    model, _ = fitted
+    at = points(6)
+    order = np.array([4, 2, 0, 5, 1, 3])
+    shuffled = FieldPoints(
+        x=at.x[order], y=at.y[order], sed=at.sed[order], wavelength=at.wavelength
+    )
+    psf = model.predict(at, GRID)
+    np.testing.assert_allclose(model.predict(shuffled, GRID), psf[order], atol=1e-7)
+    scene = stars()
+    again = WaveDiff(**SMALL)
+    again.fit(scene.select(np.random.default_rng(0).permutation(len(scene))))
+    np.testing.assert_allclose(again.predict(at, GRID), psf, atol=2e-4 * float(psf.max()))
+
+
+def test_wavediff__clips_a_star_that_is_two() -> None:
+    scene = stars()
+    image = scene.image.copy()
+    image[7] += 0.5 * np.roll(image[7], 4, axis=1)
+    spoiled = StarBatch(
+        image=image,
+        weight=scene.weight,
+        x=scene.x,
+        y=scene.y,
+        sed=scene.sed,
+        wavelength=scene.wavelength,
+    )
+    report = WaveDiff(**SMALL, fluxes=True).fit(spoiled)
+    assert not report.used[7]
+    assert report.used.sum() == 39
+
+
+def test_wavediff__ignores_masked_pixels() -> None:
+    scene = stars()
+    image, weight = scene.image.copy(), scene.weight.copy()
+    image[::3, 2, 3], weight[::3, 2, 3] = 1e6, 0
+    masked = StarBatch(
+        image=image, weight=weight, x=scene.x, y=scene.y, sed=scene.sed, wavelength=WAVELENGTH
+    )
+    report = WaveDiff(**SMALL).fit(masked)
+    assert report.used.all()
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+
+
+def test_wavediff__takes_a_pupil_that_is_given(fitted) -> None:
+    model, _ = fitted
+    pupil = model.state()["pupil"]
+    same = WaveDiff(**SMALL, pupil=pupil)
+    assert same.fit(stars(n=10)).used.all()
+    with pytest.raises(ConfigError, match=r"shape \(8, 8\), expected \(32, 32\)"):
+        WaveDiff(**SMALL, pupil=np.ones((8, 8)))
+    with pytest.raises(ConfigError, match="finite, not negative"):
+        WaveDiff(**SMALL, pupil=-pupil)
+
+
+def test_wavediff__stands_in_the_registry() -> None:
+    assert load_model_class("wavediff") is WaveDiff
+    assert settings_class("wavediff")().n_zernikes == 45
+
+
+def test_wavediff__refuses_what_it_cannot_do(fitted) -> None:
+    with pytest.raises(ConfigError, match="give a survey file"):
+        WaveDiff()
+    with pytest.raises(ConfigError, match=r"jitter is a width .* got -0.3"):
+        WaveDiff(**SMALL, jitter=-0.3)
+    with pytest.raises(ConfigError, match="n_zernikes"):
+        WaveDiff(**{**SMALL, "n_zernikes": 2})
+    with pytest.raises(FitError, match="no field yet"):
+        WaveDiff(**SMALL).state()
+    with pytest.raises(FitError, match="2 of 2 stars have S/N above"):
+        WaveDiff(**SMALL).fit(stars(n=2))
+    with pytest.raises(ConfigError, match="is not here"):
+        WaveDiff(**{**SMALL, "device": "cuda:99"}).fit(stars(n=10))
+    with pytest.raises(InputError, match="wider than the"):
+        fitted[0].predict(points(1), PixelGrid(shape=(64, 64)))
+
+
+def test_wavediff__finds_the_jitter() -> None:
+    scene = stars(n=60, snr=300, shifts=0.3)
+    blurred = blurred_stars(scene, sigma=0.4)
+    model = WaveDiff(**SMALL)
+    report = model.fit(blurred)
+    assert float(model.state()["jitter"]) == pytest.approx(0.4, abs=0.02)
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.1)
+    sharp = WaveDiff(**SMALL)
+    sharp.fit(scene)
+    assert float(sharp.state()["jitter"]) < 0.1
+    held = WaveDiff(**SMALL, jitter=0.4)
+    held.fit(blurred)
+    assert float(held.state()["jitter"]) == pytest.approx(0.4)
+
+
+def test_surfaces__are_found_where_the_zernikes_do_not_reach(rough) -> None:
+    scene, at, truth = rough
+    few = WaveDiff(**SMALL, surfaces=False)
+    few.fit(scene)
+    more = WaveDiff(**SMALL)
+    report = more.fit(scene)
+    before, after = (error(m.predict(at, GRID).numpy(), truth) for m in (few, more))
+    assert after < 0.6 * before
+    assert report.reduced_chi2 < 1.15
+    back = WaveDiff.from_state(more.state(), more.settings)
+    assert np.array_equal(back.predict(at, GRID), more.predict(at, GRID))
+
+
+@pytest.mark.parametrize("spatial", ["graph", "polygraph"])
+def test_surfaces__follow_other_functions_of_position(rough, spatial: str) -> None:
+    scene, at, truth = rough
+    model = WaveDiff(**SMALL, spatial=spatial)
+    model.fit(scene)
+    assert model.state()["surface"].any()
+    assert error(model.predict(at, GRID).numpy(), truth) < 0.035
+
+
+def test_surfaces__stay_away_where_the_zernikes_suffice(fitted) -> None:
+    assert not fitted[0].state()["surface"].any()
+
+
+def test_wavediff__halves_its_batches_once_when_memory_runs_out(monkeypatch) -> None:
+    seen = []
+
+    def refuses(*args, path, **kwargs):
+        seen.append(path.batch_bytes)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("psfscale.models.wavediff.model.train", refuses)
+    with pytest.raises(torch.OutOfMemoryError):
+        WaveDiff(**SMALL).fit(stars(n=10))
+    assert seen == [seen[0], seen[0] / 2]
+
+
+def test_zernikes__hold_the_surfaces_share() -> None:
+    model = WaveDiff(**SMALL)
+    model.fit(stars())
+    state = model.state()
+    state["surface"][0, 1:4, 0:3] = 0.01
+    other = WaveDiff.from_state(state, model.settings)
+    at = points(4)
+    path = other.wavefront(at).double().numpy()
+    # The projection leaves nothing that another one would find.
+    from psfscale.models.wavediff.optics import LightPath
+
+    light = LightPath.of(OPTICS, state["pupil"])
+    modes = light.modes(10).double().numpy()
+    rest = path - np.einsum("sj,jyx->syx", other.zernikes(at), modes)
+    weight = light.amplitude.double().numpy() ** 2
+    left = np.einsum("syx,jyx,yx->sj", rest, modes, weight) / weight.sum()
+    assert np.abs(left).max() < 1e-6
+    assert np.abs(other.zernikes(at) - model.zernikes(at)).max() > 1e-3
+
+
+def test_wavediff__tells_of_its_phases() -> None:
+    model = WaveDiff(**SMALL)
+    told = []
+    model.observer = told.append
+    model.fit(stars(n=20))
+    assert [p.name for p in told] == ["search", "coarse optics", "full optics"]
+    assert [p.done for p in told] == [0, 1, 2]
+    assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
+    assert model.history == told
+
+
+def test_fit_and_predict__take_the_telescope_from_the_survey(tmp_path: Path) -> None:
+    """From arrays to the optical PSF by the command line, with a pupil and a number replaced."""
+    scene = stars(n=12)
+    np.savez(
+        tmp_path / "stars.npz",
+        image=scene.image,
+        weight=scene.weight,
+        x=scene.x,
+        y=scene.y,
+        sed=scene.sed,
+        wavelength=scene.wavelength,
+    )
+    np.savez(tmp_path / "at.npz", x=[10.0, 700.0], y=[20.0, 900.0])
+    shape = PupilShape(diameter=1200, discs=OPTICS.discs, vanes=OPTICS.vanes)
+    np.save(tmp_path / "pupil.npy", pupil_amplitude(shape, 32, grid="areas"))
+    survey = str(Path(__file__).parents[3] / "catalogs/euclid_vis.yaml")
+    model, at, out = (str(tmp_path / name) for name in ("model.zarr", "at.npz", "psf.npz"))
+    stack, pupil = str(tmp_path / "stars.npz"), f"pupil={tmp_path / 'pupil.npy'}"
+    options = ["--set", pupil, "--set", "n_zernikes=10", "--set", "degree=1"]
+    options += ["--set", "surfaces=false", "--set", "optics.pupil_grid=areas"]
+    command = ["fit", "wavediff", stack, "--survey", survey, "-o", model, *options]
+    fitted = CliRunner().invoke(app, command)
+    assert fitted.exit_code == 0, fitted.output
+    assert "12 of 12 stars used" in fitted.output
+    fine = ["--oversampling", "3", "--size", "40", "--pixel", "none", "--centre", "axis"]
+    assert CliRunner().invoke(app, ["predict", model, at, "-o", out, *fine]).exit_code == 0
+    with np.load(out) as file:
+        assert file["psf"].shape == (2, 40, 40)
+        np.testing.assert_allclose(file["psf"].sum((1, 2)), 1, rtol=1e-5)
+    lacking = CliRunner().invoke(app, ["fit", "wavediff", stack, "-o", model + "2"])
+    assert lacking.exit_code == 2
+    assert "give a survey file" in lacking.output
+
+
+def test_effective_models__refuse_the_optical_psf() -> None:
+    grid = PixelGrid(shape=(16, 16), pixel="none")
+    with pytest.raises(InputError, match="rca knows the effective PSF alone"):
+        grid.require_effective("rca")
+    with pytest.raises(InputError, match="fit wavediff"):
+        PixelGrid(shape=(16, 16), centre="axis").require_effective("sprite")
+    PixelGrid(shape=(16, 16), centre="windowed").require_effective("rca")
