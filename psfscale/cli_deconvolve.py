@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from psfscale.errors import ConfigError
 
 if TYPE_CHECKING:
+    from psfscale.deconvolve import DeconvolutionSettings
     from psfscale.pipeline.drop_in_deconvolve import Deconvolved
 
 __all__ = ["DropInCommand", "deconvolve"]
@@ -35,8 +36,11 @@ FILES = (
 )  # fmt: skip
 """Arguments that name files."""
 
+PUBLISHED_MODE = "lowr"
+"""Mode of the published command where none is named."""
+
 SETTINGS = (
-    "mode", "opt_type", "grad_type", "n_iter", "convergence", "cost_window", "noise_est",
+    "opt_type", "grad_type", "n_iter", "convergence", "cost_window", "noise_est",
     "lowr_thresh_factor", "lowr_type", "lowr_thresh_type", "n_reweights", "relax", "lambda_psf",
     "beta_psf", "lambda_shape", "parity",
 )  # fmt: skip
@@ -131,7 +135,14 @@ Weight = Annotated[Path | None, typer.Option("--weight", help="inverse variances
 NoiseEst = Annotated[
     float | None, typer.Option("--noise_est", help="noise of all galaxies; else measured")
 ]
-Mode = Annotated[str, typer.Option("-m", "--mode", help="learnt, all, sparse, lowr or grad")]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--mode",
+        help="learnt, all, sparse, lowr or grad [learnt; lowr where an option below is given]",
+    ),
+]
 OptType = Annotated[str, typer.Option("--opt_type", help="condat, fwbw or gfwbw")]
 NIter = Annotated[int, typer.Option("--n_iter", help="iterations of a pass at most")]
 CostWindow = Annotated[
@@ -197,7 +208,7 @@ def deconvolve(
     current_res: CurrentRes = None,
     weight: Weight = None,
     noise_est: NoiseEst = None,
-    mode: Mode = "lowr",
+    mode: Mode = None,
     opt_type: OptType = "condat",
     n_iter: NIter = 150,
     cost_window: CostWindow = None,
@@ -229,22 +240,32 @@ def deconvolve(
     given = dict(locals())
     from time import process_time
 
-    from psfscale.pipeline.drop_in_deconvolve import (
-        DeconvolutionFiles,
-        deconvolve_files,
-        make_settings,
-    )
+    from psfscale.pipeline.drop_in_deconvolve import DeconvolutionFiles, deconvolve_files
 
-    settings = make_settings(**_settings_of(given))
+    settings = _settings(given)
     files = DeconvolutionFiles(**{name: given[name] for name in FILES})
     start = process_time()
     done = deconvolve_files(files, settings, random_seed=random_seed, kernel=kernel, metric=metric)
     if not quiet:
-        _report(done, process_time() - start)
+        _report(done, settings.mode, process_time() - start)
+
+
+def _settings(given: dict[str, Any]) -> DeconvolutionSettings:
+    """Mode learnt, or the published default where options belong to the published modes."""
+    from psfscale.pipeline.drop_in_deconvolve import make_settings
+
+    options = _settings_of(given)
+    if given["mode"] is not None:
+        return make_settings(mode=given["mode"], **options)
+    published = make_settings(mode=PUBLISHED_MODE, **options)
+    alone = make_settings(mode=PUBLISHED_MODE, noise_est=given["noise_est"])
+    if published != alone or given["current_res"] is not None:
+        return published
+    return make_settings(mode="learnt", noise_est=given["noise_est"])
 
 
 def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings by the names that the command has for them."""
+    """Settings by the names that the command has for them, but for the mode."""
     same = {name: given[name] for name in SETTINGS}
     return {
         **same,
@@ -257,14 +278,15 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _report(done: Deconvolved, seconds: float) -> None:
+def _report(done: Deconvolved, mode: str, seconds: float) -> None:
     found = done.restoration
     steps = ""
     if found.convergence:
         n = sum(c.n_iterations for c in found.convergence)
         steps = f"{n} iterations, residual {found.convergence[-1].residual:.2g}, "
     typer.echo(
-        f"{len(found)} galaxies, {steps}{int(found.converged.sum())} galaxies converged, "
+        f"mode {mode}: {len(found)} galaxies, {steps}"
+        f"{int(found.converged.sum())} galaxies converged, "
         f"chi² {float(found.chi2.median()):.3f} a pixel, {seconds:.1f} CPU s"
     )
     if done.score is not None:

@@ -52,7 +52,7 @@ def test_command__knows_every_published_option():
     assert set(PUBLISHED) <= known
     defaults = {param.name: param.default for param in command.params}
     assert [defaults[k] for k in ("mode", "opt_type", "n_iter", "n_reweights", "metric")] == [
-        "lowr", "condat", 150, 1, "median",
+        None, "condat", 150, 1, "median",
     ]  # fmt: skip
 
 
@@ -195,8 +195,25 @@ def test_command__parity_reproduces_the_published_arithmetic(field):
     np.testing.assert_allclose(np.load("out_dual.npy"), u, rtol=0, atol=1e-8 * np.abs(u).max())
 
 
-def test_command__learns_its_prior_where_asked(field):
-    code, out = call(*RUN[:4], "-o", "out", "--mode", "learnt", "-c", "truth.npy")
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ([], "learnt"),
+        (["--noise_est", 0.01], "learnt"),
+        (["--n_iter", 3], "lowr"),
+        (["--convolve_method", "scipy", "--n_iter", 3], "lowr"),
+        (["--parity", "--n_iter", 3], "lowr"),
+        (["--mode", "sparse", "--n_iter", 3], "sparse"),
+    ],
+)
+def test_command__takes_the_published_mode_with_published_options(field, words, mode):
+    code, out = call(*RUN[:4], *words)
+    assert code == 0, out
+    assert out.startswith(f"mode {mode}: 8 galaxies")
+
+
+def test_command__learns_its_prior(field):
+    code, out = call(*RUN[:4], "-o", "out", "-c", "truth.npy")
     assert code == 0, out
     assert "8 galaxies, 8 galaxies converged" in out
     expected = psfscale.deconvolve(field.images, field.psfs).image.numpy()
