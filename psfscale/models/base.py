@@ -67,6 +67,22 @@ class FitReport:
     converged: bool
 
 
+class Checkpoint(Protocol):
+    """Where a long fit leaves itself between two phases, and finds itself after a kill.
+
+    A model that can go on has an attribute ``checkpoint``, None unless set. What is saved
+    replaces what was saved before; a model ignores what is not of the same fit.
+    """
+
+    def load(self) -> Mapping[str, np.ndarray] | None:
+        """What was saved last, or None."""
+        ...
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep plain arrays (numbers and text), whole or not at all."""
+        ...
+
+
 class PsfModel(Protocol):
     """A PSF field: fitted to the stars of a CCD, evaluated anywhere on it."""
 

@@ -12,6 +12,7 @@ from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, StoreError
 from psfscale.models import SETTINGS, load_model_class
 from psfscale.pipeline.context import resolve_settings
+from psfscale.store.checkpoint import CheckpointFile
 from psfscale.store.models import load_model, run_specs, save_model
 from psfscale.store.stacks import read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
@@ -34,6 +35,8 @@ def fit_stack(
     observer: Callable[[Any], None] | None = None,
 ) -> FitReport:
     """Fit model `name` to a star stack and save it.
+
+    A model that can go on after a kill keeps what it has done beside `output`, until it ends.
 
     Parameters
     ----------
@@ -61,8 +64,12 @@ def fit_stack(
     model: Any = load_model_class(name)(chosen, **parts)  # type: ignore[call-arg]
     if hasattr(model, "observer"):
         model.observer = observer
+    checkpoint = CheckpointFile(output.with_name(f"{output.name}.checkpoint.npz"))
+    if hasattr(model, "checkpoint"):
+        model.checkpoint = checkpoint
     report: FitReport = model.fit(batch)
     save_model(model, output)
+    checkpoint.remove()
     return report
 
 

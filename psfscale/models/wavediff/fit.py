@@ -12,13 +12,10 @@ from scipy.optimize import minimize
 
 from psfscale.kernels.optics.zernike import noll_index
 from psfscale.models.wavediff.packing import Packing, assembled, free_rows
-from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Wavefronts
+from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from psfscale.models.wavediff.packing import Packing, assembled, free_rows
-from psfscale.models.wavediff.scene import Scene
 
 __all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "refine", "search"]
 

@@ -16,15 +16,15 @@ from pydantic import BaseModel
 
 from psfscale.errors import ConfigError
 from psfscale.kernels.centroid import matched_width, windowed_centroid
-from psfscale.models.base import FitReport, StateArray
+from psfscale.models.base import Checkpoint, FitReport, StateArray
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
 from psfscale.models.wavediff.result import Phase, Trained
 from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 from psfscale.models.wavediff.surface import field_functions, n_cosines
-from psfscale.models.wavediff.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,6 +48,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
     Attributes
     ----------
     observer : told of every phase of a fit as it ends, if set
+    checkpoint : given the fit after every phase, if set, and asked where to go on from
     history : phases of the last fit
 
     Raises
@@ -73,6 +74,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         self._optics: OpticsSettings = self._settings.optics
         self._pupil = amplitude_of(self._optics, pupil)
         self.observer: Callable[[Phase], None] | None = None
+        self.checkpoint: Checkpoint | None = None
         self.history: list[Phase] = []
 
     @classmethod
@@ -164,7 +166,14 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             if self.observer is not None:
                 self.observer(phase)
 
-        return train(stars, self._settings, optics=self._optics, path=path, observe=observe)
+        return train(
+            stars,
+            self._settings,
+            optics=self._optics,
+            path=path,
+            observe=observe,
+            checkpoint=self.checkpoint,
+        )
 
     def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
         """PSFs at positions and spectra, each of unit sum.

@@ -13,27 +13,26 @@ if TYPE_CHECKING:
     from psfscale.models.wavediff.scene import Nuisances, Wavefronts
     from psfscale.models.wavediff.stars import StarLight
 
-__all__ = ["SURFACE_CYCLES", "Phase", "Trained"]
-
-SURFACE_CYCLES = 2
-"""Times that surfaces and Zernikes are fitted in turn."""
+__all__ = ["Phase", "Trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A phase of a fit has ended, or the fit begins.
+    """A phase of a fit has ended.
 
     Attributes
     ----------
     name : of the phase
-    done, total : phases that have ended, of how many at most
-    reduced_chi2 : of the stars in use, or None at the beginning
+    done, total : phases that have ended, of how many, as far as is known
+    reduced_chi2 : of the stars in use, or None as long as it is not known
+    seconds : of wall time that it took
     """
 
     name: str
     done: int
+    total: int
     reduced_chi2: float | None
-    total: int = 3 + SURFACE_CYCLES
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

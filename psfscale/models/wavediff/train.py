@@ -1,4 +1,4 @@
-"""The course of a WaveDiff fit: coarse optics first, corrected until they are the full ones."""
+"""The moving parts of a WaveDiff fit: coarse optics, corrected until they are the full ones."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.models.wavediff.beyond import Held, split
 from psfscale.models.wavediff.fit import Refined, blur_error, descend, refine, search
-from psfscale.models.wavediff.result import SURFACE_CYCLES, Phase, Trained
 from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, StarPixels
 from psfscale.models.wavediff.surface import SurfaceBasis, field_functions, n_cosines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from psfscale.arrays import StarBatch
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 
-__all__ = ["train"]
+__all__ = ["STILL", "Training"]
 
 COARSE_WAVELENGTHS = 3
-COARSE_STEPS, CORRECTED_STEPS = 6, 3
+CORRECTED_STEPS = 3
 CORRECTIONS = 4
 """Times that the coarse optics are corrected by the full ones, at most."""
 WEAKEST = 0.001
@@ -40,7 +37,6 @@ RUNGS = 5
 FIRST_SHARE = 0.25
 """The first, as a share of what the excess of χ² would be in wavefront."""
 LADDER_STEPS = 30
-SURFACE_STEPS = 40
 STILL = 0.02
 """Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
 SEARCH_STARS = 100
@@ -53,8 +49,17 @@ WINDOW = 1.5
 """σ of the window of the first centroids [pixel]."""
 
 
-class _Training:
-    """The moving parts of one fit."""
+class Training:
+    """The moving parts of one fit; `psfscale.models.wavediff.course` says in which order they move.
+
+    Attributes
+    ----------
+    wavefronts, nuisances, used : the parameters, what is fitted, and of which stars
+    found, refined : the last refinement, and the stars it was of
+    stamp : (star, y, x) PSFs of the stars through the full optics
+    moved : what the last correction changed [noise σ]
+    rms : prior of the surfaces [µm], NaN where there are none
+    """
 
     def __init__(
         self,
@@ -79,6 +84,16 @@ class _Training:
         self.scene = self._scene(stars, optics, coarse, n_coarse)
         self.used = self._bright()
         self._start(optics)
+        none = self.functions.new_zeros(0)
+        self.refined = torch.nonzero(none)[:, 0]
+        self.stamp, self.moved, self.rms = none, math.inf, math.nan
+        self.found = Refined(
+            wavefronts=self.wavefronts,
+            chi2=math.nan,
+            normal=Normal(matrix=none, vector=none),
+            n_steps=0,
+            converged=False,
+        )
 
     def _scene(
         self, stars: StarBatch, optics: OpticsSettings, path: LightPath, n_nodes: int
@@ -147,7 +162,7 @@ class _Training:
         tilt[chosen] = found.tilt
         self.wavefronts = replace(found, tilt=tilt)
 
-    def refine(self, max_steps: int) -> Refined:
+    def refine(self, max_steps: int) -> None:
         """Gauss-Newton on the stars in use."""
         chosen = torch.nonzero(self.used)[:, 0]
         found = refine(
@@ -159,8 +174,7 @@ class _Training:
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.wavefronts.tilt
         self.wavefronts = replace(found.wavefronts, tilt=tilt)
-        self.refined, self.normal = chosen, found.normal
-        return found
+        self.refined, self.found = chosen, found
 
     def normal_of(self, chosen: Tensor) -> Normal | None:
         """The last Gauss-Newton matrices of these stars, where all were refined."""
@@ -169,7 +183,8 @@ class _Training:
         rows = row[chosen]
         if (rows < 0).any():
             return None
-        return Normal(matrix=self.normal.matrix[rows], vector=self.normal.vector[rows])
+        normal = self.found.normal
+        return Normal(matrix=normal.matrix[rows], vector=normal.vector[rows])
 
     def correct(self) -> float:
         """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
@@ -191,21 +206,24 @@ class _Training:
         if self.settings.jitter in ("auto", True) and not isinstance(self.settings.jitter, float):
             self.nuisances = replace(self.nuisances, jitter=True)
 
-    def reduced(self, found: Refined) -> float:
-        """Reduced χ² of a refinement."""
-        return found.chi2 / float((self.pixels.weight[self.refined] > 0).sum())
+    @property
+    def reduced_chi2(self) -> float | None:
+        """Of the last refinement, if there was one."""
+        if not len(self.refined):
+            return None
+        return self.found.chi2 / float((self.pixels.weight[self.refined] > 0).sum())
 
-    def settle_jitter(self, normal: Normal) -> None:
+    def settle_jitter(self) -> None:
         """Drop a blur that is no more than noise."""
         if self.settings.jitter != "auto" or not self.nuisances.jitter:
             return
         chosen = torch.nonzero(self.used)[:, 0]
-        error = blur_error(normal, self.functions[chosen], self.nuisances)
+        error = blur_error(self.found.normal, self.functions[chosen], self.nuisances)
         if self.wavefronts.blur < SIGNIFICANT * error:
             self.wavefronts = replace(self.wavefronts, blur=0.0)
             self.nuisances = replace(self.nuisances, jitter=False)
 
-    def settle(self, normal: Normal) -> None:
+    def settle(self) -> None:
         """Hold what the stars do not show to vary, and free what they do."""
         settings, used = self.settings, self.used
         limit = 1 + SIGNIFICANT * (2 / int(used.sum())) ** 0.5
@@ -217,17 +235,17 @@ class _Training:
             light = self.light()
             excess = (((light.flux - 1) / light.flux_error) ** 2)[used].mean()
             self.nuisances = replace(self.nuisances, fluxes=float(excess) > limit)
-        if settings.centroids == "auto" and not self.nuisances.centroids and _restless(normal):
+        held = settings.centroids == "auto" and not self.nuisances.centroids
+        if held and _restless(self.found.normal):
             self.free_centroids()
 
-    def polish(self) -> tuple[Refined, float]:
-        """Gauss-Newton through the full optics: the last refinement, and what it still moved."""
+    def polish(self) -> None:
+        """Gauss-Newton through the full optics."""
         for _ in range(CORRECTIONS):
-            found = self.refine(CORRECTED_STEPS)
-            moved = self.correct()
-            if not self.clip() and moved < STILL:
+            self.refine(CORRECTED_STEPS)
+            self.moved = self.correct()
+            if not self.clip() and self.moved < STILL:
                 break
-        return found, moved
 
     def descend(self, n_steps: int, chosen: Tensor | None = None) -> None:
         """L-BFGS on all that the chosen stars determine, or all in use."""
@@ -276,11 +294,12 @@ class _Training:
         n_pixels = float((self.pixels.weight[chosen] > 0).sum())
         chi2 = self.pixels.chi2(self.light().of(self.stamp))[chosen].sum(dtype=torch.float64)
         n = len(self.wavefronts.zernike)
-        strength = self.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()
+        strength = self.found.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()
         return math.sqrt(max(float(chi2) - n_pixels, 0.0) / float(strength))
 
     def set_surfaces(self, rms: float) -> None:
         """Allow surfaces of this prior rms [µm]; what there is of them stays as it is."""
+        self.rms = rms
         old, n = self.scene.surfaces, self.n_cosines
         functions = self.features
         for name in ("scene", "full"):
@@ -329,52 +348,3 @@ def _restless(normal: Normal) -> bool:
     gain = (vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum(1)
     n = len(gain)
     return float(gain.sum()) > 2 * n + SIGNIFICANT * math.sqrt(4 * n)
-
-
-def train(
-    stars: StarBatch,
-    settings: WaveDiffSettings,
-    *,
-    optics: OpticsSettings,
-    path: LightPath,
-    observe: Callable[[Phase], None],
-) -> Trained:
-    """Fit a wavefront field to stars; `observe` is told of every phase.
-
-    Raises
-    ------
-    FitError
-        Too few stars with signal.
-    """
-    training = _Training(stars, settings, optics=optics, path=path)
-    observe(Phase(name="search", done=0, reduced_chi2=None))
-    training.search()
-    training.free_jitter()
-    found = training.refine(COARSE_STEPS)
-    observe(Phase(name="coarse optics", done=1, reduced_chi2=training.reduced(found)))
-    training.settle_jitter(found.normal)
-    training.correct()
-    training.settle(found.normal)
-    training.clip()
-    found, moved = training.polish()
-    observe(Phase(name="full optics", done=2, reduced_chi2=training.reduced(found)))
-    if training.try_surfaces():
-        for cycle in range(SURFACE_CYCLES):
-            training.descend(SURFACE_STEPS)
-            found, moved = training.polish()
-            chi2 = training.reduced(found)
-            observe(Phase(name=f"surfaces {cycle + 1}", done=3 + cycle, reduced_chi2=chi2))
-    light = training.light()
-    return Trained(
-        wavefronts=training.wavefronts,
-        positions=training.positions,
-        surface=training.surface(),
-        light=light,
-        nuisances=training.nuisances,
-        used=training.used,
-        chi2=training.pixels.chi2(light.of(training.stamp)),
-        n_pixels=(training.pixels.weight > 0).sum((1, 2)),
-        stamp=training.stamp,
-        n_steps=found.n_steps,
-        converged=found.converged and moved < STILL,
-    )

@@ -291,8 +291,14 @@ def test_wavediff__tells_of_its_phases() -> None:
     told = []
     model.observer = told.append
     model.fit(stars(n=20))
-    assert [p.name for p in told] == ["search", "coarse optics", "full optics"]
-    assert [p.done for p in told] == [0, 1, 2]
+    assert [p.name for p in told] == [
+        "search",
+        "coarse optics",
+        "full optics",
+        "surfaces judged",
+    ]
+    assert [p.done for p in told] == [1, 2, 3, 4]
+    assert [p.total for p in told] == [6, 6, 6, 4]  # these stars need no surfaces
     assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
     assert model.history == told
 

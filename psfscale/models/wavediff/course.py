@@ -1,0 +1,134 @@
+"""The course of a WaveDiff fit: named phases, from each of which a killed fit can go on."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from psfscale.models.wavediff.result import Phase, Trained
+from psfscale.models.wavediff.snapshot import fingerprint, restore, snapshot
+from psfscale.models.wavediff.train import STILL, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psfscale.arrays import StarBatch
+    from psfscale.models.base import Checkpoint
+    from psfscale.models.wavediff.optics import LightPath
+    from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
+
+__all__ = ["COURSE", "train"]
+
+COARSE_STEPS = 6
+SURFACE_STEPS = 40
+
+
+def _search(training: Training) -> None:
+    training.search()
+
+
+def _coarse_optics(training: Training) -> None:
+    training.free_jitter()
+    training.refine(COARSE_STEPS)
+
+
+def _full_optics(training: Training) -> None:
+    training.settle_jitter()
+    training.correct()
+    training.settle()
+    training.clip()
+    training.polish()
+
+
+def _judge_surfaces(training: Training) -> None:
+    training.try_surfaces()
+
+
+def _with_surfaces(training: Training) -> None:
+    training.descend(SURFACE_STEPS)
+    training.polish()
+
+
+COURSE: tuple[tuple[str, Callable[[Training], None]], ...] = (
+    ("search", _search),
+    ("coarse optics", _coarse_optics),
+    ("full optics", _full_optics),
+    ("surfaces judged", _judge_surfaces),
+    ("surfaces 1", _with_surfaces),
+    ("surfaces 2", _with_surfaces),
+)
+"""The phases of a fit; it ends early where surfaces are not wanted, or not found."""
+WITHOUT_SURFACES, JUDGED = 3, 4
+"""Phases of a fit whose settings have no surfaces, and of one whose stars do not gain by them."""
+
+
+def _length(training: Training, done: int) -> int:
+    """Phases of this fit, as far as is known after `done` of them."""
+    if training.settings.surfaces is False:
+        return WITHOUT_SURFACES
+    without = done >= JUDGED and training.wavefronts.surface is None
+    return JUDGED if without else len(COURSE)
+
+
+def train(
+    stars: StarBatch,
+    settings: WaveDiffSettings,
+    *,
+    optics: OpticsSettings,
+    path: LightPath,
+    observe: Callable[[Phase], None],
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
+    """Fit a wavefront field to stars.
+
+    Parameters
+    ----------
+    observe : told of every phase as it ends, those before a resumed one included
+    checkpoint : given the fit after every phase, and asked for it at the beginning
+
+    Raises
+    ------
+    FitError
+        Too few stars with signal.
+    """
+    training = Training(stars, settings, optics=optics, path=path)
+    told: list[Phase] = []
+    own = fingerprint(stars, settings, path)
+    if checkpoint is not None:
+        told = restore(training, checkpoint.load(), own)
+    for phase in told:
+        observe(phase)
+    while (done := len(told)) < _length(training, done):
+        name, run = COURSE[done]
+        start = time.perf_counter()
+        run(training)
+        told.append(
+            Phase(
+                name=name,
+                done=done + 1,
+                total=_length(training, done + 1),
+                reduced_chi2=training.reduced_chi2,
+                seconds=time.perf_counter() - start,
+            )
+        )
+        if checkpoint is not None:
+            checkpoint.save(snapshot(training, told, own))
+        observe(told[-1])
+    return _trained(training)
+
+
+def _trained(training: Training) -> Trained:
+    light = training.light()
+    return Trained(
+        wavefronts=training.wavefronts,
+        positions=training.positions,
+        surface=training.surface(),
+        light=light,
+        nuisances=training.nuisances,
+        used=training.used,
+        chi2=training.pixels.chi2(light.of(training.stamp)),
+        n_pixels=(training.pixels.weight > 0).sum((1, 2)),
+        stamp=training.stamp,
+        n_steps=training.found.n_steps,
+        converged=training.found.converged and training.moved < STILL,
+    )
