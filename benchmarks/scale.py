@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import signal
 import time
@@ -15,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import scale_drive
-from scale_survey import HERE, blank_run, config_of, make_survey, resident, write_instrument
+import scale_share
+from scale_survey import (
+    HERE,
+    blank_run,
+    config_of,
+    cpu_seconds,
+    make_survey,
+    resident,
+    write_instrument,
+)
 
 from psfscale.pipeline.cost import peak_memory
-
-
-def cpu_seconds() -> tuple[float, float]:
-    """CPU seconds of this process, and of all that it waited for."""
-    own, others = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime, others.ru_utime + others.ru_stime
 
 
 def stored_objects(run: Path) -> int:
@@ -68,38 +70,6 @@ def overhead(scratch: Path, *, n_ccds: int, serial: bool, workers: int) -> None:
         f"{driver + children - stage:.2f} ms CPU a CCD, all stages (driver {driver:.2f}, workers "
         f"{children:.2f}, of it the blank stages' own {stage:.2f}), wall {wall:.2f} ms"
     )
-
-
-def share(scratch: Path, *, n_exposures: int, workers: tuple[int, ...]) -> None:
-    """The pipeline's share of a run with real RCA fits, and what more workers gain."""
-    from psfscale.config import RunConfig
-    from psfscale.pipeline import run, status
-    from psfscale.pipeline.profiles import LocalProfile
-    from psfscale.simulate import simulate as draw
-    from psfscale.store.ingest import ingest
-    from psfscale.survey import load_survey
-
-    sky, store = scratch / "sky", scratch / "survey.zarr"
-    survey = load_survey(HERE.parent / "catalogs/toy.yaml")
-    draw(survey, sky, exposures=n_exposures, ccds=4, stars=100, galaxies=200, workers=1)
-    instrument = sky / "survey.yaml"
-    ingest(load_survey(instrument), sorted((sky / "images").iterdir()), store)
-    for n in workers:
-        output = scratch / f"run-{n}.zarr"
-        given = {"survey": store, "instrument": instrument, "output": output}
-        before, start = sum(cpu_seconds()), time.time()
-        cluster = LocalProfile(workers=n) if n else None
-        run(RunConfig.model_validate(given), cluster=cluster, serial=not n, observers=[])
-        spent, wall = sum(cpu_seconds()) - before, time.time() - start
-        costs = status(output).costs.values()
-        units, stages = sum(c.cpu_seconds for c in costs), sum(c.stage_seconds for c in costs)
-        print(
-            f"measured: {n_exposures} exposures x 4 CCDs, 100 stars and 200 galaxies each, RCA, "
-            f"{f'{n} workers' if n else 'serial'}: {spent:.1f} CPU s in {wall:.1f} s, in stages "
-            f"{stages:.1f}; the pipeline's share of its units {1 - stages / units:.2%}, "
-            f"{1e3 * (units - stages) / (4 * n_exposures):.1f} ms a CCD; "
-            f"{400 * n_exposures / wall:.0f} stars/s, {800 * n_exposures / wall:.0f} PSFs/s"
-        )
 
 
 def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
@@ -183,12 +153,18 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=10.0, help="length of a sleeping unit [s]")
     parser.add_argument("--rounds", type=int, default=8, help="sleeping units a worker")
     given = parser.parse_args()
-    shutil.rmtree(given.scratch, ignore_errors=True)
-    given.scratch.mkdir(parents=True)
+    if given.what != "share":  # whose survey takes longer to draw than to run
+        shutil.rmtree(given.scratch, ignore_errors=True)
+    given.scratch.mkdir(parents=True, exist_ok=True)
     if given.what == "overhead":
         overhead(given.scratch, n_ccds=given.ccds, serial=given.serial, workers=given.workers)
     elif given.what == "share":
-        share(given.scratch, n_exposures=given.exposures, workers=(0,))
+        scale_share.share(
+            given.scratch,
+            n_exposures=given.exposures,
+            n_ccds=given.ccds,
+            workers=tuple(range(1, given.workers + 1)),
+        )
     elif given.what == "plan":
         plan(given.scratch, n_exposures=given.exposures, n_ccds=given.ccds)
     elif given.what == "memory":

@@ -92,7 +92,7 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: bool, mea
         # 200 workers in one process would each ask the system for its load, twice a second.
         dask.config.set({"distributed.admin.system-monitor.interval": "60s"})
         dask.config.set({"distributed.admin.tick.interval": "2s"})
-        cluster._make_cluster = lambda *_: LocalCluster(
+        cluster.make_cluster = lambda *_: LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
         )
     with Lease(context.run) as lease:

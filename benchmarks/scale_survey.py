@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,9 @@ def blank_run(scratch: Path, n_exposures: int, n_ccds: int):
 def resident() -> float:
     """Resident memory of this process [MB]."""
     return psutil.Process().memory_info().rss / 1e6
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """CPU seconds of this process, and of all that it waited for."""
+    own, others = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime, others.ru_utime + others.ru_stime

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
 import queue
 import threading
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, Nanny, Worker, WorkerPlugin, get_worker
+from distributed import Future, LocalCluster, Nanny, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
-from distributed.security import Security
 
-from psfscale.errors import ConfigError, RunError
+from psfscale.errors import RunError
+from psfscale.pipeline.connect import client_of, hushed, make_cluster
 from psfscale.pipeline.executor import (
     ExecutorLostError,
     Outcome,
@@ -32,14 +33,8 @@ from psfscale.pipeline.executor import (
     ended_before,
     run_parcel,
 )
-from psfscale.pipeline.profiles import (
-    AddressProfile,
-    ClusterProfile,
-    LocalProfile,
-    SchedulerFileProfile,
-    SlurmProfile,
-)
-from psfscale.pipeline.unit import MEMORY_LIMIT, OVERDUE, Task, explain
+from psfscale.pipeline.profiles import ClusterProfile
+from psfscale.pipeline.unit import MEMORY_LIMIT, OVERDUE, Task
 
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
@@ -67,10 +62,8 @@ ANSWER_WITHIN = 30.0
 Work = Callable[[Parcel], list[dict[str, Any]]]
 GONE_AFTER = 8.0
 """Seconds without a worker or a process that becomes one, after which a local cluster is lost."""
-RESULT_WITHIN = 10.0
-"""Seconds in which the worker of a finished unit hands over what it came to, a few bytes."""
-CLOSE_WITHIN = 10.0
-"""Seconds in which a cluster closes; after that its processes are left to notice."""
+TOLD_WITHIN = 10.0
+"""Seconds in which word comes of what a finished parcel came to, a few bytes."""
 
 
 class Tuned(WorkerPlugin):  # type: ignore[misc]
@@ -97,6 +90,9 @@ class Tuned(WorkerPlugin):  # type: ignore[misc]
 class DaskExecutor:
     """Units on the workers of a cluster.
 
+    A worker tells what a parcel came to over the connection that it keeps with the scheduler, and
+    the scheduler passes it on: fetching results would take a message each way for every parcel.
+
     Parameters
     ----------
     profile : where the workers come from
@@ -110,11 +106,11 @@ class DaskExecutor:
 
     def __init__(self, profile: ClusterProfile, *, work: Work | None = None) -> None:
         self.profile, self._work = profile, work or run_on_worker
-        self._ended: queue.SimpleQueue[tuple[Parcel, Future]] = queue.SimpleQueue()
-        self._futures: dict[Parcel, Future] = {}
-        self._group = f"unit-{uuid.uuid4().hex}"
-        self._n_submitted = 0
-        self._checked = self._seen = self._process_seen = time.monotonic()
+        self._told: queue.SimpleQueue[tuple[int, list[dict[str, Any]]]] = queue.SimpleQueue()
+        self._sent: dict[int, _Sent] = {}
+        self._topic = f"unit-{uuid.uuid4().hex}"
+        self._numbers = count()
+        self._checked = self._seen = self._process_seen = self._sifted = time.monotonic()
         self._stack = contextlib.ExitStack()
         try:
             self._start()
@@ -127,13 +123,14 @@ class DaskExecutor:
         """Units it wants to be given at a time: a few for each thread."""
         return max(self.n_workers, 1) * self.profile.units_per_thread
 
-    def submit(self, parcel: Parcel) -> None:
-        """Take units."""
-        key = (self._group, self._n_submitted)
-        self._n_submitted += 1
-        future = self._client.submit(self._work, parcel, key=key, pure=False)
-        self._futures[parcel] = future
-        future.add_done_callback(lambda ended: self._ended.put((parcel, ended)))
+    def submit(self, parcels: Sequence[Parcel]) -> None:
+        """Take parcels; the more at a time, the less each costs."""
+        numbers = list(islice(self._numbers, len(parcels)))
+        work = partial(_report, self._work, self._topic)
+        keys = [(self._topic, number) for number in numbers]
+        futures = self._client.map(work, numbers, parcels, key=keys, pure=False)
+        for number, parcel, future in zip(numbers, parcels, futures, strict=True):
+            self._sent[number] = _Sent(parcel, future)
 
     def collect(self, timeout: float) -> list[Outcome]:
         """What ended; waits up to `timeout` seconds for a first one.
@@ -148,26 +145,29 @@ class DaskExecutor:
             self._look()
         outcomes: list[Outcome] = []
         with contextlib.suppress(queue.Empty):
-            outcomes += self._outcomes(*self._ended.get(timeout=timeout))
+            outcomes += self._hear(*self._told.get(timeout=timeout))
             while True:
-                outcomes += self._outcomes(*self._ended.get_nowait())
+                outcomes += self._hear(*self._told.get_nowait())
+        if time.monotonic() - self._sifted > timeout:
+            outcomes += self._sift()
         return outcomes
 
     def close(self, *, kill: bool) -> None:
         """End; with `kill`, without waiting for units that run."""
         if kill:
             with contextlib.suppress(Exception):
-                self._client.cancel(list(self._futures.values()), force=True)
+                self._client.cancel([sent.future for sent in self._sent.values()], force=True)
             self._kill_workers()
-        self._futures.clear()
-        with _hushed():
+        self._sent.clear()
+        with hushed():
             self._stack.close()
 
     def _start(self) -> None:
         self._stack.enter_context(dask.config.set(SETTINGS))
-        self._cluster = _make_cluster(self.profile, self._stack)
+        self._cluster = make_cluster(self.profile, self._stack)
         try:
-            self._client = self._stack.enter_context(_client(self.profile, self._cluster))
+            self._client = self._stack.enter_context(client_of(self.profile, self._cluster))
+            self._client.subscribe_topic(self._topic, self._listen)
             self._client.register_plugin(Tuned())
             self._client.wait_for_workers(1, timeout=self.profile.patience)
         except (OSError, TimeoutError) as error:
@@ -176,31 +176,55 @@ class DaskExecutor:
         self.n_workers = 1
         self._look()
 
-    def _outcomes(self, parcel: Parcel, future: Future) -> list[Outcome]:
-        self._futures.pop(parcel, None)
-        if future.status == "finished":
-            return self._finished(parcel, future)
-        if future.status != "error":
-            msg = f"the scheduler dropped a unit ({future.status})"
-            raise ExecutorLostError(msg)
-        error: Any = future.exception()
-        if isinstance(error, KilledWorker):
-            reason = f"its worker {error.last_worker.address} died"
-            return [ended_before(task) or Outcome(task=task, died=reason) for task in parcel]
-        return [Outcome(task=task, error=explain(error)) for task in parcel]
+    def _listen(self, event: tuple[float, tuple[int, list[dict[str, Any]]]]) -> None:
+        """Take what a worker tells, in the client's own thread."""
+        self._told.put(event[1])
 
-    def _finished(self, parcel: Parcel, future: Future) -> list[Outcome]:
-        """What a parcel came to; from its markers where the worker that knew has died since."""
-        try:
-            ended = future.result(timeout=RESULT_WITHIN)
-        except (OSError, TimeoutError) as error:
-            future.cancel()
-            marked = [ended_before(task) for task in parcel]
-            if None in marked:
-                msg = f"the result of a finished unit is lost: {error!r}"
-                raise ExecutorLostError(msg) from error
-            return [outcome for outcome in marked if outcome is not None]
-        return [Outcome(task=t, **how) for t, how in zip(parcel, ended, strict=True)]
+    def _hear(self, number: int, ended: list[dict[str, Any]]) -> list[Outcome]:
+        sent = self._sent.pop(number, None)
+        if sent is None:
+            return []
+        return [Outcome(task=t, **how) for t, how in zip(sent.parcel, ended, strict=True)]
+
+    def _sift(self) -> list[Outcome]:
+        """What became of parcels whose worker could not tell."""
+        self._sifted = time.monotonic()
+        outcomes: list[Outcome] = []
+        for number, sent in list(self._sent.items()):
+            if sent.future.status == "pending" or self._may_tell(sent):
+                continue
+            outcomes += self._untold(sent)
+            self._sent.pop(number)
+        return outcomes
+
+    def _may_tell(self, sent: _Sent) -> bool:
+        """Whether word of a finished parcel may still come."""
+        if sent.future.status != "finished":
+            return False
+        sent.finished = sent.finished or self._sifted
+        return self._sifted - sent.finished < TOLD_WITHIN
+
+    def _untold(self, sent: _Sent) -> list[Outcome]:
+        """What a parcel came to, from its error, or from its markers where its worker has died.
+
+        An error of a unit is told by its worker; others mean that units do not reach workers.
+        """
+        status = sent.future.status
+        if status not in ("finished", "error"):
+            msg = f"the scheduler dropped a unit ({status})"
+            raise ExecutorLostError(msg)
+        error: Any = sent.future.exception() if status == "error" else None
+        if error is not None and not isinstance(error, KilledWorker):
+            said = " ".join(str(error).split())
+            reason = f"the cluster cannot run units ({type(error).__name__}: {said})"
+            return [Outcome(task=task, hopeless=reason) for task in sent.parcel]
+        marked = [ended_before(task) for task in sent.parcel]
+        if error is None and None in marked:
+            msg = "nobody tells what a finished unit came to"
+            raise ExecutorLostError(msg)
+        died = None if error is None else f"its worker {error.last_worker.address} died"
+        both = zip(sent.parcel, marked, strict=True)
+        return [ended or Outcome(task=task, died=died) for task, ended in both]
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""
@@ -248,6 +272,26 @@ class DaskExecutor:
                 nanny.process.process._process.kill()  # noqa: SLF001 (distributed offers no other)
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A parcel that the cluster has.
+
+    Attributes
+    ----------
+    parcel, future : what, and Dask's hold on it
+    finished : when it was first seen to be finished, as told by `time.monotonic`
+    """
+
+    parcel: Parcel
+    future: Future
+    finished: float | None = None
+
+
+def _report(work: Work, topic: str, number: int, parcel: Parcel) -> None:
+    """Do the work on a worker, and tell what it came to."""
+    get_worker().log_event(topic, (number, work(parcel)))
+
+
 def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
     """Run units on a worker; returns for each what of its `Outcome` is set."""
     limit = get_worker().memory_manager.memory_limit
@@ -273,97 +317,3 @@ def _deadline(task: Task) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:
-    """The cluster of a profile that has one to start; None where one runs already."""
-    if isinstance(profile, LocalProfile):
-        cluster = LocalCluster(
-            n_workers=profile.workers or os.cpu_count(),
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=profile.memory_per_worker,
-            local_directory=None if profile.scratch is None else str(profile.scratch),
-            silence_logs=logging.CRITICAL,
-        )
-        stack.callback(_close, cluster)
-        return cluster
-    if isinstance(profile, SlurmProfile):
-        cluster = _slurm_cluster(profile)
-        stack.callback(_close, cluster)
-        return cluster
-    return None
-
-
-def _slurm_cluster(profile: SlurmProfile) -> Any:
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
-        raise ConfigError(msg) from error
-    return SLURMCluster(n_workers=profile.workers, **slurm_options(profile))
-
-
-def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
-    """What dask-jobqueue is told of a profile."""
-    return {
-        "queue": profile.partition,
-        "account": profile.account,
-        "cores": 1,
-        "processes": 1,
-        "memory": profile.memory,
-        "walltime": profile.walltime,
-        "interface": profile.interface,
-        "job_extra_directives": list(profile.directives),
-        "job_script_prologue": list(profile.prologue),
-        "log_directory": None if profile.log_directory is None else str(profile.log_directory),
-        "worker_extra_args": ["--lifetime", profile.lifetime, "--lifetime-stagger", "2m"],
-        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
-        "security": _security(profile),
-    }
-
-
-def _client(profile: ClusterProfile, cluster: Any) -> Client:
-    if isinstance(profile, (AddressProfile, SchedulerFileProfile)):
-        security = _security(profile)
-        if isinstance(profile, AddressProfile):
-            return Client(profile.address, security=security, timeout=profile.patience)
-        if not profile.path.is_file():
-            msg = f"no scheduler file at {profile.path}; start the scheduler first"
-            raise ConfigError(msg)
-        return Client(scheduler_file=str(profile.path), security=security, timeout=profile.patience)
-    return Client(cluster, timeout=profile.patience)
-
-
-def _security(
-    profile: SlurmProfile | AddressProfile | SchedulerFileProfile,
-) -> Security | None:
-    """TLS where the profile names certificates: without, whoever reaches the port runs code."""
-    if profile.tls_ca is None:
-        return None
-    options = {"tls_ca_file": str(profile.tls_ca), "require_encryption": True}
-    for role in ("client", "scheduler", "worker"):
-        options[f"tls_{role}_cert"] = str(profile.tls_cert)
-        options[f"tls_{role}_key"] = str(profile.tls_key)
-    return Security(**options)
-
-
-def _close(cluster: Any) -> None:
-    with _hushed(), contextlib.suppress(OSError, TimeoutError):
-        cluster.close(timeout=CLOSE_WITHIN)
-
-
-@contextlib.contextmanager
-def _hushed() -> Any:
-    """Without the complaints of a cluster whose processes have been killed."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
 from psfscale.pipeline.plan import Frontier, Plan, Todo
 from psfscale.pipeline.unit import Reason, Task, overdue, quarantine
+from psfscale.pipeline.watch import blame_overdue, require_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,8 @@ SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
 """Finished units, or seconds, after which their markers are copied into the books."""
 PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
 """Work that a worker is given at a time where units are short."""
+REFILL = 3
+"""The executor's window is filled again when one part in so many of it is empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +98,7 @@ class Driver:
     n_failed: int = 0
     _seconds: float = 0.0
     _settled: float = field(default_factory=time.monotonic)
+    _watched: float = field(default_factory=time.monotonic)
     _unsettled: list[Key] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
     _parcels: dict[int, int] = field(default_factory=dict)
@@ -165,20 +169,23 @@ class Driver:
             self._require_life(time.monotonic() - latest)
 
     def _hand_out(self, frontier: Frontier, executor: Executor) -> None:
-        while len(self._parcels) < executor.window:
-            parcel = self._next_parcel(frontier, executor)
-            if not parcel:
-                return
-            executor.submit(parcel)
-            for task in parcel:
-                self.tell(
-                    UnitSubmitted(
-                        stage=task.stage,
-                        exposure=task.exposure,
-                        attempt=task.attempt,
-                        alone=task.alone,
-                    )
+        """Fill the executor's window, once a part of it is empty: parcels cost less together."""
+        room = executor.window - len(self._parcels)
+        if room < max(executor.window // REFILL, 1):
+            return
+        parcels = list(takewhile(len, (self._next_parcel(frontier, executor) for _ in range(room))))
+        if not parcels:
+            return
+        executor.submit(parcels)
+        for task in chain.from_iterable(parcels):
+            self.tell(
+                UnitSubmitted(
+                    stage=task.stage,
+                    exposure=task.exposure,
+                    attempt=task.attempt,
+                    alone=task.alone,
                 )
+            )
 
     def _next_parcel(self, frontier: Frontier, executor: Executor) -> Parcel:
         """Units of the next exposure, or of several where they are short; empty if none is ready.
@@ -356,22 +363,19 @@ class Driver:
         """Stop where going on makes no sense: lease lost, too many failures, no progress."""
         if self.lease.lost.is_set():
             self._require_lease()
-        total = self.n_good + self.n_failed
-        limits = self.limits
-        if self.n_failed >= limits.failed_minimum and (
-            self.n_failed > limits.failed_fraction * total
-        ):
-            msg = (
-                f"{self.n_failed} of {total} CCDs failed, more than limits.failed_fraction "
-                f"{limits.failed_fraction:g}; see `psfscale status {self.run}`, and raise the "
-                "limit or mend the cause"
-            )
-            raise RunError(msg)
-        overdue = self._blame_overdue()
-        if overdue:
-            msg = f"{overdue} units have not ended in their time, nor has their worker ended them"
+        require_success(self.n_good, self.n_failed, self.limits, self.run)
+        if time.monotonic() - self._watched < WAIT:  # it takes a look at every unit in flight
+            return
+        self._watched = time.monotonic()
+        limit = self.limits.unit_timeout
+        flying = ((unit.task, unit.since) for unit in self._flight.values())
+        blamed = blame_overdue(self.run, flying, limit + GRACE)
+        self._histories |= blamed
+        if blamed:
+            n = len(blamed)
+            msg = f"{n} units have not ended in their time, nor has their worker ended them"
             raise ExecutorLostError(msg)
-        if self._flight and silence > limits.unit_timeout * len(self._stages) + GRACE:
+        if self._flight and silence > limit * len(self._stages) + GRACE:
             msg = f"no unit has ended for {silence:.0f} s"
             raise ExecutorLostError(msg)
 
@@ -379,21 +383,3 @@ class Driver:
         if not holds(self.run, self.lease.token):
             msg = f"another driver has taken {self.run} over; this one stops"
             raise RunError(msg)
-
-    def _blame_overdue(self) -> int:
-        """Blame units that run longer than a live worker would let them; returns how many.
-
-        A worker ends itself when its unit takes too long; one that cannot is stuck.
-        """
-        now, n_overdue = time.time(), 0
-        for key, flying in self._flight.items():
-            task = flying.task
-            if now - flying.since < self.limits.unit_timeout + GRACE:
-                continue
-            history = read_history(self.run, key)
-            if not history.began(task.attempt, task.lease):
-                continue
-            if now - history.attempts[-1]["time"] > self.limits.unit_timeout + GRACE:
-                self._histories[key] = note_death(self.run, key, overdue(task))
-                n_overdue += 1
-        return n_overdue

@@ -81,7 +81,7 @@ class Executor(Protocol):
         """Parcels it wants to be given at a time."""
         ...
 
-    def submit(self, parcel: Parcel) -> None:
+    def submit(self, parcels: Sequence[Parcel]) -> None:
         """Take units."""
         ...
 
@@ -109,9 +109,9 @@ class SerialExecutor:
         self._stop = stop
         self._parcels: deque[Parcel] = deque()
 
-    def submit(self, parcel: Parcel) -> None:
+    def submit(self, parcels: Sequence[Parcel]) -> None:
         """Take units."""
-        self._parcels.append(parcel)
+        self._parcels += parcels
 
     def collect(self, timeout: float) -> list[Outcome]:  # noqa: ARG002 (a unit takes what it takes)
         """Run the next parcel; of a unit in which the run was interrupted nothing is returned."""

@@ -10,8 +10,7 @@ import toy
 import yaml
 
 from psfscale.errors import RunError
-from psfscale.pipeline import load_profile, open_run, run, status
-from psfscale.pipeline.cluster import DaskExecutor
+from psfscale.pipeline import cluster, load_profile, open_run, run, status
 from psfscale.pipeline.events import ClusterLost, Event, UnitFinished
 from psfscale.pipeline.executor import ExecutorLostError
 from psfscale.pipeline.ledger.marker import read_markers
@@ -90,28 +89,46 @@ def test_arrays__do_not_depend_on_the_number_of_workers(survey) -> None:
     assert (open_run(survey / "run-2.zarr")["ccds/state"].sel(stage=list(toy.STAGES)) == 1).all()
 
 
-class LostFuture:
-    """A parcel that ended on a worker which died before it could say how."""
+class Finished:
+    """Dask's hold on a parcel that ended on a worker which died before it could say how."""
 
     status = "finished"
 
-    def result(self, timeout):
-        raise TimeoutError
 
-    def cancel(self):
-        self.cancelled = True
-
-
-def test_finished_parcel__whose_worker_died_is_told_from_its_markers(survey) -> None:
+def test_finished_parcel__of_which_nobody_tells_is_known_by_its_markers(
+    survey, monkeypatch
+) -> None:
+    monkeypatch.setattr(cluster, "TOLD_WITHIN", 0.05)
     toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")  # its marker stays a file
     config = toy.make_config(survey)
     run(config, serial=True, observers=[])
     (marker,) = read_markers(config.output).values()
     same = {"stage": marker.stage, "exposure": 1, "attempt": 1, "lease": ""}
     known = Task(run=str(config.output), fingerprint=marker.fingerprint, **same)
-    executor, future = object.__new__(DaskExecutor), LostFuture()
-    (outcome,) = executor._finished((known,), future)
-    assert (outcome.counts["n_failed"], future.cancelled) == (1, True)
+    executor = object.__new__(cluster.DaskExecutor)
+    executor._sent = {7: cluster._Sent((known,), Finished())}
+    assert executor._sift() == []
+    time.sleep(0.06)
+    (outcome,) = executor._sift()
+    assert (outcome.counts["n_failed"], executor._sent) == (1, {})
+    assert executor._hear(7, [{"counts": {}}]) == [], "told too late"
     other = Task(run=str(config.output), fingerprint="of other settings", **same)
-    with pytest.raises(ExecutorLostError, match="result of a finished unit is lost"):
-        executor._finished((known, other), future)
+    executor._sent = {8: cluster._Sent((known, other), Finished(), finished=1.0)}
+    with pytest.raises(ExecutorLostError, match="nobody tells what a finished unit came to"):
+        executor._sift()
+
+
+class Errored:
+    """Dask's hold on a parcel that no worker could read."""
+
+    status = "error"
+
+    def exception(self):
+        return ModuleNotFoundError("No module named 'psfscale'")
+
+
+def test_worker_that_cannot_read_units__stops_the_run_rather_than_quarantine_all() -> None:
+    task = Task(run="", stage="fit", exposure=0, attempt=1, lease="", fingerprint="")
+    executor = object.__new__(cluster.DaskExecutor)
+    (outcome,) = executor._untold(cluster._Sent((task,), Errored()))
+    assert "cannot run units (ModuleNotFoundError: No module named" in outcome.hopeless

@@ -31,9 +31,10 @@ class FaultyExecutor:
         self.fault, self.window = fault, window
         self.tasks: deque = deque()
 
-    def submit(self, parcel) -> None:
-        lost: set = set()
-        self.tasks += [(task, lost) for task in parcel]
+    def submit(self, parcels) -> None:
+        for parcel in parcels:
+            lost: set = set()
+            self.tasks += [(task, lost) for task in parcel]
 
     def collect(self, timeout: float) -> list[Outcome]:
         if not self.tasks:
@@ -176,12 +177,13 @@ class StuckExecutor(FaultyExecutor):
 
     closed: ClassVar[list[bool]] = []
 
-    def submit(self, parcel) -> None:
-        task = parcel[0]
-        if task.key == ("fit", 0) and not self.closed:
-            note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
-        else:
-            super().submit(parcel)
+    def submit(self, parcels) -> None:
+        for parcel in parcels:
+            task = parcel[0]
+            if task.key == ("fit", 0) and not self.closed:
+                note_start(toy.Path(task.run), task.key, attempt=task.attempt, lease=task.lease)
+            else:
+                super().submit([parcel])
 
     def close(self, *, kill: bool) -> None:
         self.closed.append(kill)

@@ -92,7 +92,7 @@ def test_dask_settings__of_deploy_are_those_of_the_profiles() -> None:
 
 def test_slurm_profile__becomes_a_job_script() -> None:
     slurm = pytest.importorskip("dask_jobqueue.slurm")
-    from psfscale.pipeline.cluster import slurm_options
+    from psfscale.pipeline.connect import slurm_options
 
     profile = load_profile("slurm").model_copy(
         update={"partition": "night", "prologue": ("module load python",)}
