@@ -51,6 +51,12 @@ class RestoredGalaxies(_Part):
         default_factory=dict,
         description="settings of `psfscale.deconvolve`; what is left out is its default",
     )
+    learn_exposures: int = Field(
+        default=8,
+        ge=0,
+        description="mode learnt: the first exposures with galaxies, which teach the prior of all, "
+        "by n_learn galaxies each; 0 = every CCD learns its own",
+    )
 
 
 class Checks(_Part):

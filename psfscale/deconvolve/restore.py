@@ -9,6 +9,7 @@ import torch
 
 from psfscale.arrays import ObjectFlag
 from psfscale.deconvolve.learnt.learn import restore_by_own_prior
+from psfscale.deconvolve.learnt.restore import restore as restore_learnt
 from psfscale.deconvolve.priors import (
     Free,
     LowRank,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
+    from psfscale.deconvolve.learnt.prior import Prior as GalaxyPrior
     from psfscale.deconvolve.priors import Prior
     from psfscale.deconvolve.solve import Solved
     from psfscale.kernels.optimize.lowrank import ThresholdKind
@@ -50,6 +52,7 @@ def deconvolve(
     sigma: ArrayLike | Tensor | float | None = None,
     mask: ArrayLike | Tensor | None = None,
     current_res: ArrayLike | Tensor | None = None,
+    prior: GalaxyPrior | None = None,
     settings: DeconvolutionSettings | None = None,
     **options: Any,
 ) -> Restoration:
@@ -64,6 +67,8 @@ def deconvolve(
     sigma : noise of each galaxy, or of all, in place of `weight`; measured where neither is given
     mask : (object, y, x), True for pixels not to use
     current_res : (object, y, x), an earlier result to start from
+    prior : of mode learnt, from `psfscale.deconvolve.learnt.learn.learn_prior`; learnt from these
+        galaxies where None
     settings : all settings, or None for the defaults
     **options : single settings, over `settings`; see `DeconvolutionSettings`
 
@@ -102,7 +107,7 @@ def deconvolve(
                 f"shape {tuple(start.shape)}"
             )
             raise InputError(msg)
-    return restore(stack, settings=chosen, start=start)
+    return restore(stack, settings=chosen, start=start, prior=prior)
 
 
 def restore(
@@ -110,15 +115,25 @@ def restore(
     *,
     settings: DeconvolutionSettings,
     start: Float[Tensor, "object y x"] | None = None,
+    prior: GalaxyPrior | None = None,
 ) -> Restoration:
     """Restore a checked stack; galaxies without a joint prior are taken a block at a time.
 
     Parameters
     ----------
     start : what to start from; the Wiener solution where None
+    prior : of mode learnt; learnt from the stack where None
+
+    Raises
+    ------
+    ConfigError
+        `start` is given to mode learnt, or `prior` to another.
     """
     if settings.mode == "learnt":
-        return _learnt(stack, settings, start)
+        return _learnt(stack, settings, start, prior)
+    if prior is not None:
+        msg = f"a learnt prior is for mode learnt, not {settings.mode}: leave it out"
+        raise ConfigError(msg)
     joint = settings.mode in {"lowr", "all"} or (
         settings.grad_type == "psf_unknown" and stack.fixed_psf
     )
@@ -137,12 +152,17 @@ def restore(
 
 
 def _learnt(
-    stack: GalaxyStack, settings: DeconvolutionSettings, start: Tensor | None
+    stack: GalaxyStack,
+    settings: DeconvolutionSettings,
+    start: Tensor | None,
+    prior: GalaxyPrior | None,
 ) -> Restoration:
     if start is not None:
         msg = "mode learnt finds its own start: leave current_res out, or name another mode"
         raise ConfigError(msg)
-    return restore_by_own_prior(stack, settings=settings.learnt)
+    if prior is None:
+        return restore_by_own_prior(stack, settings=settings.learnt)
+    return restore_learnt(stack, prior, settings=settings.learnt)
 
 
 def _settings(

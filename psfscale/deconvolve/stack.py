@@ -189,18 +189,23 @@ def join(parts: Sequence[Restoration]) -> Restoration:
 
 def _real(values: Any) -> Tensor:
     try:
-        if not isinstance(values, torch.Tensor):
-            values = np.require(values, requirements="W")
-            values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        tensor = torch.as_tensor(values)
+        tensor = _tensor(values)
     except (TypeError, ValueError) as error:
         msg = f"images and psfs are arrays of numbers: {error}"
         raise InputError(msg) from error
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+def _tensor(values: Any) -> Tensor:
+    """As a tensor; arrays that are read-only or of the other byte order are copied."""
+    if not isinstance(values, torch.Tensor):
+        values = np.require(values, requirements="W")
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return torch.as_tensor(values)
+
+
 def _shaped(name: str, values: Any, like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(values).to(like)
+    tensor = _tensor(values).to(like)
     if tensor.shape != like.shape:
         msg = f"{name} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
         raise InputError(msg)

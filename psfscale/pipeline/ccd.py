@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psfscale.arrays import ObjectFlag, Role
+from psfscale.arrays import FieldPoints, ObjectFlag, Role
 
 if TYPE_CHECKING:
     import xarray as xr
+    from torch import Tensor
 
     from psfscale.models.base import PsfModel
     from psfscale.pipeline.context import RunContext
@@ -37,6 +38,19 @@ def stored_model(ccd: xr.Dataset, context: RunContext) -> PsfModel:
     stored = (name for name in map(str, ccd.variables) if name.startswith(prefix))
     state = {name.removeprefix(prefix): ccd[name].values for name in stored}
     return context.model_class.from_state(state, context.model_settings)
+
+
+def seen_galaxies(galaxies: xr.Dataset) -> np.ndarray:
+    """Indices of the galaxies that have a pixel in use."""
+    there = galaxies["role"].values != Role.EMPTY
+    return np.flatnonzero(there & (galaxies["weight"].values > 0).any(axis=(1, 2)))
+
+
+def restoring_psfs(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Tensor:
+    """The PSFs, (object, y, x), that some galaxies are restored with."""
+    galaxies = group_of(ccd, "galaxies")
+    at = FieldPoints(x=galaxies["x"].values[chosen], y=galaxies["y"].values[chosen])
+    return stored_model(ccd, context).predict(at, context.restored_grid)
 
 
 def extrapolation(ccd: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from psfscale.arrays import PixelGrid
 from psfscale.config import RunConfig
+from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.errors import StoreError
 from psfscale.models import load_model_class, settings_class
@@ -111,12 +112,16 @@ class RunContext:
         return self.has_galaxies and self.config.restore.at_galaxies
 
     @property
+    def wants_prior(self) -> bool:
+        """Whether restored galaxies share a prior that some exposures teach."""
+        learnt = self.restore_settings.mode == "learnt"
+        return self.wants_restoration and learnt and self.config.restore.learn_exposures > 0
+
+    @property
     def restored_grid(self) -> PixelGrid:
         """The grid of restored galaxies and of the PSFs they are restored with."""
         shape = self.sizes["galaxies.restored_y"], self.sizes["galaxies.restored_x"]
-        return PixelGrid(
-            shape=shape, oversampling=getattr(self.restore_settings, "oversampling", 1)
-        )
+        return PixelGrid(shape=shape, oversampling=_fine(self.restore_settings))
 
     @classmethod
     def build(cls, config: RunConfig, instrument: Instrument | None = None) -> Self:
@@ -211,6 +216,7 @@ def _sizes(
     n_exposures, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
     sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": n_stars}
     sizes |= {"y": rows, "x": columns}
+    sizes["prior.sum"] = N_SUMS
     if "galaxies/image" in root:
         *_, n_galaxies, height, width = array_of(root, "galaxies/image").shape
         scale, side = config.psf.oversampling, config.psf.size

@@ -29,11 +29,12 @@ from psfscale.pipeline.executor import (
     Parcel,
     summary,
 )
+from psfscale.pipeline.frontier import Frontier
 from psfscale.pipeline.ledger.books import STRIDE, Books
 from psfscale.pipeline.ledger.journal import History, begun_units, note_death, read_history
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
-from psfscale.pipeline.plan import Frontier, Plan, Todo
+from psfscale.pipeline.plan import Plan, Todo
 from psfscale.pipeline.unit import Reason, Task, overdue, quarantine
 from psfscale.pipeline.watch import blame_overdue, require_success
 
@@ -47,8 +48,6 @@ WAIT = 0.5
 """Longest single wait for an outcome [s]: how soon an interruption is seen."""
 GRACE = 60.0
 """Beyond the longest time of a unit, how long the driver waits without any outcome [s]."""
-
-
 WAITS_BEFORE_BLAME = 10
 """Processes that died before a unit in them began, after which it is blamed all the same."""
 SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
@@ -126,6 +125,8 @@ class Driver:
         frontier = Frontier(plan)
         self._stale = (plan.why > 0) & (plan.known.fingerprints > 0)
         self._stages = plan.wanted.stages
+        if plan.gathers_anew:  # what others did with the old results must not pass for done
+            self._strike_out(0, len(self._stale))
         self._histories = begun_units(self.run)
         lost = 0
         try:
@@ -237,14 +238,13 @@ class Driver:
         share = n_left / (4 * executor.window * len(self._stages))
         return int(max(1, min(wanted, share, PARCEL_EXPOSURES)))
 
-    def _strike_out(self, exposure: int) -> None:
-        """Strike what is about to change out of the books, many exposures at a time."""
-        if self._stale[exposure].any():
+    def _strike_out(self, first: int, n: int = STRIDE) -> None:
+        """Strike what is about to change in `n` exposures out of the books."""
+        found = np.argwhere(self._stale[first : first + n]).tolist()
+        if found:
             self._require_lease()
-            rows = slice(exposure, exposure + STRIDE)
-            found = np.argwhere(self._stale[rows]).tolist()
-            self.books.strike_out([(self._stages[k], exposure + i) for i, k in found])
-            self._stale[rows] = False
+            self.books.strike_out([(self._stages[k], first + i) for i, k in found])
+            self._stale[first : first + n] = False
 
     def _task(self, item: Todo) -> Task:
         key = item.unit.key
@@ -259,6 +259,7 @@ class Driver:
             attempt=attempt,
             lease=self.lease.token,
             keep=item.keep,
+            sample=item.sample,
             alone=history.alone,
             timeout=self.limits.unit_timeout,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
-from heapq import heappop, heappush
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,12 +19,19 @@ from psfscale.config import fingerprint
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.ledger.books import Known, code, read_known
 from psfscale.pipeline.ledger.marker import Key
-from psfscale.pipeline.stages import DECLARED, NEEDS, STAGE_NAMES, VERSIONS, settings_of
+from psfscale.pipeline.stages import (
+    DECLARED,
+    GATHERS,
+    NEEDS,
+    STAGE_NAMES,
+    VERSIONS,
+    settings_of,
+)
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import zarr
 
@@ -74,11 +81,13 @@ class Todo:
     why : ``missing``: never finished; ``changed``: finished under other settings, input or
         code; ``failed``: some of its CCDs failed and are tried again
     keep : states of all CCDs where only the failed ones are tried, else empty
+    sample : exposures whose results it gathers
     """
 
     unit: Unit
     why: Why
     keep: tuple[int, ...] = ()
+    sample: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,13 +107,18 @@ class Wanted:
     fingerprints: np.ndarray
     n_incomplete: int = 0
 
+    def sample(self, k: int) -> tuple[int, ...]:
+        """Exposures whose results the stage number `k` gathers."""
+        rows = (self.fingerprints[:, gathered(self.stages, k)] > 0).any(axis=1)
+        return tuple(np.flatnonzero(rows).tolist())
+
     def unit(self, exposure: int, k: int) -> Unit:
         """The unit of an exposure and of the stage number `k`."""
         return Unit(
             stage=self.stages[k],
             exposure=exposure,
             exposure_id=str(self.ids[exposure]),
-            fingerprint=f"{int(self.fingerprints[exposure, k]):0{DIGITS}x}",
+            fingerprint=_digits(self.fingerprints[exposure, [k]])[0],
         )
 
 
@@ -154,7 +168,20 @@ class Plan:
         why = _Why(int(self.why[exposure, k]))
         keep = self.known.states[exposure, :, k].tolist() if why is _Why.failed else ()
         name: Why = why.name  # type: ignore[assignment]
-        return Todo(unit=self.wanted.unit(exposure, k), why=name, keep=tuple(keep))
+        return Todo(
+            unit=self.wanted.unit(exposure, k), why=name, keep=tuple(keep), sample=self._samples[k]
+        )
+
+    @property
+    def gathers_anew(self) -> bool:
+        """Whether a unit is to run whose results other exposures gather."""
+        stages = self.wanted.stages
+        columns = [g for k in range(len(stages)) for g in gathered(stages, k)]
+        return bool((self.why[:, columns] > 0).any())
+
+    @cached_property
+    def _samples(self) -> list[tuple[int, ...]]:
+        return [self.wanted.sample(k) for k in range(len(self.wanted.stages))]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Per stage: units ``wanted``, ``done`` and to run, by reason."""
@@ -224,11 +251,16 @@ def wanted_units(context: RunContext) -> Wanted:
     present = _present(root, context, len(chosen))
     roots = {name: _root_fingerprint(name, context) for name in STAGE_NAMES}
     table = np.zeros((len(chosen), len(STAGE_NAMES)), np.uint64)
-    for exposure in np.flatnonzero(chosen).tolist():
-        names = [name for name, here in present.items() if here[exposure]]
-        identity = str(ids[exposure]), str(content[exposure])
-        prints = _fingerprints(identity, names, roots)
-        table[exposure] = [code(prints[n]) if n in prints else 0 for n in STAGE_NAMES]
+    for k, name in enumerate(STAGE_NAMES):
+        here = present.get(name, np.zeros_like(chosen)) & chosen
+        if DECLARED[name].sampled:
+            here &= here.cumsum() <= context.config.restore.learn_exposures
+        needs = [STAGE_NAMES.index(need) for need in NEEDS[name]]
+        shared = [_digits(table[table[:, g] > 0, g]) for g in gathered(STAGE_NAMES, k)]
+        for exposure in np.flatnonzero(here).tolist():
+            upstream = [*_digits(table[exposure, needs]), *filter(None, shared)]
+            identity = str(ids[exposure]), str(content[exposure])
+            table[exposure, k] = code(fingerprint(roots[name], *identity, upstream)[:DIGITS])
     return Wanted(
         stages=STAGE_NAMES, ids=ids, fingerprints=table, n_incomplete=int((~chosen).sum())
     )
@@ -251,15 +283,13 @@ def _root_fingerprint(name: str, context: RunContext) -> str:
     return fingerprint(name, VERSIONS[name], settings_of(name, context), instrument)
 
 
-def _fingerprints(
-    identity: tuple[str, str], names: Sequence[str], roots: Mapping[str, str]
-) -> dict[str, str]:
-    """Of the units of one exposure; `identity` is its id and the digest of its content."""
-    found: dict[str, str] = {}
-    for name in names:
-        upstream = [found[need] for need in NEEDS[name]]
-        found[name] = fingerprint(roots[name], *identity, upstream)[:DIGITS]
-    return found
+def _digits(codes: np.ndarray) -> list[str]:
+    return [f"{int(one):0{DIGITS}x}" for one in codes]
+
+
+def gathered(stages: Sequence[str], k: int) -> list[int]:
+    """Numbers of the stages that the stage number `k` gathers."""
+    return [stages.index(name) for name in GATHERS[stages[k]] if name in stages]
 
 
 def downstream(stage: str) -> list[str]:
@@ -281,6 +311,7 @@ def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
         for need in needs:
             rerun |= (need == _Why.missing) | (need == _Why.changed)
             retried |= need == _Why.failed
+        rerun |= bool((why[:, gathered(wanted.stages, k)] > 0).any())
         done = known.fingerprints[:, k]
         if retry_failed:
             retried |= (known.states[..., k] == UnitState.QUARANTINED).any(axis=1)
@@ -289,67 +320,3 @@ def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
         why[done == 0, k] = _Why.missing
         why[wanted.fingerprints[:, k] == 0, k] = 0
     return Plan(wanted=wanted, known=known, why=why)
-
-
-class Frontier:
-    """Which of the units to do may run now: those that need nothing unfinished.
-
-    Exposures go in order, and an exposure is finished before a later one is begun, so that
-    products become whole early and the inputs of a stage are still warm. Units of an exposure
-    that need only one another are handed out together, to be run one after the other.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._stages = plan.wanted.stages
-        self._left = plan.why > 0
-        self._flying = np.zeros(self._left.shape, bool)
-        self._n_left = int(self._left.sum())
-        self._next = 0
-        self._again: list[int] = []
-
-    def __len__(self) -> int:
-        """Units not finished yet."""
-        return self._n_left
-
-    def take(self) -> list[Todo]:
-        """Units of the next exposure that may run, in order; none where all such are taken."""
-        while (exposure := self._next_exposure()) is not None:
-            chosen = self._ready(exposure)
-            if chosen:
-                self._flying[exposure, chosen] = True
-                return [self._plan.item(exposure, k) for k in chosen]
-        return []
-
-    def give_back(self, key: Key) -> None:
-        """A unit that was taken is to run again."""
-        self._flying[key[1], self._stages.index(key[0])] = False
-        heappush(self._again, key[1])
-
-    def finish(self, key: Key) -> None:
-        """A unit that was taken is finished; those that waited for it alone may run."""
-        place = key[1], self._stages.index(key[0])
-        self._left[place] = self._flying[place] = False
-        self._n_left -= 1
-        if (self._left[key[1]] & ~self._flying[key[1]]).any():
-            heappush(self._again, key[1])
-
-    def _next_exposure(self) -> int | None:
-        if self._again:
-            return heappop(self._again)
-        n = len(self._left)
-        while self._next < n and not self._left[self._next].any():
-            self._next += 1
-        if self._next == n:
-            return None
-        self._next += 1
-        return self._next - 1
-
-    def _ready(self, exposure: int) -> list[int]:
-        left, flying = self._left[exposure], self._flying[exposure]
-        chosen: list[int] = []
-        for k in np.flatnonzero(left & ~flying).tolist():
-            needs = [self._stages.index(need) for need in NEEDS[self._stages[k]]]
-            if all(not left[need] or need in chosen for need in needs):
-                chosen.append(k)
-        return chosen

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import FieldPoints, ObjectFlag, Role
-from psfscale.pipeline.ccd import extrapolation, group_of, pad, stored_model
+from psfscale.arrays import ObjectFlag, Role
+from psfscale.pipeline.ccd import extrapolation, group_of, pad, restoring_psfs, seen_galaxies
+from psfscale.pipeline.learning import shared_prior
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from psfscale.deconvolve.stack import Restoration
     from psfscale.pipeline.context import RunContext
+
+BLOCK = 512
+"""Galaxies restored in one call where each is by itself: bounds the memory of a full CCD."""
 
 
 def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
@@ -29,16 +31,14 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     """
     galaxies = group_of(ccd, "galaxies")
     there = galaxies["role"].values != Role.EMPTY
-    seen = (galaxies["weight"].values > 0).any(axis=(1, 2))
-    chosen, n = np.flatnonzero(there & seen), galaxies.sizes["galaxy"]
-    flags = np.where(there & ~seen, int(ObjectFlag.MASKED), 0).astype(np.uint32)
+    chosen, n = seen_galaxies(galaxies), galaxies.sizes["galaxy"]
+    flags = np.where(there, int(ObjectFlag.MASKED), 0).astype(np.uint32)
     x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
-    flags[chosen] |= extrapolation(ccd, x, y)
+    flags[chosen] = extrapolation(ccd, x, y)
     empty = np.full((0, *context.restored_grid.shape), np.nan, np.float32)
     found: dict[str, np.ndarray] = {"image": empty, "error": empty, "chi2": empty[:, 0, 0]}
     if chosen.size:
-        psf = stored_model(ccd, context).predict(FieldPoints(x=x, y=y), context.restored_grid)
-        result = _restored(galaxies, chosen, psf, context)
+        result = _restored(ccd, chosen, context)
         found = {"image": result.image.numpy(), "chi2": result.chi2.numpy()}
         unknown = np.full_like(found["image"], np.nan)
         found["error"] = unknown if result.error is None else result.error.numpy()
@@ -56,15 +56,26 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     )
 
 
-def _restored(
-    galaxies: xr.Dataset, chosen: np.ndarray, psf: Tensor, context: RunContext
-) -> Restoration:
-    """Some galaxies without their PSFs, by the settings of the run."""
-    from psfscale.deconvolve.restore import deconvolve
+def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Restoration:
+    """Some galaxies without their PSFs, by the settings and the prior of the run.
 
-    return deconvolve(
-        galaxies["image"].values[chosen],
-        psf,
-        weight=galaxies["weight"].values[chosen],
-        settings=context.restore_settings,
+    With a prior of the run galaxies are independent, and go a block at a time.
+    """
+    from psfscale.deconvolve.restore import deconvolve
+    from psfscale.deconvolve.stack import join
+
+    galaxies = group_of(ccd, "galaxies")
+    prior = shared_prior(ccd["prior/sums"].values) if "prior/sums" in ccd else None
+    size = len(chosen) if prior is None else BLOCK
+    return join(
+        [
+            deconvolve(
+                galaxies["image"].values[block],
+                restoring_psfs(ccd, block, context),
+                weight=galaxies["weight"].values[block],
+                prior=prior,
+                settings=context.restore_settings,
+            )
+            for block in (chosen[i : i + size] for i in range(0, len(chosen), size))
+        ]
     )

@@ -10,9 +10,7 @@ and writes no file and knows no cluster, so it runs in a test or a notebook:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -20,78 +18,18 @@ import xarray as xr
 from psfscale.arrays import FieldPoints, ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError, PsfCheckError
 from psfscale.pipeline.ccd import extrapolation, group_of, pad, stored_model
+from psfscale.pipeline.declare import Declared, Input, Stage
+from psfscale.pipeline.learning import learn_galaxies, sample_galaxies
 from psfscale.pipeline.restoration import restore_galaxies
 from psfscale.store.models import run_specs
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from psfscale.models.base import PsfModel
     from psfscale.pipeline.context import RunContext
 
 PREDICT_BLOCK = 512
 """PSFs drawn in one call of a model: bounds the memory of a CCD with many galaxies."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input:
-    """One array that a stage reads: its path, and in which store it lies."""
-
-    path: str
-    store: Literal["survey", "run"] = "survey"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step from stars to products, as declared to the runner.
-
-    Attributes
-    ----------
-    name : its key in `DECLARED`
-    version : counts changes of the code that change results; part of the fingerprint
-    needs : stages whose results on the same CCD it reads
-    run : the function
-    inputs : arrays it reads
-    outputs : arrays it returns
-    settings : all that it depends on beside its inputs; part of the fingerprint
-    objects : the array of roles that says whether a CCD has anything to do
-    missing : the array of flags that tells its objects that a CCD has no result
-    resources : of a worker that can run it
-    """
-
-    name: str
-    version: int
-    needs: tuple[str, ...]
-    run: Callable[[xr.Dataset, RunContext], xr.Dataset]
-    inputs: tuple[Input, ...]
-    outputs: tuple[ArraySpec, ...]
-    settings: Mapping[str, Any]
-    objects: str
-    missing: str
-    resources: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Declared:
-    """What the plan knows of a stage; an entry of `DECLARED` is all that adds one to a run.
-
-    Attributes
-    ----------
-    version : counts changes of the code that change results; part of the fingerprint
-    build : the stage, from the context and the arrays of the model's state
-    settings : the part of the configuration that it depends on, JSON-able; in the fingerprint
-    needs : stages whose results on the same CCD it reads
-    objects : whose it is; exposures without any are left out
-    wanted : whether a run of this context has it
-    """
-
-    version: int
-    build: Callable[[RunContext, tuple[ArraySpec, ...]], Stage]
-    settings: Callable[[RunContext], dict[str, Any]]
-    needs: tuple[str, ...] = ()
-    objects: Literal["stars", "galaxies"] = "stars"
-    wanted: Callable[[RunContext], bool] = lambda _: True
 
 
 def settings_of(name: str, context: RunContext) -> dict[str, Any]:
@@ -125,12 +63,19 @@ def _psf_settings(context: RunContext) -> dict[str, Any]:
     }
 
 
+def _learn_settings(context: RunContext) -> dict[str, Any]:
+    """Of the restoration, what bears on the fits that a prior is learnt from."""
+    names = {"oversampling", "resolution", "n_learn", "n_rounds"}
+    return context.restore_settings.learnt.model_dump(include=names)
+
+
 def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
     outputs = tuple(spec for spec in RUN_SCHEMA if spec.stage == name)
     return Stage(
         name=name,
         version=VERSIONS[name],
         needs=NEEDS[name],
+        gathers=GATHERS[name],
         settings=settings_of(name, context),
         outputs=(*outputs, *rest.pop("more_outputs", ())),
         **rest,
@@ -177,19 +122,47 @@ def _psf_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
     )
 
 
+def _galaxy_inputs(model: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
+    return (*_survey("galaxies", "image", "weight", "x", "y", "role"), *_stored(model))
+
+
 def _restore_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    shared = Input(path="prior/sums", store="run", gathered=True)
     return _declare(
         "restore",
         context,
         run=restore_galaxies,
         inputs=(
-            *_survey("galaxies", "image", "weight", "x", "y", "role"),
+            *_galaxy_inputs(model),
             *_survey("stars", "x", "y", "role"),
             _FIT_FLAGS,
-            *_stored(model),
+            *((shared,) if context.wants_prior else ()),
         ),
         objects="galaxies/role",
         missing="galaxies/restored_flags",
+    )
+
+
+def _sample_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    return _declare(
+        "sample",
+        context,
+        run=sample_galaxies,
+        inputs=_galaxy_inputs(model),
+        objects="galaxies/role",
+        missing="",
+    )
+
+
+def _learn_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+    first = Input(path="prior/sample_sums", store="run", gathered=True)
+    return _declare(
+        "learn",
+        context,
+        run=learn_galaxies,
+        inputs=(*_galaxy_inputs(model), first),
+        objects="galaxies/role",
+        missing="",
     )
 
 
@@ -331,11 +304,31 @@ DECLARED: dict[str, Declared] = {
         settings=lambda context: context.config.metrics.model_dump(),
         needs=("fit",),
     ),
-    "restore": Declared(
+    "sample": Declared(
         version=1,
+        build=_sample_stage,
+        settings=_learn_settings,
+        needs=("fit",),
+        sampled=True,
+        objects="galaxies",
+        wanted=lambda context: context.wants_prior,
+    ),
+    "learn": Declared(
+        version=1,
+        build=_learn_stage,
+        settings=_learn_settings,
+        needs=("fit",),
+        gathers=("sample",),
+        sampled=True,
+        objects="galaxies",
+        wanted=lambda context: context.wants_prior,
+    ),
+    "restore": Declared(
+        version=2,
         build=_restore_stage,
         settings=lambda context: context.restore_settings.model_dump(mode="json"),
         needs=("fit",),
+        gathers=("learn",),
         objects="galaxies",
         wanted=lambda context: context.wants_restoration,
     ),
@@ -345,3 +338,4 @@ DECLARED: dict[str, Declared] = {
 STAGE_NAMES = tuple(DECLARED)
 VERSIONS = {name: declared.version for name, declared in DECLARED.items()}
 NEEDS = {name: declared.needs for name, declared in DECLARED.items()}
+GATHERS = {name: declared.gathers for name, declared in DECLARED.items()}

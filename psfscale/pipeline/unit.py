@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ class Task:
     attempt : 1 for the first
     lease : token of the driver that asks
     keep : states of the CCDs where only failed ones are tried again, else empty
+    sample : exposures whose results the stage gathers
     alone : run it in a process of its own
     timeout : longest it may take [s]
     """
@@ -91,6 +93,7 @@ class Task:
     attempt: int
     lease: str
     keep: tuple[int, ...] = ()
+    sample: tuple[int, ...] = ()
     alone: bool = False
     timeout: float | None = None
 
@@ -160,7 +163,8 @@ def _cause(code: int) -> str:
 def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
     run, meter = Path(task.run), Meter()
     session = session_of(run, task.lease)
-    reader = ExposureReader(session.stages[task.stage], session, task.exposure)
+    stage = session.stages[task.stage]
+    reader = ExposureReader(stage, session, task.exposure, sample=task.sample)
     note_start(run, task.key, attempt=task.attempt, lease=task.lease)
     writer = ExposureWriter(reader.stage, session, task.exposure, keep=bool(task.keep))
     states, failures = _map_ccds(task, reader, writer, meter, stop)
@@ -214,6 +218,8 @@ def _map_ccds(
 ) -> tuple[list[int], list[Failure]]:
     session = reader.session
     upstream = [_states_of(session, (need, task.exposure)) for need in reader.stage.needs]
+    for key in product(reader.stage.gathers, task.sample):
+        _states_of(session, key)  # that their products are to be seen
     states: list[int] = []
     failures: list[Failure] = []
     for ccd in range(session.context.sizes["ccd"]):
@@ -314,7 +320,8 @@ def _main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     faulthandler.enable()
     content = json.loads(sys.argv[1])
-    task = Task(**{**content, "keep": tuple(content["keep"])})
+    lists = {name: tuple(content[name]) for name in ("keep", "sample")}
+    task = Task(**{**content, **lists})
     prepare(task)
     try:
         with alarm(task):

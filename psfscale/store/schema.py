@@ -337,6 +337,26 @@ def _restorations() -> Iterable[ArraySpec]:
     yield _flags("galaxies/restored_flags", at, "bits set by the restoration", **packed)
 
 
+def _prior() -> Iterable[ArraySpec]:
+    at = "exposure ccd sum"
+    yield _spec(
+        "prior/sample_sums",
+        at,
+        "f8",
+        "1",
+        "what sampled galaxies tell of all, under a prior of the CCD's own",
+        stage="sample",
+    )
+    yield _spec(
+        "prior/sums",
+        at,
+        "f8",
+        "1",
+        "what sampled galaxies tell of all, under the prior of all samples",
+        stage="learn",
+    )
+
+
 RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *AXES,
     _spec("stage", "stage", "str", "", "stage of the run", owner="driver", stage="driver"),
@@ -356,6 +376,7 @@ RUN_SCHEMA: tuple[ArraySpec, ...] = (
         attributes=_STATES,
     ),
     *GALAXY_PRODUCTS,
+    *_prior(),
     *_restorations(),
 )
 """Arrays of a run store; the models' own arrays come on top, in ``models/<name>``, and

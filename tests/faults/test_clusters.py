@@ -95,6 +95,15 @@ class Finished:
     status = "finished"
 
 
+def test_restored_galaxies__do_not_depend_on_the_number_of_workers(survey) -> None:
+    restore = {"at_galaxies": True, "learn_exposures": 3, "settings": {"learnt": {"n_rounds": 1}}}
+    serial = toy.make_config(survey, restore=restore)
+    assert run(serial, serial=True, observers=[]).exit_code == 0
+    spread = toy.make_config(survey, restore=restore, output=survey / "spread.zarr")
+    assert run(spread, cluster=LocalProfile(workers=2), observers=[]).exit_code == 0
+    toy.require_same_arrays(serial.output, spread.output)
+
+
 def test_finished_parcel__of_which_nobody_tells_is_known_by_its_markers(
     survey, monkeypatch
 ) -> None:

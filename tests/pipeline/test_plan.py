@@ -7,8 +7,9 @@ import toy
 from psfscale.arrays import UnitState
 from psfscale.errors import ConfigError, StoreError
 from psfscale.pipeline import plan_run, run
+from psfscale.pipeline.frontier import Frontier
 from psfscale.pipeline.ledger.books import Known
-from psfscale.pipeline.plan import Frontier, Plan, Wanted, remaining
+from psfscale.pipeline.plan import Plan, Wanted, remaining
 
 DONE, FAILED, BLOCKED = UnitState.DONE, UnitState.QUARANTINED, UnitState.BLOCKED
 NOW, THEN = 7, 5
@@ -102,6 +103,61 @@ def test_frontier__frees_a_unit_when_its_own_needs_are_done_and_no_later() -> No
 def test_frontier__does_not_wait_for_units_done_before() -> None:
     frontier = Frontier(plan_of(1, all_but=("fit", "psf")))
     assert keys(frontier.take()) == [("metrics", 0)]
+
+
+SHARED = ("fit", "sample", "learn", "restore")
+
+
+def shared_wanted(n_exposures: int = 3, n_sampled: int = 2) -> Wanted:
+    """The first are sampled; `learn` gathers `sample`, `restore` gathers `learn`."""
+    prints = np.full((n_exposures, len(SHARED)), NOW, np.uint64)
+    prints[n_sampled:, 1:3] = 0
+    ids = np.array([f"exp-{i}" for i in range(n_exposures)])
+    return Wanted(stages=SHARED, ids=ids, fingerprints=prints)
+
+
+def test_frontier__holds_back_what_gathers_until_the_whole_sample_is_done() -> None:
+    nothing = Known.nothing(3, 2, len(SHARED))
+    frontier = Frontier(remaining(shared_wanted(), nothing, retry_failed=False))
+    first, second, third = (frontier.take() for _ in range(3))
+    assert keys(first) == [("fit", 0), ("sample", 0)]
+    assert keys(third) == [("fit", 2)]  # does not wait for the sample
+    for item in (*first, *third, second[0]):
+        frontier.finish(item.unit.key)
+    assert frontier.take() == []
+    frontier.finish(("sample", 1))
+    learning = [frontier.take(), frontier.take()]
+    assert [keys(items) for items in learning] == [[("learn", 0)], [("learn", 1)]]
+    assert learning[0][0].sample == (0, 1)
+    frontier.finish(("learn", 1))
+    assert frontier.take() == []
+    frontier.finish(("learn", 0))
+    restoring = [frontier.take() for _ in range(3)]
+    assert [keys(items) for items in restoring] == [[("restore", i)] for i in range(3)]
+    assert restoring[2][0].sample == (0, 1)
+
+
+def test_remaining__holds_all_that_gathers_from_a_missing_unit() -> None:
+    done = Known.nothing(3, 2, len(SHARED))
+    done.fingerprints[...] = shared_wanted().fingerprints
+    assert not list(remaining(shared_wanted(), done, retry_failed=False).todo)
+    done.fingerprints[1, SHARED.index("sample")] = 0
+    plan = remaining(shared_wanted(), done, retry_failed=False)
+    assert plan.gathers_anew
+    assert {t.unit.key: t.why for t in plan.todo} == {
+        ("sample", 1): "missing",
+        **{("learn", i): "changed" for i in range(2)},
+        **{("restore", i): "changed" for i in range(3)},
+    }
+
+
+def test_plan_run__samples_the_first_exposures_that_hold_galaxies(survey) -> None:
+    toy.append_exposure(survey / "survey.zarr")
+    toy.open_root(survey / "survey.zarr", mode="r+")["exposures/n_galaxies"][0] = 0
+    restore = {"at_galaxies": True, "learn_exposures": 1}
+    plan = plan_run(toy.make_config(survey, restore=restore))
+    found = {t.unit.key for t in plan.todo if t.unit.stage in ("sample", "learn", "restore")}
+    assert found == {("sample", 1), ("learn", 1), ("restore", 1), ("restore", 2)}
 
 
 def test_plan_run__is_deterministic_and_writes_nothing(survey) -> None:

@@ -7,9 +7,12 @@ import xarray as xr
 
 import psfscale
 from psfscale.arrays import ObjectFlag, Role
+from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.errors import ConfigError
-from psfscale.pipeline import plan_run, run
-from psfscale.pipeline.context import RunContext
+from psfscale.pipeline import plan_run, restoration, run
+from psfscale.pipeline.ccd import restoring_psfs
+from psfscale.pipeline.context import RunContext, read_context
+from psfscale.pipeline.learning import shared_prior
 from psfscale.pipeline.stages import stages_of
 from psfscale.pipeline.storage.exposure import ExposureReader
 from psfscale.pipeline.storage.session import Session
@@ -54,6 +57,7 @@ def test_restore__returns_the_galaxies_flux_without_the_psf(survey, settings, bi
 def test_restore__keeps_the_flux_on_a_finer_grid(survey) -> None:
     settings = {"learnt": {"n_rounds": 1, "oversampling": 2}}
     context = RunContext.build(restoring(survey, settings=settings))
+    assert context.restored_grid.oversampling == 2
     ccd = one_ccd(context)
     result = stages_of(context)["restore"].run(ccd, context)
     assert result["galaxies/restored"].shape[1:] == (2 * toy.SIDE, 2 * toy.SIDE)
@@ -79,6 +83,59 @@ def test_run__restores_without_fitting_again_when_only_the_restoration_changes(s
     assert np.isfinite(tree.galaxies(exposure="exp-0", ccd=1)["restored_flux"]).all()
     changed = restoring(survey, settings={"mode": "sparse", "n_iter": 5})
     assert {todo.unit.stage for todo in plan_run(changed).todo} == {"restore"}
+
+
+def test_run__restores_all_exposures_by_the_prior_that_the_first_ones_teach(survey) -> None:
+    toy.append_exposure(survey / "survey.zarr")
+    settings = {"learnt": {"n_rounds": 1}}
+    config = restoring(survey, settings=settings, learn_exposures=2)
+    assert run(config, serial=True).exit_code == 0
+    sums = toy.run_arrays(config.output)["prior/sums"]
+    assert np.isfinite(sums[:2]).all()
+    assert np.isnan(sums[2]).all()
+    prior = shared_prior(sums)
+    assert prior.n_galaxies > 15  # of 2 exposures, 2 CCDs, 5 galaxies each
+    context = read_context(config.output)
+    stage = stages_of(context)["restore"]
+    reader = ExposureReader(stage, Session(context), 2, sample=(0, 1))
+    galaxies = reader.ccd(1)
+    found = psfscale.deconvolve(
+        galaxies["galaxies/image"].values[:5],
+        restoring_psfs(galaxies, np.arange(5), context),
+        weight=galaxies["galaxies/weight"].values[:5],
+        prior=prior,
+    )
+    stored = psfscale.open_run(config.output).galaxies(exposure="exp-2", ccd=2)["restored"]
+    np.testing.assert_array_equal(stored.values[:5], found.image.numpy())
+
+
+def test_restore__does_not_depend_on_the_blocks_of_a_ccd(survey, monkeypatch) -> None:
+    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    ccd = one_ccd(context)
+    sums = stages_of(context)["sample"].run(ccd, context)["prior/sample_sums"].values
+    ccd = ccd.assign({"prior/sums": (("a", "b", "c"), sums[None, None])})
+    whole = stages_of(context)["restore"].run(ccd, context)
+    monkeypatch.setattr(restoration, "BLOCK", 2)
+    parts = stages_of(context)["restore"].run(ccd, context)
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_shared_prior__leaves_out_ccds_without_sums() -> None:
+    sums = np.full((2, 3, N_SUMS), np.nan)
+    assert shared_prior(sums) is None
+    sums[1, 2] = 1.0
+    sums[0, 1] = 3.0
+    assert shared_prior(sums).n_galaxies == 4.0
+
+
+def test_run__learns_anew_what_others_gather_when_a_sampled_exposure_changes(survey) -> None:
+    config = restoring(survey, settings={"learnt": {"n_rounds": 1}}, learn_exposures=1)
+    assert run(config, serial=True).exit_code == 0
+    toy.seal(survey / "survey.zarr", 0, "another content")
+    found = {(todo.unit.stage, todo.unit.exposure) for todo in plan_run(config).todo}
+    assert {("sample", 0), ("learn", 0), ("restore", 0), ("restore", 1)} <= found
+    assert ("fit", 1) not in found
 
 
 def test_run__draws_no_restored_arrays_unless_asked(survey) -> None:

@@ -139,8 +139,13 @@ class ProfileFit:
         fractions = self.prior.mean[:-1] + self.z[:, self.layout.modes] @ self.prior.modes.T
         return torch.cat([fractions, self.z[:, self.layout.log_size, None]], 1)
 
-    def sums(self) -> ProfileSums:
-        """What the converged galaxies tell of their population."""
+    def sums(self, log_width: float) -> ProfileSums:
+        """What the converged galaxies tell of their population.
+
+        Parameters
+        ----------
+        log_width : of their PSFs [ln pixel]
+        """
         v = self.population_vector()[self.converged]
         spread = self.covariance[self.converged]
         where, n = self.layout, self.layout.n_modes
@@ -157,6 +162,7 @@ class ProfileFit:
             second=(v.T @ v + noise).cpu(),
             ellipticity=float((e**2).sum() + diagonal[where.ellipticity].sum()) / 2,
             centre=float((centre**2).sum() + diagonal[where.centre].sum()) / 2,
+            log_width=len(v) * log_width,
         )
 
     @property

@@ -17,12 +17,21 @@ from psfscale.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jaxtyping import Int
     from numpy.typing import ArrayLike
     from torch import Tensor
 
     from psfscale.deconvolve.stack import GalaxyStack
 
-__all__ = ["contribution", "deconvolve", "first_prior", "learn_prior", "restore_by_own_prior"]
+__all__ = [
+    "contribution",
+    "deconvolve",
+    "first_prior",
+    "learn_prior",
+    "learn_sums",
+    "restore_by_own_prior",
+    "sample_of",
+]
 
 LATER_STEPS = 3
 """Steps of the fits in each round after the first: they start where the last round ended."""
@@ -30,9 +39,13 @@ LATER_STEPS = 3
 
 def first_prior(stack: GalaxyStack, settings: LearntSettings) -> Prior:
     """What is believed before any galaxy is seen: that they are about as large as the PSF."""
+    return vague_prior(_log_width(stack, settings))
+
+
+def _log_width(stack: GalaxyStack, settings: LearntSettings) -> float:
+    """Ln width of the Gaussian that is as sharp as the stack's median PSF [ln pixel]."""
     area = 1 / (stack.psf.double() ** 2).sum((1, 2)).median()
-    width = math.sqrt(float(area) / (4 * math.pi)) / settings.oversampling
-    return vague_prior(math.log(width))
+    return math.log(math.sqrt(float(area) / (4 * math.pi)) / settings.oversampling)
 
 
 def contribution(
@@ -64,7 +77,7 @@ def contribution(
         )
         fits.append(look.fit)
     fit = join_fits(fits)
-    return fit.sums(), fit
+    return fit.sums(_log_width(stack, settings)), fit
 
 
 def learn_prior(stacks: Sequence[GalaxyStack], *, settings: LearntSettings | None = None) -> Prior:
@@ -85,9 +98,22 @@ def learn_prior(stacks: Sequence[GalaxyStack], *, settings: LearntSettings | Non
     if not any(len(stack) for stack in stacks):
         msg = "a prior is learnt from at least one galaxy, got none"
         raise InputError(msg)
-    vague = prior = first_prior(stacks[0], settings)
+    total = learn_sums(stacks, settings=settings)
+    return total.prior() if total.count else first_prior(stacks[0], settings)
+
+
+def learn_sums(
+    stacks: Sequence[GalaxyStack], *, settings: LearntSettings, prior: Prior | None = None
+) -> ProfileSums:
+    """The sums of some blocks after ``n_rounds`` rounds, the first of them under `prior`.
+
+    Parameters
+    ----------
+    prior : None for a vague one
+    """
+    prior = first_prior(stacks[0], settings) if prior is None else prior
     last: list[ProfileFit | None] = [None] * len(stacks)
-    for _ in range(settings.n_rounds):
+    for n in range(settings.n_rounds):
         parts = [
             contribution(stack, prior, settings=settings, last=fit)
             for stack, fit in zip(stacks, last, strict=True)
@@ -96,8 +122,11 @@ def learn_prior(stacks: Sequence[GalaxyStack], *, settings: LearntSettings | Non
         for sums, _ in parts[1:]:
             total = total + sums
         last = [fit for _, fit in parts]
-        prior = total.prior(vague)
-    return prior
+        if not total.count:
+            break
+        if n + 1 < settings.n_rounds:
+            prior = total.prior()
+    return total
 
 
 def deconvolve(
@@ -148,7 +177,12 @@ def deconvolve(
 
 def restore_by_own_prior(stack: GalaxyStack, *, settings: LearntSettings) -> LearntRestoration:
     """Galaxies restored by the prior that a sample of them, evenly spaced, teaches."""
-    n = min(settings.n_learn, len(stack))
-    sample = (torch.arange(n) * len(stack)) // n
+    sample = sample_of(len(stack), settings.n_learn)
     prior = learn_prior([stack.select(sample)], settings=settings)
     return restore(stack, prior, settings=settings)
+
+
+def sample_of(n: int, n_wanted: int) -> Int[Tensor, " object"]:
+    """Indices of some of `n` galaxies, evenly spaced; of all where no fewer are wanted."""
+    m = min(n_wanted, n)
+    return (torch.arange(m) * n) // max(m, 1)

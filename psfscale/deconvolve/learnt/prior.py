@@ -125,6 +125,7 @@ class ProfileSums:
     count : galaxies
     first, second : sums of E[v] and E[v vᵀ]
     ellipticity, centre : sums of E[|e|²]/2 and of E[|centre|²]/2
+    log_width : sum of the PSFs' ln widths [ln pixel]
     """
 
     count: float
@@ -132,17 +133,45 @@ class ProfileSums:
     second: Float[Tensor, "v v"]
     ellipticity: float
     centre: float
+    log_width: float
 
     def __add__(self, other: ProfileSums) -> ProfileSums:
         return ProfileSums(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
 
-    def prior(self, vague: Prior) -> Prior:
-        """The population of highest likelihood for these moments, `vague` counted in."""
-        total = self.count + VAGUE_WEIGHT
+    def vector(self) -> Float[Tensor, " sum"]:
+        """The sums in a row, `psfscale.deconvolve.learnt.settings.N_SUMS` of them."""
+        parts = (getattr(self, f.name) for f in fields(self))
+        return torch.cat([torch.as_tensor(p, dtype=torch.float64).reshape(-1) for p in parts])
+
+    @classmethod
+    def from_vector(cls, vector: Float[Tensor, " sum"]) -> ProfileSums:
+        """The sums whose `vector` this is."""
+        n = len(WIDTHS) + 1
+        ellipticity, centre, log_width = map(float, vector[-3:])
+        return cls(
+            count=float(vector[0]),
+            first=vector[1 : n + 1],
+            second=vector[n + 1 : -3].reshape(n, n),
+            ellipticity=ellipticity,
+            centre=centre,
+            log_width=log_width,
+        )
+
+    def prior(self) -> Prior:
+        """The population of highest likelihood for these moments, a vague one counted in.
+
+        Raises
+        ------
+        InputError
+            There is no galaxy in the sums.
+        """
         if self.count == 0:
-            return vague
+            msg = "a prior is learnt from at least one galaxy, got none"
+            raise InputError(msg)
+        total = self.count + VAGUE_WEIGHT
+        vague = vague_prior(self.log_width / self.count)
         mean = self.first / self.count
         spread = self.second - self.count * torch.outer(mean, mean)
         centred = vague.covariance * VAGUE_WEIGHT

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from psfscale.deconvolve.learnt.settings import N_GAUSSIANS
+
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WIDTHS", "Layout", "ProfileBasis", "shape_matrix"]
 
-WIDTHS = tuple(0.14 * 3 ** (k / 2) for k in range(7))
+WIDTHS = tuple(0.14 * 3 ** (k / 2) for k in range(N_GAUSSIANS))
 """ρ_k. From a seventh to 3.8 times the size: a de Vaucouleurs profile's cusp and wings; the steps
 are fine enough for an exponential's slope."""
 

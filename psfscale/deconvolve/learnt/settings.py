@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["LearntSettings"]
+__all__ = ["N_GAUSSIANS", "N_SUMS", "LearntSettings"]
+
+N_GAUSSIANS = 7
+"""That a profile is made of."""
+N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 4
+"""Numbers in the sums that a prior is learnt from."""
 
 
 class LearntSettings(BaseModel):

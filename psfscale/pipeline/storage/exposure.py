@@ -12,7 +12,7 @@ from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.marker import carry
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.stages import Stage
+    from psfscale.pipeline.declare import Stage
     from psfscale.pipeline.storage.session import Session
     from psfscale.store.objects import StoredArray
     from psfscale.store.packs import Place
@@ -24,10 +24,17 @@ class ExposureReader:
 
     Arrays that are stored by CCD (stamps) are read CCD by CCD; arrays that are stored by
     exposure are read once, when first needed.
+
+    Parameters
+    ----------
+    sample : exposures that gathered inputs are read of
     """
 
-    def __init__(self, stage: Stage, session: Session, exposure: int) -> None:
+    def __init__(
+        self, stage: Stage, session: Session, exposure: int, *, sample: tuple[int, ...] = ()
+    ) -> None:
         self.stage, self.session, self.exposure = stage, session, exposure
+        self.sample = sample
 
     @property
     def exposure_id(self) -> str:
@@ -46,6 +53,9 @@ class ExposureReader:
         """All inputs on one CCD, under their paths; dims other than objects by ``group.dim``."""
         variables = {}
         for source in self.stage.inputs:
+            if source.gathered:
+                variables[source.path] = self._gathered(source.path)
+                continue
             survey = source.store == "survey"
             if survey:
                 values = self._read(self.session.of_survey(source.path), None, ccd)
@@ -54,6 +64,14 @@ class ExposureReader:
             dims = self.session.dims(source.path, survey=survey)
             variables[source.path] = xr.Variable(dims, values, fastpath=True)
         return xr.Dataset(variables)
+
+    def _gathered(self, path: str) -> xr.Variable:
+        """An array of all sampled exposures, with axes exposure and ccd."""
+        stored, _ = self.session.of_run(path)
+        rows = [self.session.read(stored, (exposure,)) for exposure in self.sample]
+        values = np.stack(rows) if rows else np.zeros((0, *stored.shape[1:]))
+        dims = ("sampled_exposure", "sampled_ccd", *self.session.dims(path, survey=False))
+        return xr.Variable(dims, values, fastpath=True)
 
     def _read(self, stored: StoredArray, place: Place | None, ccd: int) -> np.ndarray:
         if stored.shard[1] == 1 and stored.shape[1] > 1:

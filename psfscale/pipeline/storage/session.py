@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
 
-    from psfscale.pipeline.stages import Stage
+    from psfscale.pipeline.declare import Stage
     from psfscale.store.packs import Packing, Place
     from psfscale.store.schema import ArraySpec
 

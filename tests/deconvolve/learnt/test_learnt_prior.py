@@ -7,10 +7,10 @@ import pytest
 import torch
 from learnt_galaxies import gaussian_psf, observed, population
 
-from psfscale.deconvolve.learnt.learn import contribution, first_prior, learn_prior
-from psfscale.deconvolve.learnt.prior import Prior, vague_prior
+from psfscale.deconvolve.learnt.learn import contribution, first_prior, learn_prior, learn_sums
+from psfscale.deconvolve.learnt.prior import Prior, ProfileSums, vague_prior
 from psfscale.deconvolve.learnt.profile import WIDTHS
-from psfscale.deconvolve.learnt.settings import LearntSettings
+from psfscale.deconvolve.learnt.settings import N_SUMS, LearntSettings
 from psfscale.errors import InputError
 
 SETTINGS = LearntSettings(n_rounds=3)
@@ -36,6 +36,34 @@ def test_contribution__adds_up_over_blocks_in_any_order():
     assert total.count == whole.count
     torch.testing.assert_close(total.first, whole.first, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(total.second, whole.second, rtol=1e-5, atol=1e-5)
+
+
+def test_sums__are_the_same_after_a_row_of_numbers():
+    sums, _ = contribution(STACK, first_prior(STACK, SETTINGS), settings=SETTINGS)
+    row = sums.vector()
+    assert len(row) == N_SUMS
+    again = ProfileSums.from_vector(row)
+    assert torch.equal(again.vector(), row)
+    torch.testing.assert_close(again.prior().covariance, sums.prior().covariance)
+
+
+def test_sums__of_no_galaxy_make_no_prior():
+    with pytest.raises(InputError, match="at least one galaxy, got none"):
+        ProfileSums.from_vector(torch.zeros(N_SUMS)).prior()
+
+
+def test_learn_prior__of_samples_learnt_apart_is_that_of_all_together():
+    together = learn_prior([STACK], settings=SETTINGS)
+    apart = [
+        learn_sums([STACK.select(slice(i, i + 12))], settings=SETTINGS) for i in (0, 12, 24, 36)
+    ]
+    pooled = (apart[0] + apart[1] + apart[2] + apart[3]).prior()
+    once = SETTINGS.model_copy(update={"n_rounds": 1})
+    shared = learn_sums([STACK], settings=once, prior=pooled).prior()
+    # Two ways to one maximum: within a third of the population's spread over sqrt(n), n = 48.
+    allowed = float(together.covariance[-1, -1] / 48) ** 0.5 / 3
+    assert float(shared.mean[-1]) == pytest.approx(float(together.mean[-1]), abs=allowed)
+    assert shared.ellipticity == pytest.approx(together.ellipticity, rel=0.1)
 
 
 def test_learn_prior__finds_the_population():
