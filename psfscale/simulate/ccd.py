@@ -81,6 +81,15 @@ class _Scene:
     def unit(self) -> tuple[int, int]:
         return self.exposure, self.ccd
 
+    def photons(self) -> dict[str, np.ndarray | None]:
+        """Photons in each bin at which PSFs are computed, by template; None for a flat one."""
+        spectra = self.survey.spectra
+        if spectra is None:
+            return {"": None}
+        bins = self.recipe.optics.wavelengths
+        table, _ = spectra.table(self.survey.instrument.passband, bins)
+        return {"": None, **dict(zip(spectra.names, table[1:], strict=True))}
+
     def field_position(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Focal-plane position [mm] of pixels of the CCD."""
         detector = self.survey.instrument.detector
@@ -163,9 +172,10 @@ def _draw_objects(
     zernikes = field.zernikes(*scene.field_position(objects.x, objects.y))
     snr = np.zeros(n)
     psf = np.zeros((n, truth.size, truth.size), np.float32) if truth.psf else None
+    photons = scene.photons()
     noise = variance(scene.recipe, scene.survey.instrument.detector)
     for i in range(n):
-        profile = field.profile(zernikes[i])
+        profile = field.profile(zernikes[i], photons[str(objects.spectrum[i])])
         if psf is not None:
             psf[i] = field.effective(profile, oversampling=truth.oversampling, size=truth.size)
         stamp = _stamp(profile, scene, objects, i)
@@ -212,10 +222,14 @@ def _tables(
     catalogue["FLUX"] = objects.flux / gain * (1 + rng.normal(size=n) / drawn.snr)
     catalogue["SNR"] = drawn.snr
     catalogue["FLAGS"] = _flags(objects, mask)
+    if scene.survey.spectra is not None:
+        catalogue["SED"] = objects.spectrum
     truth = names | _sky_columns(wcs, objects.x + 1, objects.y + 1)
     field_x, field_y = scene.field_position(objects.x, objects.y)
     truth |= {"FIELD_X": field_x, "FIELD_Y": field_y, "FLUX": objects.flux / gain}
     truth["ZERNIKES"] = drawn.zernikes
+    if scene.survey.spectra is not None:
+        truth["SED"] = objects.spectrum
     if isinstance(objects, Galaxies):
         truth |= _shapes(objects)
     return ObjectTables(catalogue=catalogue, truth=truth, psf=drawn.psf)

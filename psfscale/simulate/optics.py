@@ -130,17 +130,29 @@ class PsfField:
         )
         return np.asarray(terms @ self._coefficients.T)
 
-    def profile(self, zernikes: Float[np.ndarray, " zernike"]) -> galsim.GSObject:
+    def profile(
+        self,
+        zernikes: Float[np.ndarray, " zernike"],
+        photons: Float[np.ndarray, " wavelength"] | None = None,
+    ) -> galsim.GSObject:
         """The PSF without the pixel, of unit flux, centred as the module says.
+
+        Parameters
+        ----------
+        zernikes : Noll coefficients from index 4 on [µm]
+        photons : in each of the recipe's bins, summing to 1; the same in all if None
 
         Raises
         ------
         ConfigError
             The PSF is so wide that it has no windowed centroid.
         """
-        optics = [self._monochromatic(w, zernikes) for w in self._wavelengths]
+        n = len(self._wavelengths)
+        shares = np.full(n, 1 / n) if photons is None else photons
+        lit = [(w, s) for w, s in zip(self._wavelengths, shares, strict=True) if s > 0]
+        optics = [self._monochromatic(w, zernikes) * s for w, s in lit]
         jitter = galsim.Gaussian(sigma=self._recipe.jitter)
-        psf = galsim.Convolve([galsim.Sum(optics) / len(optics), jitter], gsparams=_GSPARAMS)
+        psf = galsim.Convolve([galsim.Sum(optics), jitter], gsparams=_GSPARAMS)
         x, y = self._centroid(psf)
         return psf.shift(-x, -y)
 

@@ -10,6 +10,8 @@ import numpy as np
 from psfscale.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Float
 
     from psfscale.survey.instrument import Detector
@@ -29,11 +31,13 @@ class Stars:
     ----------
     x, y : (star,) [pixel], 0-based
     flux : (star,) [electron]
+    spectrum : (star,) name of the template, empty for a flat one
     """
 
     x: Float[np.ndarray, " star"]
     y: Float[np.ndarray, " star"]
     flux: Float[np.ndarray, " star"]
+    spectrum: np.ndarray
 
     def __len__(self) -> int:
         return len(self.x)
@@ -50,6 +54,7 @@ class Galaxies:
     sersic : (galaxy,) Sersic index
     half_light_radius : (galaxy,) [arcsec], of the circle with the ellipse's area
     e1, e2 : (galaxy,) distortion, relative to the pixel axes
+    spectrum : (galaxy,) name of the template, empty for a flat one
     """
 
     x: Float[np.ndarray, " galaxy"]
@@ -59,6 +64,7 @@ class Galaxies:
     half_light_radius: Float[np.ndarray, " galaxy"]
     e1: Float[np.ndarray, " galaxy"]
     e2: Float[np.ndarray, " galaxy"]
+    spectrum: np.ndarray
 
     def __len__(self) -> int:
         return len(self.x)
@@ -75,7 +81,7 @@ def draw_stars(rng: np.random.Generator, n: int, *, recipe: SkyRecipe, detector:
     stars = recipe.stars
     x, y = _place(rng, n, "stars", recipe.margin, detector, [(np.empty((0, 2)), stars.separation)])
     flux = _power_law(rng, n, stars.flux_minimum, stars.flux_maximum, stars.slope)
-    return Stars(x=x, y=y, flux=flux)
+    return Stars(x=x, y=y, flux=flux, spectrum=_spectra(rng, n, stars.spectra))
 
 
 def draw_galaxies(
@@ -101,15 +107,25 @@ def draw_galaxies(
         galaxies.half_light_radius_scatter * rng.normal(size=n)
     )
     e1, e2 = _ellipticities(rng, n, galaxies)
+    sersic = rng.choice(kinds, size=n, p=fractions / fractions.sum())
     return Galaxies(
         x=x,
         y=y,
         flux=flux,
-        sersic=rng.choice(kinds, size=n, p=fractions / fractions.sum()),
+        sersic=sersic,
         half_light_radius=np.minimum(radius, galaxies.half_light_radius_maximum),
         e1=e1,
         e2=e2,
+        spectrum=_spectra(rng, n, galaxies.spectra),
     )
+
+
+def _spectra(rng: np.random.Generator, n: int, mix: Mapping[str, float]) -> np.ndarray:
+    """Names of templates, drawn by their shares."""
+    if not mix:
+        return np.full(n, "")
+    share = np.array(list(mix.values()))
+    return rng.choice(list(mix), size=n, p=share / share.sum())
 
 
 def _place(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from psfscale.store.schema import RUN_SCHEMA, SURVEY_SCHEMA
+from psfscale.store.schema import RUN_SCHEMA, SPECTRA_SCHEMA, SURVEY_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +31,9 @@ exposure is a handful of files: `stars/metrics` has an axis `metric` of labels, 
 axis `fit`, and so on. `psfscale.open_run` gives them under their own names and types; plain xarray
 gives `tree["stars"].metrics.sel(metric="e1_star")`, in the type of the pack (flags are whole
 numbers in float32).
+
+`/seds` and `sed_id` stand in survey stores whose survey file has `spectra`; without them all
+spectra are flat.
 """
 
 
@@ -40,7 +43,7 @@ def schema_text(model_arrays: Iterable[ArraySpec] = ()) -> str:
         [
             _HEAD,
             "## Survey store\n",
-            *_tables(SURVEY_SCHEMA),
+            *_tables((*SURVEY_SCHEMA, *SPECTRA_SCHEMA)),
             "## Run store\n",
             *_tables((*RUN_SCHEMA, *model_arrays)),
         ]

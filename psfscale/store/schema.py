@@ -195,6 +195,22 @@ SURVEY_SCHEMA: tuple[ArraySpec, ...] = (
 """Arrays of a survey store; a store without galaxies leaves their group out."""
 
 
+def _spectra() -> Iterable[ArraySpec]:
+    also = {"owner": "driver"}
+    at = "template wavelength"
+    yield _spec("seds/sed", at, "f8", "1", "photons per bin, sum 1; template 0 is flat", **also)
+    yield _spec("seds/wavelength", "wavelength", "f8", "um", "centres of the bins", **also)
+    yield _spec("seds/name", "template", "str", "", "name of the template", **also)
+    for group, at in (("stars", "star"), ("galaxies", "galaxy")):
+        yield _spec(
+            f"{group}/sed_id", f"exposure ccd {at}", "i4", "1", "spectrum: template in /seds"
+        )
+
+
+SPECTRA_SCHEMA: tuple[ArraySpec, ...] = tuple(_spectra())
+"""Arrays of a survey store whose survey file has spectra; without them all spectra are flat."""
+
+
 def _star_results() -> Iterable[ArraySpec]:
     at = "exposure ccd star"
 

@@ -7,13 +7,14 @@ its exposures are simulated. No Python is touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from psfscale.survey.instrument import Instrument, Part
 from psfscale.survey.recipe import IngestRecipe
 from psfscale.survey.sky import SkyRecipe
+from psfscale.survey.spectra import SpectraRecipe
 from psfscale.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -29,7 +30,22 @@ class Survey(Part):
     name: str = Field(description="short name, as in file names")
     instrument: Instrument
     ingest: IngestRecipe
+    spectra: SpectraRecipe | None = Field(
+        default=None, description="spectra that the catalogues name; flat ones if unset"
+    )
     simulate: SkyRecipe | None = Field(default=None, description="the sky to draw, if any")
+
+    @model_validator(mode="after")
+    def _spectra_are_known(self) -> Self:
+        known = () if self.spectra is None else self.spectra.names
+        if self.spectra is not None:
+            self.spectra.table(self.instrument.passband)
+        drawn = () if self.simulate is None else (self.simulate.stars, self.simulate.galaxies)
+        unknown = sorted({name for recipe in drawn for name in recipe.spectra} - set(known))
+        if unknown:
+            msg = f"simulate draws spectra {unknown}, spectra.templates has {list(known)}"
+            raise ValueError(msg)
+        return self
 
 
 def load_survey(path: Path | str, overrides: Sequence[str] = ()) -> Survey:

@@ -129,6 +129,10 @@ class ColumnMap(Part):
     flux: ColumnName | None = Field(default=None, description="flux; NaN if left out")
     snr: ColumnName | None = Field(default=None, description="S/N; from the stamp if left out")
     flags: ColumnName | None = Field(default=None, description="not 0: flagged by the catalogue")
+    sed: ColumnName | None = Field(
+        default=None,
+        description="spectrum: name or number (from 1) of a template; empty or 0: flat",
+    )
 
 
 class Cut(Part):

@@ -20,6 +20,7 @@ from psfscale.survey.quantity import (
 )
 
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class Size(Part):
@@ -61,7 +62,7 @@ class OpticsRecipe(Part):
     )
     jitter: Arcsec = Field(gt=0, description="Gaussian sigma of pointing and diffusion [arcsec]")
     wavelengths: int = Field(
-        ge=1, le=64, description="equal bins of the passband, each with the same photons"
+        ge=1, le=64, description="equal bins of the passband at which PSFs are computed"
     )
     pupil_pixels: int = Field(
         ge=128,
@@ -78,6 +79,9 @@ class StarRecipe(Part):
     flux_maximum: Electron = Field(gt=0, description="brightest star [electron]")
     slope: Pure = Field(description="s of dN/dF ~ F^-s")
     separation: Pixels = Field(ge=0, description="no other object is nearer to a star [pixel]")
+    spectra: dict[str, Share] = Field(
+        default_factory=dict, description="shares of the stars by template; all flat if empty"
+    )
 
 
 class Sersic(Part):
@@ -100,6 +104,9 @@ class GalaxyRecipe(Part):
     ellipticity_maximum: Pure = Field(ge=0, lt=1, description="largest allowed |e|")
     sersic: tuple[Sersic, ...] = Field(min_length=1, description="kinds of galaxy")
     separation: Pixels = Field(ge=0, description="smallest distance of two galaxies [pixel]")
+    spectra: dict[str, Share] = Field(
+        default_factory=dict, description="shares of the galaxies by template; all flat if empty"
+    )
 
 
 class DefectRecipe(Part):
@@ -153,6 +160,9 @@ class SkyRecipe(Part):
                     f"{name}.flux_maximum ({recipe.flux_maximum} electron) must be larger than "
                     f"{name}.flux_minimum ({recipe.flux_minimum} electron)"
                 )
+                raise ValueError(msg)
+            if recipe.spectra and not sum(recipe.spectra.values()):
+                msg = f"all shares of {name}.spectra are 0; leave it out for flat spectra"
                 raise ValueError(msg)
         total = sum(kind.fraction for kind in self.galaxies.sersic)
         if abs(total - 1) > 1e-6:

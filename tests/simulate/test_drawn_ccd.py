@@ -190,3 +190,19 @@ def test_survey__without_a_recipe_is_a_clear_error(tiny: Tiny) -> None:
     survey = tiny().model_copy(update={"simulate": None})
     with pytest.raises(ConfigError, match="'toy' has no `simulate` section"):
         draw_ccd(survey, exposure=0, ccd=1)
+
+
+def test_spectra__make_red_objects_wider_than_blue_ones(tiny) -> None:
+    survey = tiny(
+        *(f"simulate.stars.spectra.{name}=0" for name in "KGF"),
+        "simulate.optics.wavefront_error.value=0",
+        "simulate.optics.exposure_scatter.value=0",
+        "simulate.optics.defocus_scatter.value=0",
+        "simulate.size.stars=6",
+    )
+    drawn = draw_ccd(survey, exposure=0, ccd=1)
+    names = drawn.stars.truth["SED"]
+    np.testing.assert_array_equal(drawn.stars.catalogue["SED"], names)
+    assert set(names) == {"A", "M"}
+    centre = drawn.stars.psf.max(axis=(1, 2))
+    assert centre[names == "A"].min() > 1.05 * centre[names == "M"].max()

@@ -74,7 +74,7 @@ def test_galaxies__too_many_between_the_stars_are_a_clear_error(tiny: Tiny) -> N
     recipe, detector = survey.simulate, survey.instrument.detector
     side = np.arange(12.0, 130, 15)
     x, y = (axis.ravel() for axis in np.meshgrid(side, side))
-    stars = Stars(x=x, y=y, flux=np.ones(len(x)))
+    stars = Stars(x=x, y=y, flux=np.ones(len(x)), spectrum=np.full(len(x), ""))
     rng = np.random.default_rng(0)
     with pytest.raises(ConfigError, match=r"no room for 1 galaxies .* lower the separations"):
         draw_galaxies(rng, 1, recipe=recipe, detector=detector, stars=stars)

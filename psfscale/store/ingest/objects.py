@@ -34,6 +34,7 @@ class Objects:
     flags : bits known from catalogue and pixels
     image : (object, y, x) [electron]; NaN allowed
     weight : (object, y, x) [1/electron²]; 0 where masked
+    sed_id : template of the spectrum, 0 the flat one
     n_not_selected : rows that the recipe's cuts left out
     """
 
@@ -47,6 +48,7 @@ class Objects:
     flags: UInt[np.ndarray, " object"]
     image: Float[np.ndarray, "object y x"]
     weight: Float[np.ndarray, "object y x"]
+    sed_id: Int[np.ndarray, " object"]
     n_not_selected: int = 0
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from psfscale.store.ingest.objects import GROUPS, Kind
 from psfscale.store.ingest.state import locked, owed, write_owed
 from psfscale.store.layout import STATE_DIRECTORY, create_store, grow, open_root
 from psfscale.store.refusal import Refusal
-from psfscale.store.schema import OBJECTS_PER_CHUNK, SURVEY_SCHEMA, ArraySpec
+from psfscale.store.schema import OBJECTS_PER_CHUNK, SPECTRA_SCHEMA, SURVEY_SCHEMA, ArraySpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -50,6 +50,21 @@ class Target:
     def capacity(self, kind: Kind) -> int:
         """Room for objects of this kind on a CCD; 0 where the store has none."""
         return self.array(f"{GROUPS[kind]}/id").shape[2] if kind in self.kinds else 0
+
+    @cached_property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """Declared arrays of exposures that the store holds."""
+        spectra = SPECTRA_SCHEMA if "seds" in self.root else ()
+        groups = {GROUPS[kind] for kind in self.kinds}
+        return tuple(s for s in (*SURVEY_SCHEMA, *spectra) if s.group in groups)
+
+    @cached_property
+    def spectra(self) -> bytes:
+        """The templates of spectra, on which the content of every exposure depends."""
+        if "seds" not in self.root:
+            return b""
+        parts = (np.asarray(self.array(f"seds/{name}")[...]) for name in ("wavelength", "sed"))
+        return b"".join(part.tobytes() for part in parts)
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -88,7 +103,7 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
     ids = [item.facts.id for item in plan.exposures]
     root: Any = create_store(
         partial,
-        _specs(plan),
+        _specs(survey, plan),
         sizes=_sizes(survey, plan),
         attributes={
             "survey": survey.name,
@@ -99,14 +114,25 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
     )
     root["ccd"][:] = np.asarray(survey.instrument.focal_plane.ccd_ids, np.int32)
     _write_ids(root, dict(enumerate(ids)))
+    if survey.spectra is not None:
+        root["seds/sed"][...], root["seds/wavelength"][...] = _templates(survey)
+        root["seds/name"][...] = np.asarray(("flat", *survey.spectra.names), dtype=object)
     (partial / STATE_DIRECTORY).mkdir()
     write_owed(partial, ids)
     partial.rename(output)
 
 
-def _specs(plan: IngestPlan) -> Iterable[ArraySpec]:
+def _specs(survey: Survey, plan: IngestPlan) -> Iterable[ArraySpec]:
     left_out = {GROUPS[kind] for kind in GROUPS if kind not in plan.stamp_shapes}
-    return [spec for spec in SURVEY_SCHEMA if spec.group not in left_out]
+    spectra = () if survey.spectra is None else SPECTRA_SCHEMA
+    return [spec for spec in (*SURVEY_SCHEMA, *spectra) if spec.group not in left_out]
+
+
+def _templates(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra of the survey file and their wavelengths; empty without any."""
+    if survey.spectra is None:
+        return np.empty((0, 0)), np.empty(0)
+    return survey.spectra.table(survey.instrument.passband)
 
 
 def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
@@ -115,6 +141,7 @@ def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
         "ccd": survey.instrument.focal_plane.n_ccds,
         "reason": len(Refusal),
     }
+    sizes |= dict(zip(("template", "wavelength"), _templates(survey)[0].shape, strict=True))
     for kind, (height, width) in plan.stamp_shapes.items():
         chunks = -(-max(plan.largest(kind), 1) // OBJECTS_PER_CHUNK)
         sizes |= {kind: chunks * OBJECTS_PER_CHUNK}
@@ -169,6 +196,10 @@ def _require_fit(survey: Survey, plan: IngestPlan, root: Any, output: Path) -> N
     ids = list(survey.instrument.focal_plane.ccd_ids)
     if np.asarray(root["ccd"][:]).tolist() != ids:
         msg = f"{output} has other CCDs than the survey's {ids[0]} to {ids[-1]}"
+        raise InputError(msg)
+    spectra = np.asarray(root["seds/sed"][...]) if "seds" in root else np.empty((0, 0))
+    if not np.array_equal(spectra, _templates(survey)[0]):
+        msg = f"{output} has other spectra than the survey file; ingest into a store of its own"
         raise InputError(msg)
     for kind, group in GROUPS.items():
         stored = root[f"{group}/image"].shape[3:] if group in root else None

@@ -12,7 +12,6 @@ from psfscale.store.ingest.events import CcdCount
 from psfscale.store.ingest.objects import GROUPS, Kind, Placed, roles
 from psfscale.store.layout import write_region
 from psfscale.store.refusal import Refusal
-from psfscale.store.schema import SURVEY_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,13 +27,13 @@ class ExposureWriter:
     def __init__(self, target: Target, survey: Survey, exposure: ExposurePlan) -> None:
         self._target, self._survey, self._exposure = target, survey, exposure
         self._row = target.rows[exposure.facts.id]
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = hashlib.blake2b(target.spectra, digest_size=16)
         self._counts: dict[int, CcdCount] = {}
         self._written: set[tuple[Kind, int]] = set()
         self._columns = {
             spec.path: np.full(target.array(spec.path).shape[1:], spec.fill, spec.dtype)
-            for spec in SURVEY_SCHEMA
-            if spec.owner == "exposure" and spec.group in map(GROUPS.get, target.kinds)
+            for spec in target.specs
+            if spec.owner == "exposure"
         }
 
     def write_ccd(self, ccd: int, found_by_kind: Mapping[Kind, Placed]) -> CcdCount:
@@ -91,7 +90,7 @@ class ExposureWriter:
         }
         return {
             spec.name: np.ascontiguousarray(values[spec.name], spec.dtype)
-            for spec in SURVEY_SCHEMA
+            for spec in self._target.specs
             if spec.group == GROUPS[kind]
         }
 

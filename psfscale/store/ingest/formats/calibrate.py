@@ -25,7 +25,7 @@ _ANGLES = ("ra", "dec")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How the numbers of one CCD become electrons.
+    """How the words and numbers of one CCD become ours.
 
     Attributes
     ----------
@@ -34,6 +34,7 @@ class Calibration:
     exposure_time : [s], or None
     saturation : [electron], or None
     source_noise : whether the object's own Poisson noise is added to the variance
+    templates : names of the survey's spectra, numbered from 1
     """
 
     electrons: float
@@ -41,6 +42,7 @@ class Calibration:
     exposure_time: float | None
     saturation: float | None
     source_noise: bool
+    templates: tuple[str, ...] = ()
 
     def of_unit(self, unit: str) -> float:
         """Electrons in one `unit`."""
@@ -88,6 +90,7 @@ def calibration(survey: Survey, facts: Facts, *, unit: str | None) -> Calibratio
         exposure_time=time,
         saturation=None if saturation is None else float(saturation),
         source_noise=recipe.source_noise,
+        templates=() if survey.spectra is None else survey.spectra.names,
     )
 
 
@@ -130,7 +133,8 @@ def describe(
 ) -> dict[str, np.ndarray]:
     """All that the catalogue tells of these rows, by the names of `Objects`.
 
-    Positions and celestial coordinates are NaN where the recipe has no column for them.
+    Positions and celestial coordinates are NaN where the recipe has no column for them, and
+    spectra flat (template 0).
 
     Raises
     ------
@@ -160,6 +164,11 @@ def describe(
         "flux": flux,
         "snr": table.numbers(columns.snr)[rows] if columns.snr else blank,
         "flags": np.where(flagged, np.uint32(ObjectFlag.CATALOGUE), np.uint32(0)),
+        "sed_id": (
+            table.choices(columns.sed, calibrate.templates)[rows]
+            if columns.sed
+            else np.zeros(len(rows), np.int64)
+        ),
     }
 
 

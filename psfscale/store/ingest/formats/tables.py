@@ -120,6 +120,30 @@ class Table:
             raise InputError(msg)
         return numbers.astype(np.int64)
 
+    def choices(self, column: Column, names: tuple[str, ...]) -> np.ndarray:
+        """The column as numbers of `names`, from 1; 0 where it is empty or says 0.
+
+        Raises
+        ------
+        InputError
+            The column holds another word, or a number out of range.
+        """
+        values = self._element(column)
+        if values.dtype.kind in "SUO":
+            words = [w.decode() if isinstance(w, bytes) else str(w) for w in values.tolist()]
+            known = {"": 0, "0": 0, **{name: k for k, name in enumerate(names, start=1)}}
+            found = np.array([known.get(word.strip(), -1) for word in words], np.int64)
+        else:
+            found = np.where(np.isfinite(values), values, 0).astype(np.int64)
+        bad = np.flatnonzero((found < 0) | (found > len(names)))
+        if bad.size:
+            msg = (
+                f"{self.path}: column {self.find(column)!r} says {values[bad[0]]!r} in row "
+                f"{bad[0]}, expected one of {list(names)}, a number up to {len(names)}, or nothing"
+            )
+            raise InputError(msg)
+        return found
+
     def _element(self, column: Column) -> np.ndarray:
         name = self.find(column)
         values = self.raw(name)

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from ingest_samples import exposures, make_survey, stack_arrays, stack_recipe, stored
+
+from psfscale.errors import InputError
+from psfscale.store.ingest import ingest
+from psfscale.store.layout import open_tree
+from psfscale.survey.spectra import SpectraRecipe
+
+COLUMNS = {"x": "x", "y": "y", "sed": "colour"}
+
+
+def survey(*, red=3.0, spectra=True):
+    recipe = stack_recipe(stars={"origin": 0, "columns": COLUMNS})
+    templates = [
+        {
+            "name": name,
+            "kind": "power_law",
+            "slope": {"value": slope, "unit": "", "source": "test"},
+        }
+        for name, slope in (("red", red), ("blue", -1.0))
+    ]
+    made = make_survey(recipe)
+    if not spectra:
+        return made
+    given = SpectraRecipe.model_validate({"bins": 5, "templates": templates})
+    return made.model_copy(update={"spectra": given})
+
+
+def run(folder, colour, given=None, *, name="s", append=False, file="e1"):
+    np.savez(folder / f"{file}.npz", **stack_arrays(colour=np.asarray(colour)))
+    return ingest(
+        given or survey(), [folder / f"{file}.npz"], folder / f"{name}.zarr", append=append
+    )
+
+
+def test_spectra__stand_by_number_beside_their_table(tmp_path):
+    run(tmp_path, ["red", "", "blue", "0", "red", "red"])
+    assert stored(tmp_path / "s.zarr")["sed_id"].values.tolist() == [1, 0, 2, 0, 1, 1]
+    table = open_tree(tmp_path / "s.zarr")["seds"]
+    assert table["name"].values.tolist() == ["flat", "red", "blue"]
+    np.testing.assert_allclose(table["sed"].sum("wavelength"), 1, rtol=1e-12)
+    sed, wavelength = survey().spectra.table(survey().instrument.passband)
+    np.testing.assert_array_equal(table["sed"], sed)
+    np.testing.assert_array_equal(table["wavelength"], wavelength)
+
+
+def test_spectra__may_be_numbers_in_the_catalogue(tmp_path):
+    run(tmp_path, np.array([2, 1, 0, 2, 1, 1]))
+    assert stored(tmp_path / "s.zarr")["sed_id"].values.tolist() == [2, 1, 0, 2, 1, 1]
+
+
+@pytest.mark.parametrize("colour", [["green"] * 6, [3] * 6, [-1] * 6])
+def test_spectra__unknown_to_the_survey_are_refused_by_name(tmp_path, colour):
+    says = r"expected one of \['red', 'blue'\], a number up to 2, or nothing"
+    with pytest.raises(InputError, match=says):
+        run(tmp_path, colour)
+
+
+def test_spectra__are_part_of_the_content(tmp_path):
+    colour = ["red"] * 6
+    run(tmp_path, colour, name="one")
+    run(tmp_path, colour, name="same")
+    run(tmp_path, colour, survey(red=2.0), name="other")
+    one, same, other = (
+        exposures(tmp_path / f"{name}.zarr")["content"].item() for name in ("one", "same", "other")
+    )
+    assert one == same != other
+
+
+def test_spectra__without_a_recipe_leave_the_store_as_it_was(tmp_path):
+    plain = make_survey(stack_recipe())
+    run(tmp_path, ["red"] * 6, plain)
+    tree = open_tree(tmp_path / "s.zarr")
+    assert "seds" not in tree.children
+    assert "sed_id" not in tree["stars"]
+
+
+def test_append__refuses_other_spectra(tmp_path):
+    run(tmp_path, ["red"] * 6)
+    with pytest.raises(InputError, match="has other spectra than the survey file"):
+        run(tmp_path, ["red"] * 6, survey(red=2.0), append=True, file="e2")
