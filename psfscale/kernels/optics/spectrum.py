@@ -3,7 +3,9 @@ r"""From spectra to a few wavelengths: Gauss-Legendre nodes with product-integra
 A broad-band PSF is ``Σ_b s_b PSF(λ_b)``, s the photons in each bin of the spectrum. As PSF(λ) is
 smooth, it is replaced by its interpolation polynomial through Q Gauss-Legendre nodes, which
 leaves ``Σ_q w_q PSF(λ_q)`` with ``w_q = Σ_b s_b ℓ_q(λ_b)``, ℓ_q the nodes' Lagrange polynomials:
-the spectrum is integrated as it stands, and only the PSF is approximated.
+the spectrum is integrated as it stands, and only the PSF is approximated. Polynomials and nodes
+are in 1/λ, of which a phase is a linear function: there the PSF is band-limited, no harder to
+follow at one end of the passband than at the other.
 
 ======  ===============================================  ======
 symbol  name                                             unit
@@ -30,9 +32,10 @@ __all__ = ["flat_spectrum", "gauss_nodes", "node_weights", "quadrature"]
 
 
 def gauss_nodes(n: int, minimum: float, maximum: float) -> Float[np.ndarray, " node"]:
-    """Gauss-Legendre nodes between two wavelengths [µm]."""
+    """Gauss-Legendre nodes in 1/λ between two wavelengths, ascending in λ [µm]."""
     nodes = np.polynomial.legendre.leggauss(n)[0]
-    return np.asarray(0.5 * (minimum + maximum) + 0.5 * (maximum - minimum) * nodes)
+    low, high = 1 / maximum, 1 / minimum
+    return np.asarray(1 / (0.5 * (low + high) - 0.5 * (high - low) * nodes))
 
 
 def node_weights(
@@ -42,10 +45,11 @@ def node_weights(
     wavelength: Float[np.ndarray, " wavelength"],
 ) -> Float[np.ndarray, "object node"]:
     """Weights of the nodes that integrate each spectrum; rows sum to that of the spectrum."""
-    lagrange = np.ones((len(wavelength), len(nodes)))
-    for q, node in enumerate(nodes):
-        for other in np.delete(nodes, q):
-            lagrange[:, q] *= (wavelength - other) / (node - other)
+    k, places = 1 / wavelength, 1 / nodes
+    lagrange = np.ones((len(k), len(places)))
+    for q, place in enumerate(places):
+        for other in np.delete(places, q):
+            lagrange[:, q] *= (k - other) / (place - other)
     return np.asarray(sed.astype(np.float64) @ lagrange)
 
 

@@ -89,7 +89,7 @@ class WaveDiffSettings(BaseModel):
         default=2, ge=0, le=6, description="degree of each Zernike coefficient in position [1]"
     )
     n_wavelengths: int = Field(
-        default=8, ge=1, le=32, description="nodes of a broad-band spectrum [1]"
+        default=10, ge=1, le=32, description="nodes of a broad-band spectrum [1]"
     )
     fluxes: Switch = Field(
         default="auto", description="fit each star's flux; auto: unless all are 1 within noise"
