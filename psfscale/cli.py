@@ -317,9 +317,10 @@ def fit(
     start = process_time()
     with _progress("fit") as advance:
 
-        def observe(phase: Any) -> None:
-            chi2 = "" if phase.reduced_chi2 is None else f", reduced chi² {phase.reduced_chi2:.3f}"
-            advance(phase.done, phase.total, f"{phase.name}{chi2}")
+        def observe(event: Any) -> None:
+            step = f", step {event.step}" if hasattr(event, "step") else ""
+            chi2 = "" if event.reduced_chi2 is None else f", reduced chi² {event.reduced_chi2:.3f}"
+            advance(event.done, event.total, f"{event.name}{step}{chi2}")
 
         result = fit_stack(
             model, stars, output, settings=settings or (), survey=survey, observer=observe

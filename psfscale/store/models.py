@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -63,7 +64,7 @@ def run_sizes(name: str, arrays: Iterable[Any]) -> dict[str, int]:
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Write a fitted model to a store of its own.
+    """Write a fitted model to a store of its own, with the history of its fit where it has one.
 
     Parameters
     ----------
@@ -103,6 +104,7 @@ def save_model(model: Any, path: Path) -> None:
         "model": model.name,
         "settings": model.settings.model_dump(mode="json"),
         "stamp_shape": list(model.stamp_shape),
+        "history": [asdict(phase) for phase in getattr(model, "history", ())],
     }
     root = create_store(path, specs, sizes=sizes, attributes=attributes)
     for name, values in state.items():
@@ -127,7 +129,10 @@ def load_model(path: Path | str) -> Any:
     models = import_module("psfscale.models")
     name = str(root.attrs["model"])
     settings = models.settings_class(name).model_validate(root.attrs["settings"])
-    return models.load_model_class(name).from_state(read_state(root), settings)
+    model = models.load_model_class(name).from_state(read_state(root), settings)
+    if hasattr(model, "remember"):
+        model.remember(root.attrs.get("history", ()))
+    return model
 
 
 def read_state(root: Any) -> Mapping[str, np.ndarray]:

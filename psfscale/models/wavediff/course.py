@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from psfscale.models.wavediff.result import Phase, Trained
+from psfscale.models.wavediff.result import Phase, Step, Trained
 from psfscale.models.wavediff.snapshot import fingerprint, restore, snapshot
 from psfscale.models.wavediff.train import STILL, Training
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COURSE", "train"]
 
-COARSE_STEPS = 6
+COARSE_STEPS, SETTLING_STEPS = 6, 1
+COARSE_STARS = 400
+"""Stars that hold the field well enough for its first steps; the brightest."""
 SURFACE_STEPS = 40
 
 
@@ -29,7 +31,9 @@ def _search(training: Training) -> None:
 
 def _coarse_optics(training: Training) -> None:
     training.free_jitter()
-    training.refine(COARSE_STEPS)
+    training.refine(COARSE_STEPS, brightest=COARSE_STARS)
+    if len(training.refined) < int(training.used.sum()):
+        training.refine(SETTLING_STEPS)  # the other stars have centres of their own
 
 
 def _full_optics(training: Training) -> None:
@@ -76,14 +80,14 @@ def train(
     *,
     optics: OpticsSettings,
     path: LightPath,
-    observe: Callable[[Phase], None],
+    observe: Callable[[Phase | Step], None],
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Fit a wavefront field to stars.
 
     Parameters
     ----------
-    observe : told of every phase as it ends, those before a resumed one included
+    observe : told of every step, and of every phase as it ends, those before a resumed one too
     checkpoint : given the fit after every phase, and asked for it at the beginning
 
     Raises
@@ -99,22 +103,34 @@ def train(
     for phase in told:
         observe(phase)
     while (done := len(told)) < _length(training, done):
-        name, run = COURSE[done]
-        start = time.perf_counter()
-        run(training)
-        told.append(
-            Phase(
-                name=name,
-                done=done + 1,
-                total=_length(training, done + 1),
-                reduced_chi2=training.reduced_chi2,
-                seconds=time.perf_counter() - start,
-            )
-        )
+        told.append(_walked(training, done, observe))
         if checkpoint is not None:
             checkpoint.save(snapshot(training, told, own))
         observe(told[-1])
     return _trained(training)
+
+
+def _walked(training: Training, done: int, observe: Callable[[Step], None]) -> Phase:
+    """Go through the phase after `done` of them."""
+    name, run = COURSE[done]
+    total, steps, start = _length(training, done), [], time.perf_counter()
+
+    def tell(chi2: float) -> None:
+        seconds = time.perf_counter() - start
+        steps.append((chi2, seconds))
+        n = len(steps)
+        observe(Step(name=name, step=n, done=done, total=total, reduced_chi2=chi2, seconds=seconds))
+
+    training.tell = tell
+    run(training)
+    return Phase(
+        name=name,
+        done=done + 1,
+        total=_length(training, done + 1),
+        reduced_chi2=training.reduced_chi2,
+        seconds=time.perf_counter() - start,
+        steps=tuple(steps),
+    )
 
 
 def _trained(training: Training) -> Trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,24 @@ from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, W
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Refined", "blur_error", "descend", "field_covariance", "flipped", "refine", "search"]
+__all__ = [
+    "Refined",
+    "blur_error",
+    "descend",
+    "field_covariance",
+    "flipped",
+    "refine",
+    "search",
+    "silent",
+]
+
+Tell = Callable[[float], None]
+"""What is told χ² after every step."""
+
+
+def silent(_chi2: float) -> None:
+    """Nobody is told."""
+
 
 SOFTENING = 0.1
 """Misfit, as a share of a pixel's light, that the first descent forgives."""
@@ -54,6 +72,7 @@ def descend(
     n_steps: int,
     field: bool = True,
     normal: Normal | None = None,
+    tell: Tell = silent,
 ) -> tuple[Wavefronts, float]:
     """L-BFGS on χ² and prior, flux and background eliminated at every step.
 
@@ -83,6 +102,7 @@ def descend(
         steps.inverse(packing.pack(start.zernike, start.tilt, start.surface)),
         jac=True,
         method="L-BFGS-B",
+        callback=lambda intermediate_result: tell(float(intermediate_result.fun)),
         options={"maxiter": n_steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-3},
     )
     return packing.unpack(steps.forward(found.x)), float(found.fun)
@@ -100,7 +120,9 @@ def _cost(
     return float((weighted * residual).sum(dtype=torch.float64)), slope, surface
 
 
-def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefronts:
+def search(
+    scene: Scene, start: Wavefronts, *, nuisances: Nuisances, tell: Tell = silent
+) -> Wavefronts:
     """The best of the minima found from several aberrations and their mirrors.
 
     They are tried in turn until softened χ² is what noise alone would leave, or the lowest minimum
@@ -115,14 +137,14 @@ def search(scene: Scene, start: Wavefronts, *, nuisances: Nuisances) -> Wavefron
         zernike[min(mode, len(zernike) - 1), 0] += sign * size
         here = replace(start, zernike=zernike)
         for _ in range(2):
-            here, cost = descend(soft, here, nuisances=nuisances, n_steps=SEARCH_STEPS)
+            here, cost = descend(soft, here, nuisances=nuisances, n_steps=SEARCH_STEPS, tell=tell)
             again = abs(cost - lowest) < SAME * lowest
             if cost < lowest:
                 best, lowest = here, cost
             if lowest < enough or again:
-                return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+                return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS, tell=tell)[0]
             here = flipped(here)
-    return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS)[0]
+    return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS, tell=tell)[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,7 +171,14 @@ SMALLEST_GAIN = 0.5
 """Gain of a step in χ² below which the fit stands still: parameters move by less than their σ."""
 
 
-def refine(scene: Scene, start: Wavefronts, *, nuisances: Nuisances, max_steps: int) -> Refined:
+def refine(
+    scene: Scene,
+    start: Wavefronts,
+    *,
+    nuisances: Nuisances,
+    max_steps: int,
+    tell: Tell = silent,
+) -> Refined:
     """Levenberg-Marquardt from a start near the minimum."""
     here, chi2 = start, _chi2(scene, start, nuisances)
     damping, step, gain = DAMPING, 0, float("inf")
@@ -165,6 +194,7 @@ def refine(scene: Scene, start: Wavefronts, *, nuisances: Nuisances, max_steps: 
                 break
             damping *= 10
         step += 1
+        tell(chi2)
     return Refined(
         wavefronts=here, chi2=chi2, normal=normal, n_steps=step, converged=gain <= SMALLEST_GAIN
     )

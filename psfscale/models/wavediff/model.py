@@ -22,12 +22,12 @@ from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
-from psfscale.models.wavediff.result import Phase, Trained
+from psfscale.models.wavediff.result import Phase, Step, Trained
 from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 from psfscale.models.wavediff.surface import field_functions, n_cosines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float
 
@@ -47,9 +47,9 @@ class WaveDiff(StoredField[WaveDiffSettings]):
 
     Attributes
     ----------
-    observer : told of every phase of a fit as it ends, if set
+    observer : told of every step of a fit, and of every phase as it ends, if set
     checkpoint : given the fit after every phase, if set, and asked where to go on from
-    history : phases of the last fit
+    history : phases of the fit, with the χ² of their steps; saved with the model
 
     Raises
     ------
@@ -73,7 +73,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             raise ConfigError(msg)
         self._optics: OpticsSettings = self._settings.optics
         self._pupil = amplitude_of(self._optics, pupil)
-        self.observer: Callable[[Phase], None] | None = None
+        self.observer: Callable[[Phase | Step], None] | None = None
         self.checkpoint: Checkpoint | None = None
         self.history: list[Phase] = []
 
@@ -161,10 +161,11 @@ class WaveDiff(StoredField[WaveDiffSettings]):
     def _train(self, stars: StarBatch, path: LightPath) -> Trained:
         self.history = []
 
-        def observe(phase: Phase) -> None:
-            self.history.append(phase)
+        def observe(event: Phase | Step) -> None:
+            if isinstance(event, Phase):
+                self.history.append(event)
             if self.observer is not None:
-                self.observer(phase)
+                self.observer(event)
 
         return train(
             stars,
@@ -217,6 +218,10 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         model = cls(settings, pupil=arrays["pupil"])
         model._state = arrays
         return model
+
+    def remember(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the history of the fit from its plain values, as a store has them."""
+        self.history = [Phase.of(record) for record in history]
 
     def _stamp(self, state: Mapping[str, np.ndarray]) -> tuple[int, int]:
         return _stamp_of(state)

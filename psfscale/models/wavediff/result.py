@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Bool, Float
     from torch import Tensor
 
@@ -13,7 +15,28 @@ if TYPE_CHECKING:
     from psfscale.models.wavediff.scene import Nuisances, Wavefronts
     from psfscale.models.wavediff.stars import StarLight
 
-__all__ = ["Phase", "Trained"]
+__all__ = ["Phase", "Step", "Trained"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step within a phase of a fit has ended.
+
+    Attributes
+    ----------
+    name : of the phase
+    step : steps of it that have ended
+    done, total : phases that have ended, of how many, as far as is known
+    reduced_chi2 : of the stars that the step was of; softened, in the search
+    seconds : of wall time since the phase began
+    """
+
+    name: str
+    step: int
+    done: int
+    total: int
+    reduced_chi2: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +49,7 @@ class Phase:
     done, total : phases that have ended, of how many, as far as is known
     reduced_chi2 : of the stars in use, or None as long as it is not known
     seconds : of wall time that it took
+    steps : (reduced χ², seconds since the phase began) of each step
     """
 
     name: str
@@ -33,6 +57,13 @@ class Phase:
     total: int
     reduced_chi2: float | None
     seconds: float
+    steps: tuple[tuple[float, float], ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """From the plain values of `dataclasses.asdict`, or of JSON."""
+        steps = tuple((float(chi2), float(seconds)) for chi2, seconds in record["steps"])
+        return cls(**{**record, "steps": steps})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

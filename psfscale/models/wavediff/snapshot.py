@@ -106,4 +106,4 @@ def restore(training: Training, arrays: Mapping[str, np.ndarray] | None, own: st
         n_steps=int(arrays["n_steps"]),
         converged=bool(arrays["converged"]),
     )
-    return [Phase(**phase) for phase in json.loads(str(arrays["phases"]))]
+    return [Phase.of(phase) for phase in json.loads(str(arrays["phases"]))]

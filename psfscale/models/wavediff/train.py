@@ -11,7 +11,7 @@ import torch
 from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.models.wavediff.beyond import Held, split
-from psfscale.models.wavediff.fit import Refined, blur_error, descend, refine, search
+from psfscale.models.wavediff.fit import Refined, blur_error, descend, refine, search, silent
 from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, StarPixels
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.arrays import StarBatch
+    from psfscale.models.wavediff.fit import Tell
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 
@@ -59,6 +60,7 @@ class Training:
     stamp : (star, y, x) PSFs of the stars through the full optics
     moved : what the last correction changed [noise σ]
     rms : prior of the surfaces [µm], NaN where there are none
+    tell : told the reduced χ² of the stars of every step
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Training:
         self.scene = self._scene(stars, optics, coarse, n_coarse)
         self.used = self._bright()
         self._start(optics)
+        self.tell: Tell = silent
         none = self.functions.new_zeros(0)
         self.refined = torch.nonzero(none)[:, 0]
         self.stamp, self.moved, self.rms = none, math.inf, math.nan
@@ -152,24 +155,32 @@ class Training:
 
     def search(self) -> None:
         """Find the minimum's neighbourhood on the brightest stars."""
-        snr = torch.where(self.used, self.pixels.signal_to_noise, 0.0)
-        n = min(SEARCH_STARS, int(self.used.sum()))
-        chosen = torch.argsort(snr, descending=True, stable=True)[:n].sort().values
+        chosen = self._brightest(SEARCH_STARS)
         found = search(
-            self.scene.select(chosen), self.wavefronts.select(chosen), nuisances=self.nuisances
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            nuisances=self.nuisances,
+            tell=self._reduced(chosen),
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.tilt
         self.wavefronts = replace(found, tilt=tilt)
 
-    def refine(self, max_steps: int) -> None:
-        """Gauss-Newton on the stars in use."""
-        chosen = torch.nonzero(self.used)[:, 0]
+    def _brightest(self, n: int) -> Tensor:
+        snr = torch.where(self.used, self.pixels.signal_to_noise, 0.0)
+        n = min(n, int(self.used.sum()))
+        return torch.argsort(snr, descending=True, stable=True)[:n].sort().values
+
+    def refine(self, max_steps: int, *, brightest: int | None = None) -> None:
+        """Gauss-Newton on the stars in use, or the brightest of them."""
+        n = len(self.used) if brightest is None else brightest
+        chosen = self._brightest(n)
         found = refine(
             self.scene.select(chosen),
             self.wavefronts.select(chosen),
             nuisances=self.nuisances,
             max_steps=max_steps,
+            tell=self._reduced(chosen),
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.wavefronts.tilt
@@ -211,14 +222,22 @@ class Training:
         """Of the last refinement, if there was one."""
         if not len(self.refined):
             return None
-        return self.found.chi2 / float((self.pixels.weight[self.refined] > 0).sum())
+        return self.found.chi2 / self._n_pixels(self.refined)
+
+    def _n_pixels(self, chosen: Tensor) -> float:
+        return float((self.pixels.weight[chosen] > 0).sum())
+
+    def _reduced(self, chosen: Tensor) -> Tell:
+        """Tells χ² of these stars, reduced."""
+        n_pixels = self._n_pixels(chosen)
+        return lambda chi2: self.tell(chi2 / n_pixels)
 
     def settle_jitter(self) -> None:
         """Drop a blur that is no more than noise."""
         if self.settings.jitter != "auto" or not self.nuisances.jitter:
             return
-        chosen = torch.nonzero(self.used)[:, 0]
-        error = blur_error(self.found.normal, self.functions[chosen], self.nuisances)
+        functions = self.functions[self.refined]
+        error = blur_error(self.found.normal, functions, self.nuisances)
         if self.wavefronts.blur < SIGNIFICANT * error:
             self.wavefronts = replace(self.wavefronts, blur=0.0)
             self.nuisances = replace(self.nuisances, jitter=False)
@@ -256,6 +275,7 @@ class Training:
             nuisances=self.nuisances,
             n_steps=n_steps,
             normal=self.normal_of(chosen),
+            tell=self._reduced(chosen),
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.tilt
@@ -291,7 +311,7 @@ class Training:
     def missing(self) -> float:
         """Wavefront [µm rms] that would explain the excess of χ², if modes weigh alike."""
         chosen = self.refined
-        n_pixels = float((self.pixels.weight[chosen] > 0).sum())
+        n_pixels = self._n_pixels(chosen)
         chi2 = self.pixels.chi2(self.light().of(self.stamp))[chosen].sum(dtype=torch.float64)
         n = len(self.wavefronts.zernike)
         strength = self.found.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()

@@ -24,6 +24,7 @@ from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.optics.pupil import PupilShape, pupil_amplitude
 from psfscale.models import load_model_class, settings_class
 from psfscale.models.wavediff.model import WaveDiff
+from psfscale.models.wavediff.result import Phase, Step
 from psfscale.store.models import load_model, save_model
 
 SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
@@ -288,9 +289,10 @@ def test_zernikes__hold_the_surfaces_share() -> None:
 
 def test_wavediff__tells_of_its_phases() -> None:
     model = WaveDiff(**SMALL)
-    told = []
-    model.observer = told.append
+    events = []
+    model.observer = events.append
     model.fit(stars(n=20))
+    told = [event for event in events if isinstance(event, Phase)]
     assert [p.name for p in told] == [
         "search",
         "coarse optics",
@@ -301,6 +303,21 @@ def test_wavediff__tells_of_its_phases() -> None:
     assert [p.total for p in told] == [6, 6, 6, 4]  # these stars need no surfaces
     assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
     assert model.history == told
+    for phase in told[:3]:
+        steps = [e for e in events if isinstance(e, Step) and e.name == phase.name]
+        assert phase.steps == tuple((step.reduced_chi2, step.seconds) for step in steps)
+        assert [step.step for step in steps] == list(range(1, len(steps) + 1))
+        assert {step.done for step in steps} == {phase.done - 1}
+    search = [chi2 for chi2, _ in told[0].steps]
+    assert search[-1] < 0.6 * search[0]
+    assert told[1].steps[-1][0] == told[1].reduced_chi2
+
+
+def test_wavediff__keeps_its_history_in_the_store(fitted, tmp_path: Path) -> None:
+    model, _ = fitted
+    save_model(model, tmp_path / "model.zarr")
+    assert load_model(tmp_path / "model.zarr").history == model.history
+    assert model.history[-1].steps
 
 
 def test_fit_and_predict__take_the_telescope_from_the_survey(tmp_path: Path) -> None:
