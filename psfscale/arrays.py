@@ -56,7 +56,7 @@ class ObjectFlag(IntFlag):
     OUTLIER = 16
     """Clipped from the fit as an outlier."""
     MOMENTS_FAILED_DATA = 32
-    """The adaptive moments of the star could not be measured."""
+    """The adaptive moments of the star, or of the restored galaxy, could not be measured."""
     MOMENTS_FAILED_MODEL = 64
     """The adaptive moments of the model could not be measured."""
     PSF_MISSING = 128

@@ -264,23 +264,27 @@ def verify(
 
 @app.command()
 def metrics(
-    path: Annotated[Path, typer.Argument(help="run store")],
+    path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     table: Annotated[
         Path | None, typer.Option(help="write per-star metrics as .parquet or .csv")
     ] = None,
-    rho: Annotated[
-        Path | None, typer.Option(help="write ρ statistics as .parquet or .csv (needs TreeCorr)")
+    tables: Annotated[
+        Path | None, typer.Option(help="folder to write every table and map to, as .parquet")
     ] = None,
+    rho: Annotated[
+        bool, typer.Option("--rho", help="ρ statistics too (needs TreeCorr; takes longer)")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="processes that tally a block each")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
-    """Aggregate the metrics of a run again and print them."""
-    from psfscale.pipeline import aggregate_run, metrics_of_stars, rho_of_run
+    """Aggregate the metrics of a run again, from its stores, and print them."""
+    from psfscale.pipeline import aggregate_run, metrics_of_stars, write_tables
 
-    summary = aggregate_run(path)
+    summary = aggregate_run(path, rho=rho, workers=workers)
     if table is not None:
         metrics_of_stars(path, table)
-    if rho is not None:
-        rho_of_run(path, rho)
+    if tables is not None:
+        write_tables(path, tables)
     typer.echo(json.dumps(summary.as_dict(), indent=2) if as_json else str(summary))
 
 

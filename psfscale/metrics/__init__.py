@@ -12,7 +12,7 @@ from psfscale.metrics.ccd import measure_ccd
 from psfscale.metrics.check import check_psf
 from psfscale.metrics.field import PsfField
 from psfscale.metrics.moments import Moments, adaptive_moments
-from psfscale.metrics.rho import rho_statistics
+from psfscale.metrics.survey.rho import rho_statistics
 from psfscale.metrics.table import exposure_tables, metrics_table
 
 __all__ = [

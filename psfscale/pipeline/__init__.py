@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         aggregate_run,
         metrics_of_stars,
         report_run,
-        rho_of_run,
+        write_tables,
     )
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
     from psfscale.pipeline.state import RunStatus, status
@@ -50,12 +50,12 @@ __all__ = [
     "plan_blocks",
     "plan_run",
     "report_run",
-    "rho_of_run",
     "run",
     "run_blocks",
     "status",
     "verify",
     "write_index",
+    "write_tables",
 ]
 
 _HOMES = {
@@ -68,7 +68,7 @@ _HOMES = {
         "aggregate_run",
         "metrics_of_stars",
         "report_run",
-        "rho_of_run",
+        "write_tables",
     ),
     "profiles": ("ClusterProfile", "load_profile"),
     "launch": ("RunSummary", "run"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from psfscale.errors import ConfigError, InputError
+from psfscale.errors import ConfigError, InputError, StoreError
 from psfscale.pipeline.launch import run
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.plan import plan_run
@@ -113,6 +113,23 @@ def configs(config: RunConfig) -> dict[str, RunConfig]:
         )
         for block in blocks
     }
+
+
+def run_stores(path: Path) -> list[Path]:
+    """The run store at `path`, or those of the folder of a run in blocks.
+
+    Raises
+    ------
+    StoreError
+        There is neither.
+    """
+    if (path / "zarr.json").is_file():
+        return [path]
+    found = sorted(store for store in path.glob("*.zarr") if (store / "zarr.json").is_file())
+    if not found:
+        msg = f"no run store at {path}, and no folder of run stores"
+        raise StoreError(msg)
+    return found
 
 
 def plan_blocks(config: RunConfig, *, retry_failed: bool = False) -> Iterator[tuple[str, Plan]]:

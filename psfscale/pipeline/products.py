@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
-from psfscale.errors import InputError
+from psfscale.errors import InputError, RunError
+from psfscale.pipeline.aggregation import aggregate_stores, as_parquet, read_aggregates
+from psfscale.pipeline.blocks import run_stores
 from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root, open_tree
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+_EXPOSURES_AT_A_TIME = 64
+"""In a table of stars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +46,18 @@ class MetricsSummary:
         )
 
 
-def aggregate_run(path: Path) -> MetricsSummary:
+def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> MetricsSummary:
     """Aggregate the metrics of a run again, from its arrays, and return the survey's.
+
+    Written are the metrics of every exposure and of the survey, and the tables and maps of
+    `psfscale.pipeline.aggregation`.
+
+    Parameters
+    ----------
+    path : of the run store, or of the folder of a run in blocks, of which those that another
+        driver holds are taken as they stand
+    rho : correlate the residuals of stars too (needs TreeCorr)
+    workers : processes that tally a block each
 
     Raises
     ------
@@ -46,18 +65,33 @@ def aggregate_run(path: Path) -> MetricsSummary:
         There is no run store at `path`.
     RunError
         A driver holds the run.
+    InputError
+        TreeCorr is wanted and not installed.
     """
-    context = read_context(path)
-    with Lease(path):
-        write_aggregates(context)
+    stores = run_stores(path)
+    alone = stores == [path]
+    with ExitStack() as held:
+        for store in stores:
+            with suppress(*(() if alone else (RunError,))):
+                held.enter_context(Lease(store))
+                write_aggregates(read_context(store))
+        aggregate_stores(stores, path, rho=rho, workers=workers)
     return read_summary(path)
 
 
 def read_summary(path: Path) -> MetricsSummary:
-    """Metrics of the whole survey, as a run has written them."""
-    summary = open_tree(path)["summary"].to_dataset()
+    """Metrics of the whole survey, as its runs have written them."""
+    stores = run_stores(path)
+    trees = [open_tree(store) for store in stores]
+    summary = trees[0]["summary"].to_dataset()
+    values = summary
+    if len(trees) > 1:
+        from psfscale.metrics.aggregate import summarise
+
+        parts = [tree.children["exposures"].to_dataset(inherit=False).load() for tree in trees]
+        values = summarise(xr.concat(parts, dim="exposure"))
     return MetricsSummary(
-        values={str(k): float(v) for k, v in summary.items()},
+        values={str(k): float(values[k]) for k in summary},
         units={str(k): v.attrs["units"] for k, v in summary.items()},
         meanings={str(k): v.attrs["long_name"] for k, v in summary.items()},
     )
@@ -80,6 +114,9 @@ def write_aggregates(context: RunContext) -> None:
 def metrics_of_stars(path: Path, table: Path) -> int:
     """Write the metrics of every star as a ``.parquet`` or ``.csv`` table; returns its rows.
 
+    Exposures are read and written one after the other, so a survey needs no more memory than
+    a few hundred of them.
+
     Raises
     ------
     InputError
@@ -87,46 +124,62 @@ def metrics_of_stars(path: Path, table: Path) -> int:
     StoreError
         There is no run store at `path`.
     """
-    from psfscale.metrics import metrics_table
-
-    _require_suffix(table)
-    context = read_context(path)
-    frame = metrics_table(open_tree(path), survey=open_tree(context.config.survey))
-    if table.suffix == ".csv":
-        frame.to_csv(table, index=False)
-    else:
-        frame.to_parquet(table, index=False)
-    return len(frame)
+    if table.suffix not in (".parquet", ".csv"):
+        msg = f"a table ends in .parquet or .csv, got {table.name}"
+        raise InputError(msg)
+    frames = (frame for store in run_stores(path) for frame in _star_frames(store))
+    writer = _write_parquet if table.suffix == ".parquet" else _write_csv
+    return writer(frames, table)
 
 
-def rho_of_run(path: Path, table: Path) -> xr.Dataset:
-    """The ρ statistics of a run's reserved stars, also written as a ``.parquet`` or ``.csv``.
+def write_tables(path: Path, folder: Path) -> list[Path]:
+    """Write the tables and maps that `aggregate_run` made as ``.parquet`` files; returns them.
 
     Raises
     ------
     InputError
-        The table's name ends otherwise, there are no pairs, or TreeCorr is not installed.
-    StoreError
-        There is no run store at `path`.
+        There are none yet.
     """
-    from psfscale.metrics import exposure_tables, rho_statistics
-
-    _require_suffix(table)
-    context = read_context(path)
-    survey = open_tree(context.config.survey)
-    found = rho_statistics(exposure_tables(open_tree(path), survey=survey))
-    frame = found.to_dataframe().reset_index()
-    if table.suffix == ".csv":
-        frame.to_csv(table, index=False)
-    else:
-        frame.to_parquet(table, index=False)
-    return found
-
-
-def _require_suffix(table: Path) -> None:
-    if table.suffix not in (".parquet", ".csv"):
-        msg = f"a table ends in .parquet or .csv, got {table.name}"
+    tables = read_aggregates(path)
+    if not tables:
+        msg = f"{path} has no tables yet; `psfscale metrics {path}` makes them"
         raise InputError(msg)
+    return as_parquet(tables, folder)
+
+
+def _star_frames(store: Path) -> Iterator[pd.DataFrame]:
+    """Stars of a run, some exposures at a time."""
+    from psfscale.metrics import metrics_table
+
+    tree = open_tree(store)
+    survey = open_tree(read_context(store).config.survey)
+    for start in range(0, tree.sizes["exposure"], _EXPOSURES_AT_A_TIME):
+        part = {"exposure": slice(start, start + _EXPOSURES_AT_A_TIME)}
+        yield metrics_table(tree.isel(part), survey=survey.isel(part))
+
+
+def _write_csv(frames: Iterable[pd.DataFrame], table: Path) -> int:
+    n = 0
+    with table.open("w", encoding="utf-8") as file:
+        for k, frame in enumerate(frames):
+            frame.to_csv(file, index=False, header=k == 0)
+            n += len(frame)
+    return n
+
+
+def _write_parquet(frames: Iterable[pd.DataFrame], table: Path) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first = next(iter(frames := iter(frames)))
+    rows = pa.Table.from_pandas(first, preserve_index=False)
+    n = len(first)
+    with parquet.ParquetWriter(table, rows.schema) as writer:
+        writer.write_table(rows)
+        for frame in frames:
+            writer.write_table(pa.Table.from_pandas(frame, rows.schema, preserve_index=False))
+            n += len(frame)
+    return n
 
 
 def report_run(path: Path, output: Path) -> None:

@@ -13,6 +13,7 @@ from psfscale.pipeline.learning import shared_prior
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.stack import Restoration
+    from psfscale.metrics import Moments
     from psfscale.pipeline.context import RunContext
 
 BLOCK = 512
@@ -44,6 +45,9 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         found["error"] = unknown if result.error is None else result.error.numpy()
         flags[chosen] |= result.flags.numpy().astype(np.uint32)
     flux = found["image"].sum(axis=(1, 2), dtype=np.float64)
+    shapes = _shapes(found["image"], context)
+    flags[chosen] |= np.where(shapes.ok, 0, int(ObjectFlag.MOMENTS_FAILED_DATA)).astype(np.uint32)
+    moments = {f"galaxies/restored_{name}": getattr(shapes, name) for name in ("e1", "e2", "R2")}
     stamp = ("galaxy", "galaxies.restored_y", "galaxies.restored_x")
     return xr.Dataset(
         {
@@ -52,8 +56,17 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
             "galaxies/restored_flux": ("galaxy", pad(flux, chosen, n)),
             "galaxies/restored_chi2": ("galaxy", pad(found["chi2"], chosen, n)),
             "galaxies/restored_flags": ("galaxy", flags),
+            **{path: ("galaxy", pad(v, chosen, n)) for path, v in moments.items()},
         }
     )
+
+
+def _shapes(restored: np.ndarray, context: RunContext) -> Moments:
+    """Adaptive moments of restored galaxies; NaN where one has none."""
+    from psfscale.metrics import adaptive_moments
+
+    scale = context.instrument.detector.pixel_scale / context.restored_grid.oversampling
+    return adaptive_moments(restored, pixel_scale=scale)
 
 
 def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Restoration:

@@ -324,7 +324,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "restore": Declared(
-        version=2,
+        version=3,
         build=_restore_stage,
         settings=lambda context: context.restore_settings.model_dump(mode="json"),
         needs=("fit",),

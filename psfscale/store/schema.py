@@ -350,6 +350,16 @@ def _restorations() -> Iterable[ArraySpec]:
     yield _spec(
         "galaxies/restored_chi2", at, "f4", "1", "mean squared residual in noise units", **packed
     )
+    for name, units in (("e1", "1"), ("e2", "1"), ("R2", "arcsec2")):
+        what = "Mxx + Myy" if name == "R2" else f"distortion {name}"
+        yield _spec(
+            f"galaxies/restored_{name}",
+            at,
+            "f4",
+            units,
+            f"{what} of the restored galaxy, adaptive moments",
+            **packed,
+        )
     yield _flags("galaxies/restored_flags", at, "bits set by the restoration", **packed)
 
 

@@ -54,6 +54,26 @@ def test_restore__returns_the_galaxies_flux_without_the_psf(survey, settings, bi
     assert with_error == ("learnt" in settings)
 
 
+def test_restore__measures_the_shape_of_what_it_restored(survey) -> None:
+    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 2}}))
+    ccd = one_ccd(context)
+    y, x = np.mgrid[: toy.SIDE, : toy.SIDE] - toy.SIDE // 2
+    image = ccd["galaxies/image"].copy(deep=True)
+    # a Gaussian of 1.6 by 1.2 pixels under a PSF of 1.5, and for contrast a point
+    wide = np.exp(-(x**2) / (2 * (1.6**2 + 1.5**2)) - y**2 / (2 * (1.2**2 + 1.5**2)))
+    image[1] = 1e5 * wide / wide.sum() + np.random.default_rng(1).normal(size=wide.shape)
+    result = stages_of(context)["restore"].run(ccd.assign({"galaxies/image": image}), context)
+    found = {
+        name: result[f"galaxies/restored_{name}"].values for name in ("e1", "e2", "R2", "flags")
+    }
+    assert found["R2"][1] == pytest.approx((1.6**2 + 1.2**2) * 0.1**2, rel=0.15)
+    assert found["e1"][1] == pytest.approx((1.6**2 - 1.2**2) / (1.6**2 + 1.2**2), abs=0.06)
+    assert found["e2"][1] == pytest.approx(0, abs=0.05)
+    failed = (found["flags"] & ObjectFlag.MOMENTS_FAILED_DATA) != 0
+    real = ccd["galaxies/role"].values != Role.EMPTY
+    np.testing.assert_array_equal(failed, real & np.isnan(found["R2"]))
+
+
 def test_restore__keeps_the_flux_on_a_finer_grid(survey) -> None:
     settings = {"learnt": {"n_rounds": 1, "oversampling": 2}}
     context = RunContext.build(restoring(survey, settings=settings))
@@ -72,6 +92,7 @@ def test_restore__flags_a_galaxy_without_a_pixel_and_keeps_the_others(survey) ->
     weight[0] = 0
     result = stages_of(context)["restore"].run(ccd.assign({"galaxies/weight": weight}), context)
     assert result["galaxies/restored_flags"].values[0] == ObjectFlag.MASKED
+    assert np.isnan(result["galaxies/restored_e1"].values[0])
     assert np.isnan(result["galaxies/restored"].values[0]).all()
     assert np.isfinite(result["galaxies/restored_flux"].values[1])
 

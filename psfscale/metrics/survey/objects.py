@@ -1,0 +1,122 @@
+"""What is tallied of stars and of galaxies, from their columns in the stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from psfscale.arrays import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number that every object has, or may have."""
+
+    name: str
+    units: str
+    long_name: str
+
+
+STAR_QUANTITIES = (
+    Quantity(name="e1_residual", units="1", long_name="e1, reserved star − model"),
+    Quantity(name="e2_residual", units="1", long_name="e2, reserved star − model"),
+    Quantity(name="R2_residual", units="1", long_name="R2, (reserved star − model) / model"),
+    Quantity(name="chi2", units="1", long_name="reduced chi² of the reserved star"),
+    Quantity(name="rel_rmse", units="1", long_name="relative pixel RMSE of the reserved star"),
+    Quantity(name="e1_model", units="1", long_name="e1 of the model at every star"),
+    Quantity(name="e2_model", units="1", long_name="e2 of the model at every star"),
+    Quantity(name="R2_model", units="arcsec2", long_name="R2 of the model at every star"),
+)
+GALAXY_QUANTITIES = (
+    Quantity(name="flux_ratio", units="1", long_name="restored flux / catalogue's flux"),
+    Quantity(name="magnitude", units="mag", long_name="−2.5 log10 of the restored flux"),
+    Quantity(name="chi2", units="1", long_name="mean squared residual in noise units"),
+    Quantity(name="e1", units="1", long_name="e1 of the restored galaxy"),
+    Quantity(name="e2", units="1", long_name="e2 of the restored galaxy"),
+    Quantity(name="R2", units="arcsec2", long_name="R2 of the restored galaxy"),
+)
+
+STAR_SURVEY = ("role", "x", "y", "field_x", "field_y", "ra", "dec")
+"""Arrays of the survey's stars that a tally reads."""
+STAR_RUN = ("flux", "chi2", "rel_rmse", "e1_star", "e2_star", "R2_star", "e1_model", "e2_model",
+            "R2_model", "flags", "fit_flags")  # fmt: skip
+"""Arrays of the run's stars that a tally reads."""
+GALAXY_SURVEY = ("role", "x", "y", "field_x", "field_y", "flux")
+"""Arrays of the survey's galaxies that a tally reads."""
+GALAXY_RUN = ("restored_flux", "restored_chi2", "restored_e1", "restored_e2", "restored_R2",
+              "restored_flags")  # fmt: skip
+"""Arrays of the run's galaxies that a tally reads."""
+
+_PLACE = ("x", "y", "field_x", "field_y")
+
+
+def star_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
+    """The stars of an exposure, one entry each, ready to be counted.
+
+    Parameters
+    ----------
+    arrays : (ccd, star) each: `STAR_SURVEY`, `STAR_RUN`, and ``colour`` [µm] where known
+    use : (ccd,) whose metrics are done
+    """
+    flat = _present(arrays, use)
+    reserved = flat["role"] == Role.RESERVED
+    found = {
+        **{name: flat[name] for name in (*_PLACE, "ccd", "ra", "dec", "flux")},
+        **{name: flat[name].astype(np.float64) for name in STAR_RUN[3:9]},
+        "brightness": magnitude(flat["flux"]),
+        "colour": flat.get("colour", np.full(reserved.shape, np.nan)),
+        "flags": flat["flags"] | flat["fit_flags"],
+        "reserved": reserved,
+    }
+    for name in ("e1", "e2", "R2"):
+        difference = found[f"{name}_star"] - found[f"{name}_model"]
+        found[f"{name}_residual"] = np.where(reserved, difference, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found["R2_residual"] = found["R2_residual"] / found["R2_model"]
+    for name in ("chi2", "rel_rmse"):
+        found[name] = np.where(reserved, flat[name], np.nan)
+    return found
+
+
+def galaxy_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
+    """The galaxies of an exposure, one entry each, ready to be counted.
+
+    Parameters
+    ----------
+    arrays : (ccd, galaxy) each: `GALAXY_SURVEY`, `GALAXY_RUN`, and ``colour`` [µm] where known
+    use : (ccd,) whose galaxies are restored
+    """
+    flat = _present(arrays, use)
+    restored = flat["restored_flux"].astype(np.float64)
+    flux = np.where(np.isfinite(flat["flux"]), flat["flux"], restored).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = restored / flat["flux"]
+    return {
+        **{name: flat[name] for name in (*_PLACE, "ccd")},
+        **{name: flat[f"restored_{name}"] for name in ("chi2", "e1", "e2", "R2")},
+        "flux": flux,
+        "flux_ratio": ratio,
+        "brightness": magnitude(flux),
+        "magnitude": magnitude(restored),
+        "colour": flat.get("colour", np.full(flux.shape, np.nan)),
+        "flags": flat["restored_flags"],
+    }
+
+
+def magnitude(flux: np.ndarray) -> np.ndarray:
+    """Instrumental magnitude of a flux [electron]; NaN where it is not positive."""
+    positive = np.where(flux > 0, flux, np.nan).astype(np.float64)
+    return np.asarray(-2.5 * np.log10(positive))
+
+
+def _present(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
+    """Objects that are there, on CCDs in use, with the index of their CCD."""
+    ccd, at = np.nonzero((arrays["role"] != Role.EMPTY) & use[:, None])
+    return {"ccd": ccd, **{name: values[ccd, at] for name, values in arrays.items()}}
