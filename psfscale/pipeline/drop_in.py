@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import OmegaConf
@@ -9,17 +10,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
-from psfscale.errors import ConfigError, StoreError
+from psfscale.errors import ConfigError, InputError, StoreError
 from psfscale.models import SETTINGS, load_model_class
 from psfscale.pipeline.context import resolve_settings
 from psfscale.store.checkpoint import CheckpointFile
 from psfscale.store.models import load_model, run_specs, save_model
-from psfscale.store.stacks import read_points, read_stars, write_psfs
+from psfscale.store.stacks import read_arrays, read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from psfscale.models.base import FitReport
     from psfscale.store.schema import ArraySpec
@@ -44,7 +44,8 @@ def fit_stack(
     stars : npz, see `psfscale.store.stacks`
     output : store to write; must not exist
     settings : ``key=value`` items of the model's settings; ``pupil=FILE`` (npy or FITS) replaces
-        the survey's pupil
+        the survey's pupil, ``prior=FILE`` (npz) is a fixed wavefront, see
+        `psfscale.models.wavediff.fixed`
     survey : survey file that supplies what `settings` leave out, where given
     observer : told of the phases of a fit, by models that tell
 
@@ -55,7 +56,7 @@ def fit_stack(
     """
     instrument = None if survey is None else load_survey(survey).instrument
     given = _parse(settings)
-    parts = _pupil(name, given)
+    parts = {**_pupil(name, given), **_prior(name, given)}
     chosen = resolve_settings(name, given, instrument)
     batch = read_stars(stars)
     if output.exists():
@@ -83,6 +84,20 @@ def _pupil(name: str, given: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(msg)
     given["optics"] = {"pupil_samples": len(pupil), **given.get("optics", {})}
     return {"pupil": pupil}
+
+
+def _prior(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The fixed wavefront that `given` names, taken out of it."""
+    if name != "wavediff" or "prior" not in given:
+        return {}
+    from psfscale.models.wavediff.fixed import FixedWavefront
+
+    path = Path(str(given.pop("prior")))
+    try:
+        return {"prior": FixedWavefront(**read_arrays(path))}
+    except TypeError as error:
+        msg = f"{path}: {error}; a fixed wavefront has coefficient, x_range, y_range, zernike, x, y"
+        raise InputError(msg) from error
 
 
 def predict_stack(

@@ -36,7 +36,7 @@ def read_stars(path: Path | str) -> StarBatch:
         The file is missing or not an npz, an array is missing, of the wrong shape, or
         holds values that a `StarBatch` refuses.
     """
-    arrays = _read(path, required=("image", "x", "y"))
+    arrays = read_arrays(path, required=("image", "x", "y"))
     image = _floats(arrays["image"], "image", np.float32)
     if image.ndim != 3:
         msg = f"{path}: image has shape {image.shape}, expected (star, y, x)"
@@ -64,7 +64,7 @@ def read_points(path: Path | str) -> FieldPoints:
     InputError
         The file is missing or not an npz, or ``x``, ``y`` are missing or disagree.
     """
-    arrays = _read(path, required=("x", "y"))
+    arrays = read_arrays(path, required=("x", "y"))
     try:
         return FieldPoints(
             x=_floats(arrays["x"], "x", np.float64),
@@ -103,13 +103,21 @@ def border_sigma(image: Float[np.ndarray, "star y x"]) -> Float[np.ndarray, " st
     return np.asarray(mad_std(edge, axis=1, ignore_nan=True))
 
 
-def _read(path: Path | str, *, required: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path | str, *, required: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an npz, by name.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged or not an npz, or an array is missing.
+    """
     path = Path(path)
     if not path.is_file():
         msg = f"no such file: {path}"
         raise InputError(msg)
     if not zipfile.is_zipfile(path):
-        msg = f"{path} is not an .npz file; one with {', '.join(required)} is needed"
+        needed = f"; one with {', '.join(required)} is needed" if required else ""
+        msg = f"{path} is not an .npz file{needed}"
         raise InputError(msg)
     try:
         with np.load(path, allow_pickle=False) as file:

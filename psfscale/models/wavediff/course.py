@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import StarBatch
     from psfscale.models.base import Checkpoint
+    from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 
@@ -82,6 +83,7 @@ def train(
     path: LightPath,
     observe: Callable[[Phase | Step], None],
     checkpoint: Checkpoint | None = None,
+    fixed: FixedWavefront | None = None,
 ) -> Trained:
     """Fit a wavefront field to stars.
 
@@ -89,15 +91,16 @@ def train(
     ----------
     observe : told of every step, and of every phase as it ends, those before a resumed one too
     checkpoint : given the fit after every phase, and asked for it at the beginning
+    fixed : wavefront that the field is added to
 
     Raises
     ------
     FitError
         Too few stars with signal.
     """
-    training = Training(stars, settings, optics=optics, path=path)
+    training = Training(stars, settings, optics=optics, path=path, fixed=fixed)
     told: list[Phase] = []
-    own = fingerprint(stars, settings, path)
+    own = fingerprint(stars, settings, path, fixed)
     if checkpoint is not None:
         told = restore(training, checkpoint.load(), own)
     for phase in told:

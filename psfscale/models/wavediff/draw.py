@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import FieldPoints, PixelGrid
     from psfscale.models.position import PositionPolynomials
+    from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings
     from psfscale.models.wavediff.surface import FieldFunctions
@@ -47,6 +48,7 @@ class Drawing:
     width : σ of the window that defines the centroid [CCD pixel]
     jitter : σ of the blur [CCD pixel]
     on_axis : whether the stars' stamps were registered to the optical axis
+    fixed : wavefront that the field is added to, or None
     """
 
     path: LightPath
@@ -59,21 +61,36 @@ class Drawing:
     width: float
     jitter: float
     on_axis: bool
+    fixed: FixedWavefront | None = None
 
     def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
         """Zernike coefficients at positions [µm], the surfaces' share of them included."""
-        own = self.positions(at.x, at.y) @ self.zernike.numpy().T
+        own = self._of_modes(at.x, at.y)
         maps = self._maps()
         if maps is None:
-            return np.asarray(own)
+            return own
         amplitude = self.path.amplitude.double()
-        modes = self.path.modes(len(self.zernike)).double()
-        share = project(maps.double(), modes, amplitude=amplitude).cpu().numpy()
+        share = project(maps.double(), self._modes().double(), amplitude=amplitude).cpu().numpy()
         return np.asarray(own + self.field(at.x, at.y) @ share)
+
+    def _modes(self) -> Tensor:
+        n = 0 if self.fixed is None else self.fixed.n_zernikes
+        return self.path.modes(max(n, len(self.zernike)))
+
+    def _of_modes(self, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "object zernike"]:
+        """Coefficients of the fitted field and of what is fixed [µm]."""
+        own = self.positions(x, y) @ self.zernike.numpy().T
+        if self.fixed is None:
+            return np.asarray(own)
+        fixed = self.fixed(x, y)
+        wide = np.zeros((len(x), max(own.shape[1], fixed.shape[1])))
+        wide[:, : own.shape[1]] += own
+        wide[:, : fixed.shape[1]] += fixed
+        return wide
 
     def _opd(self, at: FieldPoints, part: slice, modes: Tensor, maps: Tensor | None) -> Tensor:
         x, y = at.x[part], at.y[part]
-        z = torch.from_numpy(self.positions(x, y) @ self.zernike.numpy().T).to(modes)
+        z = torch.from_numpy(self._of_modes(x, y)).to(modes)
         opd = torch.einsum("sj,jyx->syx", z, modes)
         if maps is None:
             return opd
@@ -88,8 +105,7 @@ class Drawing:
 
     def wavefront(self, at: FieldPoints) -> Float[Tensor, "object y x"]:
         """OPD [µm] at positions; 0 where the pupil is blocked."""
-        modes = self.path.modes(len(self.zernike))
-        whole = self._opd(at, slice(None), modes, self._maps())
+        whole = self._opd(at, slice(None), self._modes(), self._maps())
         return whole * (self.path.amplitude > 0)
 
     def draw(self, at: FieldPoints, grid: PixelGrid) -> Float[Tensor, "object y x"]:
@@ -105,7 +121,7 @@ class Drawing:
         )
         rows, columns = (slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in grid.shape)
         spectra = torch.from_numpy(weights).to(self.path.amplitude)
-        modes, maps = self.path.modes(len(self.zernike)), self._maps()
+        modes, maps = self._modes(), self._maps()
         on_axis = grid.centre == "axis" or (grid.centre == "auto" and self.on_axis)
         out = modes.new_zeros((len(at), *grid.shape))
         for k in range(0, len(at), STEP):

@@ -43,6 +43,8 @@ START = 0.05
 """Aberration that a search starts from [mean wavelength]: without any, signs have no slope."""
 STARTS = ((3, 1), (3, -1), (4, 1), (5, 1))
 """Index of the Zernike that a search starts from, and its sign; defocus, then astigmatism."""
+AS_KNOWN = (3, 0)
+"""The start of a search that knows a wavefront: no aberration beside it."""
 SAME = 1e-3
 """Relative difference of χ² below which two minima are one; false ones are 1-6 % higher."""
 TINY = 1e-30
@@ -51,17 +53,20 @@ DAMPING = 1e-3
 MOST_DAMPING = 1e6
 
 
-def flipped(wavefronts: Wavefronts) -> Wavefronts:
-    """The wavefronts with even radial orders negated.
+def flipped(wavefronts: Wavefronts, scene: Scene) -> Wavefronts:
+    """The wavefronts with even radial orders negated, what is known of them included.
 
     Through a pupil that is even under ``(x, y) → (−x, −y)`` both have the same PSF; through a
     real one nearly so, which leaves a second, false, minimum.
     """
     n = len(wavefronts.zernike)
-    sign = [1.0 - 2 * (noll_index(j)[0] % 2 == 0) for j in range(1, n + 1)]
-    return replace(
-        wavefronts, zernike=wavefronts.zernike * wavefronts.zernike.new_tensor(sign)[:, None]
-    )
+    signs = [1.0 - 2 * (noll_index(j)[0] % 2 == 0) for j in range(1, n + 1)]
+    sign = wavefronts.zernike.new_tensor(signs)[:, None]
+    zernike = wavefronts.zernike * sign
+    if scene.known is not None:
+        known = torch.linalg.lstsq(scene.functions, scene.known[:, :n]).solution.T
+        zernike[: len(known)] += (sign[: len(known)] - 1) * known
+    return replace(wavefronts, zernike=zernike)
 
 
 def descend(
@@ -132,7 +137,7 @@ def search(
     enough = float((soft.pixels.weight / scene.pixels.weight.clamp(min=TINY)).sum())
     size = START * float(np.mean(scene.camera.wavelengths))
     best, lowest = start, float("inf")
-    for mode, sign in STARTS:
+    for mode, sign in STARTS if scene.known is None else (AS_KNOWN, *STARTS):
         zernike = start.zernike.clone()
         zernike[min(mode, len(zernike) - 1), 0] += sign * size
         here = replace(start, zernike=zernike)
@@ -143,7 +148,7 @@ def search(
                 best, lowest = here, cost
             if lowest < enough or again:
                 return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS, tell=tell)[0]
-            here = flipped(here)
+            here = flipped(here, scene)
     return descend(soft, best, nuisances=nuisances, n_steps=LAST_STEPS, tell=tell)[0]
 
 

@@ -21,6 +21,7 @@ from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
+from psfscale.models.wavediff.fixed import FixedWavefront, fixed_arrays
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
 from psfscale.models.wavediff.result import Phase, Step, Trained
 from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
@@ -43,6 +44,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
     ----------
     settings : all settings, or None for the defaults
     pupil : (y, x) amplitude of the pupil, or None for the recipe of the settings
+    prior : wavefront that the fitted one is added to, or None
     **options : single settings, over `settings`
 
     Attributes
@@ -54,7 +56,8 @@ class WaveDiff(StoredField[WaveDiffSettings]):
     Raises
     ------
     ConfigError
-        An option is unknown or its value is wrong, or the pupil does not fit the settings.
+        An option is unknown or its value is wrong, or the pupil or the prior does not fit the
+        settings.
     """
 
     name: ClassVar[str] = "wavediff"
@@ -65,11 +68,18 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         settings: WaveDiffSettings | None = None,
         *,
         pupil: Float[np.ndarray, "y x"] | None = None,
+        prior: FixedWavefront | None = None,
         **options: Any,
     ) -> None:
+        if prior is not None:
+            options["fixed"] = prior.sizes
         super().__init__(settings, **options)
+        self._fixed = prior
         if self._settings.optics is None:
             msg = "wavediff computes PSFs from the telescope: give a survey file, or optics"
+            raise ConfigError(msg)
+        if prior is None and any(self._settings.fixed):
+            msg = f"settings tell of a fixed wavefront {self._settings.fixed}: give it as `prior`"
             raise ConfigError(msg)
         self._optics: OpticsSettings = self._settings.optics
         self._pupil = amplitude_of(self._optics, pupil)
@@ -88,6 +98,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         limit = 1.0 if settings.optics is None else settings.optics.band_limit
         waves = n_cosines(max(stamp_shape), limit)
         return (
+            *fixed_arrays(settings.fixed),
             StateArray(
                 name="zernike",
                 dims=("mode", "function"),
@@ -174,6 +185,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             path=path,
             observe=observe,
             checkpoint=self.checkpoint,
+            fixed=self._fixed,
         )
 
     def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
@@ -215,7 +227,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             An array is missing or of another shape than the settings say.
         """
         arrays = cls._checked(state, settings, _stamp_of(state))
-        model = cls(settings, pupil=arrays["pupil"])
+        model = cls(settings, pupil=arrays["pupil"], prior=FixedWavefront.from_state(arrays))
         model._state = arrays
         return model
 
@@ -241,6 +253,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             width=float(state["width"]),
             jitter=float(state["jitter"]),
             on_axis=bool(state["on_axis"]),
+            fixed=self._fixed,
         )
 
     def _state_of(self, trained: Trained, stars: StarBatch) -> dict[str, np.ndarray]:
@@ -250,6 +263,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             surface[:] = trained.surface.cpu().numpy()
         mean = trained.stamp[trained.used].mean(0)
         return {
+            **({} if self._fixed is None else self._fixed.state()),
             "zernike": trained.wavefronts.zernike.double().cpu().numpy(),
             "pupil": np.asarray(self._pupil, dtype=np.float32),
             "box": np.array(trained.positions.box),

@@ -102,10 +102,11 @@ class Scene:
     functions : (star, function) π at the stars
     spectra : (star, node) weights of the camera's wavelengths
     camera, path : what draws, on which pupil
-    modes : (zernike, y, x) on that pupil
+    modes : (zernike, y, x) on that pupil, at least those of the field and of `known`
     surfaces : the basis of what lies beyond the Zernikes, or None
     offset : (star, y, x) added to the camera's stamps: what a better camera sees, less this one
     blur : σ² of the jitter in the camera [pixel²]
+    known : (star, zernike) [µm], what the stars' wavefronts have beside the field, or None
     """
 
     pixels: StarPixels
@@ -117,6 +118,7 @@ class Scene:
     surfaces: SurfaceBasis | None = None
     offset: Float[Tensor, "star y x"] | None = None
     blur: float = 0.0
+    known: Float[Tensor, "star zernike"] | None = None
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -132,6 +134,9 @@ class Scene:
         """Wavefronts [µm] of the stars in `part`."""
         z = at.at(self.functions)
         opd = torch.einsum("sj,jyx->syx", z[part], self.modes[: z.shape[1]])
+        if self.known is not None:
+            known = self.known[part]
+            opd = opd + torch.einsum("sj,jyx->syx", known, self.modes[: known.shape[1]])
         if self.surfaces is None or at.surface is None:
             return opd
         return opd + self.surfaces.opd(self.surfaces.maps(at.surface), part)
@@ -177,6 +182,7 @@ class Scene:
             spectra=self.spectra[chosen],
             surfaces=None if self.surfaces is None else self.surfaces.select(chosen),
             offset=None if self.offset is None else self.offset[chosen],
+            known=None if self.known is None else self.known[chosen],
         )
 
     def normal(self, at: Wavefronts, nuisances: Nuisances) -> Normal:

@@ -123,6 +123,11 @@ class WaveDiffSettings(BaseModel):
         description="share of the stars kept aside to judge the surfaces, and then fitted [1]",
     )
     seed: int = Field(default=0, ge=0, description="of the choice of those stars")
+    fixed: tuple[int, int, int, int] = Field(
+        default=(0, 0, 0, 0),
+        description="sizes of a fixed wavefront: Zernikes and monomials of its polynomials, its "
+        "points and their Zernikes; follow from what is given as `prior` [1]",
+    )
     clip: float = Field(
         default=6.0,
         gt=0,

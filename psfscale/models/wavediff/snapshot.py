@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from psfscale.arrays import StarBatch
+    from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import WaveDiffSettings
     from psfscale.models.wavediff.train import Training
@@ -28,12 +29,18 @@ COURSE_VERSION = 1
 """To be raised when a phase computes something else, so that older snapshots are not taken up."""
 
 
-def fingerprint(stars: StarBatch, settings: WaveDiffSettings, path: LightPath) -> str:
+def fingerprint(
+    stars: StarBatch,
+    settings: WaveDiffSettings,
+    path: LightPath,
+    fixed: FixedWavefront | None = None,
+) -> str:
     """A hash of all that determines a fit, but for the device it runs on."""
     digest = hashlib.sha256(str(COURSE_VERSION).encode())
     digest.update(settings.model_dump_json(exclude={"device"}).encode())
     pupil = path.amplitude.cpu().numpy()
-    arrays = (stars.image, stars.weight, stars.x, stars.y, stars.sed, stars.wavelength, pupil)
+    of_stars = (stars.image, stars.weight, stars.x, stars.y, stars.sed, stars.wavelength)
+    arrays = (*of_stars, pupil, *({} if fixed is None else fixed.state()).values())
     for array in arrays:
         values = np.ascontiguousarray(np.empty(0) if array is None else array)
         digest.update(f"{values.dtype}{values.shape}".encode())

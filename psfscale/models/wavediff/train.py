@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import StarBatch
     from psfscale.models.wavediff.fit import Tell
+    from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 
@@ -70,6 +71,7 @@ class Training:
         *,
         optics: OpticsSettings,
         path: LightPath,
+        fixed: FixedWavefront | None = None,
     ) -> None:
         device = path.amplitude.device
         self.settings = settings
@@ -80,6 +82,8 @@ class Training:
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
         self.field = field_functions(settings, self.positions.box)
         self.features = torch.from_numpy(self.field(stars.x, stars.y)).float().to(device)
+        known = None if fixed is None else fixed(stars.x, stars.y)
+        self.known = None if known is None else torch.from_numpy(known).float().to(device)
         coarse = path.coarser(coarse_factor(path, self.size))
         self.full = self._scene(stars, optics, path, settings.n_wavelengths)
         n_coarse = min(COARSE_WAVELENGTHS, settings.n_wavelengths)
@@ -102,13 +106,15 @@ class Training:
         self, stars: StarBatch, optics: OpticsSettings, path: LightPath, n_nodes: int
     ) -> Scene:
         nodes, weights = spectra_of(stars.points, optics, n_nodes)
+        n_known = 0 if self.known is None else self.known.shape[1]
         return Scene(
             pixels=self.pixels,
             functions=self.functions,
             spectra=torch.from_numpy(weights).to(path.amplitude),
             camera=path.camera(nodes.tolist(), self.size),
             path=path,
-            modes=path.modes(self.settings.n_zernikes),
+            modes=path.modes(max(self.settings.n_zernikes, n_known)),
+            known=self.known,
         )
 
     def _bright(self) -> Tensor:
@@ -128,7 +134,12 @@ class Training:
         """A plane wavefront; the stars' own tilts from their centroids, where those scatter."""
         offset = (optics.binned - 1) / (2 * optics.binned) if optics.binned else 0.0
         y, x = windowed_centroid(self.pixels.image, width=WINDOW)
+        # Tip and tilt have slope 2 [rms] over a radius, which is half the samples.
+        micron = self.full.path.step * len(self.full.path.axis) / 4
         shift = torch.stack([x, y], dim=1) - self.size // 2 + offset
+        if self.known is not None:
+            known = self.known[:, list(TIP_TILT)[: max(self.known.shape[1] - 1, 0)]]
+            shift[:, : known.shape[1]] -= known / micron
         wanted = self.settings.centroids
         own = self._scattered(shift) if wanted == "auto" else wanted
         self.nuisances = Nuisances(
@@ -137,8 +148,6 @@ class Training:
             centroids=own,
             jitter=False,
         )
-        # Tip and tilt have slope 2 [rms] over a radius, which is half the samples.
-        micron = self.full.path.step * len(self.full.path.axis) / 4
         n, jitter = self.settings.n_zernikes, self.settings.jitter
         self.wavefronts = Wavefronts(
             zernike=self.functions.new_zeros((n, self.settings.n_functions)),
