@@ -145,16 +145,27 @@ def simulate(
 def ingest(
     survey: Annotated[Path, typer.Argument(help="survey file: instrument and ingest recipe")],
     files: Annotated[list[Path], typer.Argument(help="LDAC catalogues, FITS exposures or stacks")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="survey store to write")],
-    append: Annotated[bool, typer.Option(help="add exposures to an existing store")] = False,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="survey store to write, or index (.yaml) of blocks"),
+    ],
+    append: Annotated[bool, typer.Option(help="add exposures to an existing survey")] = False,
+    block: Annotated[int, typer.Option(help="exposures of a block, where an index is written")] = (
+        1000
+    ),
     settings: Settings = None,
 ) -> None:
-    """Read files into a survey store; every object taken, masked or refused is counted."""
+    """Read files into a survey store, or into the blocks of an index; every object is counted."""
+    from functools import partial
+
+    from psfscale.store.index import is_index
     from psfscale.store.ingest import ingest as read
+    from psfscale.store.ingest import ingest_blocks
     from psfscale.survey import load_survey
 
+    into = partial(ingest_blocks, block_size=block) if is_index(output) else read
     with _progress("ingest") as advance:
-        summary = read(
+        summary = into(
             load_survey(survey, settings or ()),
             files,
             output,

@@ -12,7 +12,8 @@ raise                       when
 `StoreError`                a store is missing, of another schema, incomplete or misused
 `FitError`                  a model cannot be fitted to these stars (too few, no signal)
 `PsfCheckError`             a fitted PSF is not fit for release (not finite, size, flux)
-`RunError`                  a run cannot start or go on (lease held, too many failures)
+`RunError`                  a run cannot start or go on (too many failures, no cluster)
+`HeldError`                 a run cannot start since another driver holds it
 ==========================  ==========================================================
 """
 
@@ -43,3 +44,7 @@ class PsfCheckError(PsfscaleError, ArithmeticError):
 
 class RunError(PsfscaleError, RuntimeError):
     """A run cannot start or go on."""
+
+
+class HeldError(RunError):
+    """Another driver holds the run."""

@@ -7,37 +7,34 @@ on one index: a block that another driver holds is passed by.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
-
-from psfscale.errors import ConfigError, InputError, StoreError
+from psfscale.errors import HeldError, StoreError
 from psfscale.pipeline.launch import run
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.plan import plan_run
-from psfscale.store.layout import open_root
-from psfscale.yamlfile import read_yaml
+from psfscale.store.index import is_index, list_stores, read_index, write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from psfscale.config import RunConfig
     from psfscale.pipeline.launch import RunSummary
     from psfscale.pipeline.plan import Plan
 
-SUFFIXES = (".yaml", ".yml")
+__all__ = [
+    "BlocksSummary",
+    "configs",
+    "is_index",
+    "plan_blocks",
+    "run_blocks",
+    "run_stores",
+    "write_index",
+]
 
-
-class _IndexFile(BaseModel):
-    """An index: the survey stores of a survey, in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    blocks: tuple[Path, ...] = Field(
-        min_length=1, description="survey stores; relative paths are to the folder of the index"
-    )
+INDEX = "index.yaml"
+"""In the folder of a run in blocks: its run stores in order, those not begun too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,7 @@ class BlocksSummary:
     Attributes
     ----------
     ended : how its run ended, by name, of the blocks that this driver ran
-    held : who holds it, by name, of the blocks that another driver runs
+    held : why not, by name, of the blocks that another driver runs
     """
 
     ended: dict[str, RunSummary]
@@ -60,40 +57,8 @@ class BlocksSummary:
 
     def __str__(self) -> str:
         lines = [f"{name}: {summary}" for name, summary in self.ended.items()]
-        lines += [f"{name}: held by another driver ({who})" for name, who in self.held.items()]
+        lines += [f"{name}: {why}" for name, why in self.held.items()]
         return "\n".join(lines)
-
-
-def is_index(survey: Path) -> bool:
-    """Whether a run's survey is an index of blocks, not a store."""
-    return survey.suffix in SUFFIXES
-
-
-def write_index(path: Path, blocks: Sequence[Path]) -> None:
-    """Write an index of survey stores.
-
-    Raises
-    ------
-    InputError
-        Its name does not end in .yaml, or two blocks have one name or share an exposure.
-    StoreError
-        A block is no store.
-    """
-    if not is_index(path):
-        msg = f"an index ends in .yaml, got {path.name}"
-        raise InputError(msg)
-    owner: dict[str, Path] = {}
-    for block in blocks:
-        ids: Any = open_root(block)["exposures/id"]
-        for identity in ids[...].tolist():
-            if identity in owner:
-                msg = f"exposure {identity} is in {owner[identity]} and in {block}"
-                raise InputError(msg)
-            owner[identity] = block
-    _require_names(blocks)
-    here = path.resolve().parent
-    listed = [_from(here, block.resolve()) for block in blocks]
-    path.write_text(yaml.safe_dump({"blocks": listed}, sort_keys=False))
 
 
 def configs(config: RunConfig) -> dict[str, RunConfig]:
@@ -104,19 +69,16 @@ def configs(config: RunConfig) -> dict[str, RunConfig]:
     ConfigError
         The index is missing or wrong.
     """
-    folder = config.survey.resolve().parent
-    blocks = [folder / block for block in read_yaml(config.survey, _IndexFile).blocks]
-    _require_names(blocks)
     return {
         block.stem: config.model_copy(
             update={"survey": block, "output": config.output / f"{block.stem}.zarr"}
         )
-        for block in blocks
+        for block in read_index(config.survey)
     }
 
 
 def run_stores(path: Path) -> list[Path]:
-    """The run store at `path`, or those of the folder of a run in blocks.
+    """The run store at `path`, or those of the folder of a run in blocks, in its order.
 
     Raises
     ------
@@ -125,7 +87,8 @@ def run_stores(path: Path) -> list[Path]:
     """
     if (path / "zarr.json").is_file():
         return [path]
-    found = sorted(store for store in path.glob("*.zarr") if (store / "zarr.json").is_file())
+    listed = read_index(path / INDEX) if (path / INDEX).is_file() else sorted(path.glob("*.zarr"))
+    found = [store for store in listed if (store / "zarr.json").is_file()]
     if not found:
         msg = f"no run store at {path}, and no folder of run stores"
         raise StoreError(msg)
@@ -152,26 +115,25 @@ def run_blocks(config: RunConfig, **options: Any) -> BlocksSummary:
         The index is missing or wrong.
     """
     config.output.mkdir(parents=True, exist_ok=True)
+    left = configs(config)
+    list_stores(config.output / INDEX, [block.output for block in left.values()])
     summary = BlocksSummary(ended={}, held={})
-    for name, block in configs(config).items():
-        holder = read_holder(block.output)
-        if holder is not None and holder.state == "running":
-            summary.held[name] = f"host {holder.host}, process {holder.pid}"
-            continue
-        ended = run(block, **options)
-        summary.ended[name] = ended
-        if ended.signal is not None:
-            break
+    while left:
+        summary.held.clear()
+        for name, block in left.items():
+            try:
+                summary.ended[name] = run(block, **options)
+            except HeldError as error:
+                summary.held[name] = str(error)
+                continue
+            if summary.ended[name].signal is not None:
+                return summary
+        # A block whose driver has died meanwhile is taken up.
+        left = {name: left[name] for name in summary.held if _orphaned(left[name].output)}
     return summary
 
 
-def _require_names(blocks: Sequence[Path]) -> None:
-    names = [block.stem for block in blocks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"blocks need names of their own, since their runs bear them; twice: {twice}"
-        raise ConfigError(msg)
-
-
-def _from(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+def _orphaned(store: Path) -> bool:
+    """Whether the driver that held a run has died."""
+    holder = read_holder(store)
+    return holder is not None and holder.state == "stale"

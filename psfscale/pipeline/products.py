@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from psfscale.errors import InputError, RunError
+from psfscale.errors import HeldError, InputError
 from psfscale.pipeline.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.blocks import run_stores
 from psfscale.pipeline.context import RunContext, read_context
@@ -63,7 +63,7 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
     ------
     StoreError
         There is no run store at `path`.
-    RunError
+    HeldError
         A driver holds the run.
     InputError
         TreeCorr is wanted and not installed.
@@ -72,7 +72,7 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
     alone = stores == [path]
     with ExitStack() as held:
         for store in stores:
-            with suppress(*(() if alone else (RunError,))):
+            with suppress(*(() if alone else (HeldError,))):
                 held.enter_context(Lease(store))
                 write_aggregates(read_context(store))
         aggregate_stores(stores, path, rho=rho, workers=workers)

@@ -6,9 +6,9 @@ import toy
 from typer.testing import CliRunner
 
 from psfscale.cli import app
-from psfscale.errors import ConfigError, InputError
+from psfscale.errors import ConfigError, HeldError, InputError
 from psfscale.pipeline import open_run, run
-from psfscale.pipeline.blocks import configs, run_blocks, write_index
+from psfscale.pipeline.blocks import configs, run_blocks, run_stores, write_index
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage.runstore import create_run_store
@@ -47,6 +47,42 @@ def test_run_blocks__passes_by_what_another_driver_holds(survey, blocks) -> None
     assert list(run_blocks(blocks, serial=True, observers=[]).ended) == ["first", "second"]
     state = open_run(first.output)["ccds/state"].sel(stage=list(toy.STAGES))
     assert np.asarray(state == 1).all()
+
+
+def test_run_blocks__after_more_exposures_leaves_finished_blocks_alone(survey, blocks) -> None:
+    run_blocks(blocks, serial=True, observers=[])
+    before = toy.run_arrays(survey / "runs/first.zarr")
+    toy.append_exposure(survey / "second.zarr")
+    toy.make_survey(survey / "third.zarr", 6)
+    root = toy.open_root(survey / "third.zarr", mode="r+")
+    root["exposures/complete"][:5] = 0
+    root["exposure"][:5] = root["exposures/id"][:5] = [f"other-{i}" for i in range(5)]
+    names = ("first.zarr", "second.zarr", "third.zarr")
+    write_index(survey / "survey.yaml", [survey / name for name in names])
+    summary = run_blocks(blocks, serial=True, observers=[])
+    assert [s.n_units for s in summary.ended.values()] == [0, 3, 3]
+    assert [p.name for p in run_stores(survey / "runs")] == list(names)
+    after = toy.run_arrays(survey / "runs/first.zarr")
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+
+
+def test_run_blocks__takes_up_a_block_whose_driver_died(blocks, monkeypatch) -> None:
+    first = configs(blocks)["first"]
+    calls = []
+
+    def held_once(config, **options):
+        calls.append(config.output.stem)
+        if calls == ["first"]:
+            msg = "held"
+            raise HeldError(msg)
+        return run(config, **options)
+
+    monkeypatch.setattr("psfscale.pipeline.blocks.run", held_once)
+    monkeypatch.setattr("psfscale.pipeline.blocks._orphaned", lambda store: store == first.output)
+    summary = run_blocks(blocks, serial=True, observers=[])
+    assert calls == ["first", "second", "first"]
+    assert (list(summary.ended), summary.held) == (["second", "first"], {})
 
 
 def test_index__is_planned_and_run_from_the_command_line(survey, blocks) -> None:

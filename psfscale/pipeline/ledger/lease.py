@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import psutil
 
-from psfscale.errors import RunError
+from psfscale.errors import HeldError
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.store.layout import STATE_DIRECTORY
 
@@ -82,7 +82,7 @@ class Lease:
 
     Raises
     ------
-    RunError
+    HeldError
         On entry, where another driver holds the run.
     """
 
@@ -101,7 +101,7 @@ class Lease:
                     f"{self.run} is held by another driver (host {holder.host}, process "
                     f"{holder.pid}); wait until it ends, or stop it"
                 )
-                raise RunError(msg)
+                raise HeldError(msg)
             self._beat()
         self._thread.start()
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from psfscale.survey.geometry import field_position
 from psfscale.survey.recipe import ImagesRecipe, LdacRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from psfscale.store.ingest.formats.reader import CcdContent, Piece, Reader
     from psfscale.store.ingest.scan import ExposurePlan, IngestPlan
@@ -64,16 +65,44 @@ def ingest(
         The store exists and `append` is False, or another ingest is writing to it.
     """
     tell = observer or (lambda _: None)
+    with reader_of(survey) as reader:
+        plan = read_plan(reader, files, tell)
+        return write_plan(survey, reader, plan, Path(output), files, append=append, tell=tell)
+
+
+@contextmanager
+def reader_of(survey: Survey) -> Iterator[Reader]:
+    """The reader of a survey's files, closed in the end."""
     reader = _reader(survey)
     try:
-        plan = scan_files(reader, [Path(path) for path in files], tell)
-        with prepared(survey, plan, Path(output), append=append) as target:
-            todo = {exposure.facts.id for exposure in target.todo}
-            drop_refusals(target.path, exposures=todo, files={Path(path) for path in files})
-            write_refusals(target.path, map(file_line, plan.refused))
-            return _Ingest(survey, reader, target, tell).run(plan)
+        yield reader
     finally:
         reader.close()
+
+
+def read_plan(
+    reader: Reader, files: Sequence[Path], tell: Callable[[IngestEvent], None]
+) -> IngestPlan:
+    """The first pass: what the files hold."""
+    return scan_files(reader, [Path(path) for path in files], tell)
+
+
+def write_plan(
+    survey: Survey,
+    reader: Reader,
+    plan: IngestPlan,
+    output: Path,
+    files: Sequence[Path],
+    *,
+    append: bool,
+    tell: Callable[[IngestEvent], None],
+) -> IngestSummary:
+    """The second pass: write what was planned to one store, as `ingest` says."""
+    with prepared(survey, plan, output, append=append) as target:
+        todo = {exposure.facts.id for exposure in target.todo}
+        drop_refusals(target.path, exposures=todo, files={Path(path) for path in files})
+        write_refusals(target.path, map(file_line, plan.refused))
+        return _Ingest(survey, reader, target, tell).run(plan)
 
 
 def _reader(survey: Survey) -> Reader:

@@ -1,0 +1,109 @@
+"""An index: the stores of a survey, or of a run, that was cut into blocks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from psfscale.errors import ConfigError, InputError
+from psfscale.store.layout import open_root
+from psfscale.yamlfile import read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SUFFIXES = (".yaml", ".yml")
+
+
+class _IndexFile(BaseModel):
+    """An index: the survey stores of a survey, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocks: tuple[Path, ...] = Field(
+        min_length=1, description="stores; relative paths are to the folder of the index"
+    )
+
+
+def is_index(survey: Path) -> bool:
+    """Whether a path is that of an index, by its name."""
+    return survey.suffix in SUFFIXES
+
+
+def read_index(path: Path) -> list[Path]:
+    """The stores of an index, in order.
+
+    Raises
+    ------
+    ConfigError
+        The index is missing or wrong, or two blocks have one name.
+    """
+    folder = path.resolve().parent
+    blocks = [folder / block for block in read_yaml(path, _IndexFile).blocks]
+    _require_names(blocks)
+    return blocks
+
+
+def write_index(path: Path, blocks: Sequence[Path]) -> None:
+    """Write an index of survey stores.
+
+    Raises
+    ------
+    InputError
+        Its name does not end in .yaml, or two blocks share an exposure.
+    ConfigError
+        Two blocks have one name.
+    StoreError
+        A block is no store.
+    """
+    if not is_index(path):
+        msg = f"an index ends in .yaml, got {path.name}"
+        raise InputError(msg)
+    owner: dict[str, Path] = {}
+    for block in blocks:
+        for identity in exposures_of(block):
+            if identity in owner:
+                msg = f"exposure {identity} is in {owner[identity]} and in {block}"
+                raise InputError(msg)
+            owner[identity] = block
+    _require_names(blocks)
+    list_stores(path, blocks)
+
+
+def list_stores(path: Path, stores: Sequence[Path]) -> None:
+    """Write an index of these stores, there or not, in one step."""
+    here = path.resolve().parent
+    text = yaml.safe_dump(
+        {"blocks": [_from(here, store.resolve()) for store in stores]}, sort_keys=False
+    )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def exposures_of(store: Path) -> list[str]:
+    """Ids of the exposures of a survey store, in their order.
+
+    Raises
+    ------
+    StoreError
+        There is no store.
+    """
+    ids: Any = open_root(store)["exposures/id"]
+    return [str(identity) for identity in ids[...].tolist() if identity]
+
+
+def _require_names(blocks: Sequence[Path]) -> None:
+    names = [block.stem for block in blocks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"blocks need names of their own, since their runs bear them; twice: {twice}"
+        raise ConfigError(msg)
+
+
+def _from(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
