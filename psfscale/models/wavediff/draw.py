@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Drawing"]
 
 STEP = 32
-"""Objects drawn at once; bounds the memory of their wavefronts."""
+"""Objects whose wavefronts are held at once, or a batch of the camera where that is wider."""
 CENTRING_ROUNDS = 3
 """Rounds of shift and centroid; the first leaves thousandths of a pixel."""
 CENTRING_OVERSAMPLING = 3
@@ -124,8 +124,10 @@ class Drawing:
         modes, maps = self._modes(), self._maps()
         on_axis = grid.centre == "axis" or (grid.centre == "auto" and self.on_axis)
         out = modes.new_zeros((len(at), *grid.shape))
-        for k in range(0, len(at), STEP):
-            part = slice(k, k + STEP)
+        wide = camera.batches(len(at))[0] if len(at) else slice(0, 0)
+        step = max(STEP, wide.stop)
+        for k in range(0, len(at), step):
+            part = slice(k, k + step)
             opd = self._opd(at, part, modes, maps)
             if not on_axis:
                 opd = self._centred(opd, spectra[part], nodes.tolist(), grid)

@@ -8,7 +8,7 @@ Paper: Liaudat, Starck, Kilbinger & Frugier 2023, Inverse Problems 39, 035008
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 
 __all__ = ["WaveDiff"]
+
+T = TypeVar("T")
 
 
 class WaveDiff(StoredField[WaveDiffSettings]):
@@ -160,12 +162,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             Too few stars with signal, or their positions do not determine the field.
         """
         path = LightPath.of(self._optics, self._pupil).to(device_of(self._settings.device))
-        try:
-            trained = self._train(stars, path)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            less = replace(path, batch_bytes=path.batch_bytes / 2)
-            trained = self._train(stars, less)
+        trained = _in_memory(path, lambda light: self._train(stars, light))
         self._state = self._state_of(trained, stars)
         return _report(trained)
 
@@ -198,7 +195,8 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         InputError
             The stamp is wider than the pupil's samples resolve, or spectra have no photons.
         """
-        return self._drawing().draw(at, grid)
+        drawing = self._drawing()
+        return _in_memory(drawing.path, lambda light: replace(drawing, path=light).draw(at, grid))
 
     def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
         """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1.
@@ -296,6 +294,16 @@ def device_of(wanted: str) -> torch.device:
         msg = f"device {wanted!r} is not here: this process sees {n} CUDA devices; use auto or cpu"
         raise ConfigError(msg)
     return device
+
+
+def _in_memory(path: LightPath, work: Callable[[LightPath], T]) -> T:
+    """What `work` returns; once more with batches half as large where memory runs out."""
+    try:
+        return work(path)
+    except torch.OutOfMemoryError:
+        pass  # the error holds what `work` had made, until it is let go of
+    torch.cuda.empty_cache()
+    return work(replace(path, batch_bytes=path.batch_bytes / 2))
 
 
 def _report(trained: Trained) -> FitReport:

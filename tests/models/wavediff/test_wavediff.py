@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,15 @@ from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.optics.pupil import PupilShape, pupil_amplitude
 from psfscale.models import load_model_class, settings_class
+from psfscale.models.wavediff.course import train
+from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.model import WaveDiff
 from psfscale.models.wavediff.result import Phase, Step
 from psfscale.store.models import load_model, save_model
 
 SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
 GRID = PixelGrid(shape=(16, 16))
+DEVICES = ["cpu", *(["cuda:0"] if torch.cuda.is_available() else [])]
 
 
 def error(psf: np.ndarray, truth: np.ndarray) -> float:
@@ -254,17 +259,99 @@ def test_surfaces__stay_away_where_the_zernikes_suffice(fitted) -> None:
     assert not fitted[0].state()["surface"].any()
 
 
-def test_wavediff__halves_its_batches_once_when_memory_runs_out(monkeypatch) -> None:
-    seen = []
+class Memory:
+    """A device whose memory runs out while batches are large; counts what is held of a failure."""
 
-    def refuses(*args, path, **kwargs):
-        seen.append(path.batch_bytes)
-        raise torch.OutOfMemoryError
+    def __init__(self, *, enough: float) -> None:
+        self.enough = enough
+        self.asked: list[float] = []
+        self.held: list[weakref.ref[torch.Tensor]] = []
+        self.leaked = 0
 
-    monkeypatch.setattr("psfscale.models.wavediff.model.train", refuses)
+    def run(self, work, *args, path, **kwargs):
+        self.leaked += sum(ref() is not None for ref in self.held)
+        self.asked.append(path.batch_bytes)
+        made = torch.zeros(1)
+        self.held.append(weakref.ref(made))
+        if path.batch_bytes > self.enough:
+            raise torch.OutOfMemoryError
+        return work(*args, path=path, **kwargs)
+
+
+def test_fit__halves_its_batches_once_when_memory_runs_out(monkeypatch) -> None:
+    memory = Memory(enough=2e6)
+    monkeypatch.setattr("psfscale.models.wavediff.model.train", partial(memory.run, train))
+    scene = stars(n=12)
+    squeezed = WaveDiff(**SMALL, surfaces=False)
+    squeezed.fit(scene)
+    assert memory.asked == [4e6, 2e6]
+    assert memory.leaked == 0
+    monkeypatch.undo()
+    plain = WaveDiff(**SMALL, surfaces=False)
+    plain.fit(scene)
+    np.testing.assert_allclose(squeezed.state()["zernike"], plain.state()["zernike"], atol=1e-6)
+    memory = Memory(enough=0)
+    monkeypatch.setattr("psfscale.models.wavediff.model.train", partial(memory.run, train))
     with pytest.raises(torch.OutOfMemoryError):
-        WaveDiff(**SMALL).fit(stars(n=10))
-    assert seen == [seen[0], seen[0] / 2]
+        WaveDiff(**SMALL).fit(scene)
+    assert memory.asked == [4e6, 2e6]
+
+
+def test_predict__halves_its_batches_once_when_memory_runs_out(fitted, monkeypatch) -> None:
+    model, _ = fitted
+    whole, asked, draw_all = model.predict(points(6), GRID), [], Drawing.draw
+
+    def draw_little(drawing, at, grid):
+        asked.append(drawing.path.batch_bytes)
+        if len(asked) == 1:
+            raise torch.OutOfMemoryError
+        return draw_all(drawing, at, grid)
+
+    monkeypatch.setattr(Drawing, "draw", draw_little)
+    torch.testing.assert_close(model.predict(points(6), GRID), whole)
+    assert asked == [4e6, 2e6]
+
+
+def test_predict__of_many_is_that_of_each(fitted) -> None:
+    model, _ = fitted
+    at = points(70)
+    whole = model.predict(at, GRID)
+    for k in (0, 31, 32, 69):
+        one = FieldPoints(
+            x=at.x[k : k + 1], y=at.y[k : k + 1], sed=at.sed[k : k + 1], wavelength=at.wavelength
+        )
+        torch.testing.assert_close(model.predict(one, GRID)[0], whole[k], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_wavediff__is_the_same_on_every_device(fitted, device: str) -> None:
+    model, report = fitted
+    there = WaveDiff(**{**SMALL, "device": device})
+    again = there.fit(stars())
+    assert again.reduced_chi2 == pytest.approx(report.reduced_chi2, rel=1e-4)
+    at = points(6)
+    psf = model.predict(at, GRID)
+    np.testing.assert_allclose(there.predict(at, GRID).cpu(), psf, atol=2e-4 * float(psf.max()))
+
+
+def test_fluxes_and_background__are_in_electrons_and_electrons_a_pixel() -> None:
+    """A scaled image has scaled fluxes, and the same PSF."""
+    scene = stars(n=16, flux=300.0, background=0.5)
+    bright = StarBatch(
+        image=10 * scene.image,
+        weight=scene.weight / 100,
+        x=scene.x,
+        y=scene.y,
+        sed=scene.sed,
+        wavelength=scene.wavelength,
+    )
+    models = [WaveDiff(**SMALL, surfaces=False) for _ in range(2)]
+    one, ten = (model.fit(batch) for model, batch in zip(models, (scene, bright), strict=True))
+    np.testing.assert_allclose(ten.flux, 10 * one.flux, rtol=1e-3)
+    assert ten.reduced_chi2 == pytest.approx(one.reduced_chi2, rel=1e-3)
+    psf = [model.predict(points(3), GRID) for model in models]
+    torch.testing.assert_close(psf[0], psf[1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(psf[0].sum((1, 2)), torch.ones(3))
 
 
 def test_zernikes__hold_the_surfaces_share() -> None:

@@ -1,0 +1,106 @@
+"""Derivatives of a fit against finite differences, in double precision, with masks and weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from wave_scene import OPTICS, WAVELENGTH, points, spectra
+
+from psfscale.models.wavediff.optics import LightPath, amplitude_of
+from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.stars import StarPixels
+
+N_STARS, N_MODES = 4, 8
+ALL = Nuisances(fluxes=True, background=True, centroids=False, jitter=True)
+
+
+def double_scene(*, noise: float) -> tuple[Scene, Wavefronts]:
+    """Stars drawn by the scene itself, with masked pixels and weights that vary by ten."""
+    rng = np.random.default_rng(4)
+    path = LightPath.of(OPTICS, amplitude_of(OPTICS, None))
+    path = replace(path, amplitude=path.amplitude.double())
+    at = points(N_STARS)
+    functions = np.stack([np.ones(N_STARS), at.x / 1000, at.y / 1000], axis=1)
+    weight = 10 ** rng.uniform(4, 5, (N_STARS, 16, 16)) * (rng.random((N_STARS, 16, 16)) > 0.1)
+    empty = torch.zeros(N_STARS, 16, 16, dtype=torch.float64)
+    scene = Scene(
+        pixels=StarPixels(image=empty, weight=torch.from_numpy(weight)),
+        functions=torch.from_numpy(functions),
+        spectra=torch.from_numpy(spectra(N_STARS)),
+        camera=path.camera(WAVELENGTH.tolist(), 16),
+        path=path,
+        modes=path.modes(N_MODES + 2),
+        known=torch.from_numpy(0.02 * rng.normal(size=(N_STARS, N_MODES + 2))),
+        offset=torch.from_numpy(1e-4 * rng.normal(size=(N_STARS, 16, 16))),
+    )
+    here = Wavefronts(
+        zernike=torch.from_numpy(0.03 * rng.normal(size=(N_MODES, 3))),
+        tilt=torch.from_numpy(0.02 * rng.normal(size=(N_STARS, 2))),
+        blur=0.05,
+    )
+    flux = torch.from_numpy(rng.uniform(0.5, 2, N_STARS))[:, None, None]
+    image = (
+        flux * scene.stamps(here) + 1e-3 + noise * torch.from_numpy(rng.normal(size=empty.shape))
+    )
+    return replace(scene, pixels=StarPixels(image=image, weight=scene.pixels.weight)), here
+
+
+def residual(scene: Scene, here: Wavefronts) -> torch.Tensor:
+    """(star, pixel) weighted, flux and background eliminated."""
+    stamp = scene.stamps(here)
+    light = scene.pixels.light(stamp, fluxes=True, background=True)
+    return (scene.pixels.weight.sqrt() * (scene.pixels.image - light.of(stamp))).flatten(1)
+
+
+def slopes(scene: Scene, here: Wavefronts, step: float = 1e-5) -> torch.Tensor:
+    """(star, parameter, pixel) of the residual, by central differences; last the blur."""
+    found = []
+    for mode in range(N_MODES):
+        moved = []
+        for sign in (1, -1):
+            zernike = here.zernike.clone()
+            zernike[mode, 0] += sign * step
+            moved.append(residual(scene, replace(here, zernike=zernike)))
+        found.append((moved[0] - moved[1]) / (2 * step))
+    blurs = (residual(scene, replace(here, blur=here.blur + s * 1e-4)) for s in (1, -1))
+    wide, narrow = blurs
+    return torch.stack([*found, (wide - narrow) / 2e-4], dim=1)
+
+
+def test_normal_vector__is_half_the_descent_of_chi2() -> None:
+    scene, here = double_scene(noise=3e-3)
+    exact = -(slopes(scene, here) @ residual(scene, here)[..., None])[..., 0]
+    found = scene.normal(here, ALL).vector
+    torch.testing.assert_close(found[:, :-1], exact[:, :-1], rtol=1e-6, atol=1e-4)
+    # The blur's derivative is a finite difference itself, to one side.
+    assert torch.corrcoef(torch.stack([found[:, -1], exact[:, -1]]))[0, 1] > 0.99
+
+
+def test_normal_matrix__is_that_of_the_residuals() -> None:
+    scene, here = double_scene(noise=0.0)
+    jacobian = slopes(scene, here)
+    exact = jacobian @ jacobian.mT
+    found = scene.normal(here, ALL).matrix
+    n = N_MODES
+    torch.testing.assert_close(found[:, :n, :n], exact[:, :n, :n], rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(
+        found[:, n], exact[:, n], rtol=0.1, atol=float(exact[:, n].max()) / 20
+    )
+
+
+@pytest.mark.parametrize("bytes_", [1.0, 3e4, 1e9])
+def test_scene__does_not_depend_on_its_batches(bytes_: float) -> None:
+    scene, here = double_scene(noise=3e-3)
+    one = replace(scene, camera=replace(scene.camera, batch_bytes=bytes_))
+    plain = replace(here, blur=0.0)
+    for found, expected in (
+        (one.stamps(plain), scene.stamps(plain)),
+        (one.normal(plain, ALL).matrix, scene.normal(plain, ALL).matrix),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    chosen = torch.tensor([2, 0])
+    few = scene.select(chosen).stamps(plain.select(chosen))
+    torch.testing.assert_close(few, scene.stamps(plain)[chosen], rtol=1e-12, atol=1e-14)
