@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import scale_drive
 import scale_share
+import scale_simulated
 from scale_survey import (
     HERE,
     blank_run,
@@ -170,7 +171,7 @@ def main() -> None:
     elif given.what == "memory":
         scale_drive.memory(given.scratch, sizes=(100, 1000, 10_000, 100_000))
     else:
-        scale_drive.utilisation(
+        scale_simulated.utilisation(
             given.scratch, workers=given.workers, mean=given.mean, rounds=given.rounds
         )
 

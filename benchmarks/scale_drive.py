@@ -1,13 +1,14 @@
-"""The run's own driver and a real scheduler with sleeping units, and the same simulated."""
+"""The run's own driver and a real scheduler, with units that sleep."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,11 @@ class Driven:
     Attributes
     ----------
     n_tasks : exposures
-    cpu : of the process of driver and scheduler [s]
+    cpu : of the process of driver and scheduler, and of workers where they are in it [s]
     wall : from the first unit to the last [s]
     slept : summed over units [s]
     steady : share of the workers that slept while there was more to hand out
+    waits : of every worker between two units, lateness of the alarm clock included [s]
     memory : resident at the end, beyond the start [MB]
     """
 
@@ -33,18 +35,23 @@ class Driven:
     wall: float
     slept: float
     steady: float
+    waits: np.ndarray
     memory: float
 
 
 def sleep_parcel(parcel) -> list[dict]:
-    """Sleep as long as an exposure takes (fits; its metrics take none); nothing is written."""
+    """Sleep as long as an exposure takes (fits; its metrics take none); nothing is written.
+
+    What is told as host and CPU seconds is the worker's thread, and when it fell asleep.
+    """
     ended = []
     for task in parcel:
-        seconds = duration(task.exposure) if task.stage == "fit" else 0.0
+        seconds, start = duration(task.exposure) if task.stage == "fit" else 0.0, time.time()
         time.sleep(seconds)
         counts = {"n_done": 1, "n_empty": 0, "n_failed": 0, "n_blocked": 0, "seconds": seconds}
-        told = {"cpu_seconds": 0.0, "peak_memory": 0, "host": "here"}
-        ended.append({"counts": {**counts, **told}})
+        told = {"cpu_seconds": start, "peak_memory": 0}
+        host = f"{os.getpid()}-{threading.get_ident()}"
+        ended.append({"counts": {**counts, **told, "host": host}})
     return ended
 
 
@@ -54,9 +61,15 @@ def duration(exposure: int) -> float:
     return float(os.environ.get("SLEEP", "0")) * float(rng.lognormal(-0.02, 0.2))
 
 
-def drive(scratch: Path, n_exposures: int, *, workers: int, processes: bool, mean: float) -> Driven:
-    """The run's own driver, and a real scheduler, with sleeping units."""
-    import dask.config
+def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean: float) -> Driven:
+    """The run's own driver, and a real scheduler, with sleeping units.
+
+    Parameters
+    ----------
+    workers : threads that sleep
+    processes : that they are in; 0: each a worker in the process of driver and scheduler
+    mean : length of a unit [s]
+    """
     from distributed import LocalCluster
 
     from psfscale.config import Limits
@@ -74,27 +87,28 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: bool, mea
     config = blank_run(scratch, n_exposures, 1)
     context = RunContext.build(config)
     create_run_store(context)
-    ends: list[tuple[float, float]] = []
+    naps: list[tuple[str, float, float]] = []
     began: list[float] = []
 
     def note(event) -> None:
         if isinstance(event, UnitFinished) and event.stage == "fit" and event.seconds:
-            ends.append((event.time, event.seconds))
+            naps.append((event.host, event.cpu_seconds, event.seconds))
 
     def executor():
         started = cluster.DaskExecutor(LocalProfile(workers=workers), work=sleep_parcel)
-        started._client.wait_for_workers(workers)
+        started._client.wait_for_workers(processes or workers)
         started._look()
         began[:] = time.time(), time.process_time()
         return started
 
+    def make_cluster(*_):
+        n = processes or workers
+        shape = {"n_workers": n, "threads_per_worker": workers // n, "processes": processes > 0}
+        return LocalCluster(**shape, dashboard_address=None)
+
     if not processes:
-        # 200 workers in one process would each ask the system for its load, twice a second.
-        dask.config.set({"distributed.admin.system-monitor.interval": "60s"})
-        dask.config.set({"distributed.admin.tick.interval": "2s"})
-        cluster.make_cluster = lambda *_: LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
-        )
+        quieten()
+    cluster.make_cluster = make_cluster
     with Lease(context.run) as lease:
         prepare_run_store(context)
         before = resident()
@@ -112,22 +126,39 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: bool, mea
         )
         driver.go(remaining(wanted, known, retry_failed=False))
         cpu = time.process_time() - began[1]
-    times, slept = np.array(ends).T if ends else np.zeros((2, 1))
+    threads, starts, slept = zip(*naps, strict=True) if naps else (("",), (0.0,), (0.0,))
     return Driven(
         n_tasks=n_exposures,
         cpu=cpu,
         wall=time.time() - began[0],
-        slept=float(slept.sum()),
-        steady=_busy(times, slept, began[0], workers),
+        slept=sum(slept),
+        steady=_busy(np.array(starts), np.array(slept), began[0], workers),
+        waits=_waits(threads, np.array(starts), np.array(slept)),
         memory=resident() - before,
     )
 
 
-def _busy(ends: np.ndarray, slept: np.ndarray, start: float, workers: int) -> float:
+def quieten() -> None:
+    """Of 200 workers in one process each would ask the system for its load, twice a second."""
+    import dask.config
+
+    dask.config.set({"distributed.admin.system-monitor.interval": "60s"})
+    dask.config.set({"distributed.admin.tick.interval": "2s"})
+
+
+def _busy(starts: np.ndarray, slept: np.ndarray, start: float, workers: int) -> float:
     """Share of the workers' time slept until fewer units than workers are left."""
+    ends = starts + slept
     stop = np.sort(ends)[max(len(ends) - workers, 0)]
-    overlap = np.minimum(ends, stop) - np.maximum(ends - slept, start)
-    return float(overlap.clip(0).sum() / (workers * (stop - start)))
+    overlap = np.minimum(ends, stop) - np.maximum(starts, start)
+    return float(overlap.clip(0).sum() / (workers * max(stop - start, 1e-9)))
+
+
+def _waits(threads: Sequence[str], starts: np.ndarray, slept: np.ndarray) -> np.ndarray:
+    """From when each unit but a thread's last should have ended to the start of its next."""
+    order = np.lexsort((starts, threads))
+    same = np.array(threads)[order][1:] == np.array(threads)[order][:-1]
+    return (starts[order][1:] - (starts + slept)[order][:-1])[same]
 
 
 def memory(scratch: Path, *, sizes: tuple[int, ...]) -> None:
@@ -137,50 +168,9 @@ def memory(scratch: Path, *, sizes: tuple[int, ...]) -> None:
         subprocess.run(command, check=True)
 
 
-def utilisation(scratch: Path, *, workers: int, mean: float, rounds: int) -> None:
-    """How busy a real scheduler keeps many in-process workers; then the same simulated."""
-    n = workers * rounds
-    found = drive(scratch, n, workers=workers, processes=False, mean=mean)
-    whole = found.slept / workers / found.wall
-    print(
-        f"measured: {workers} in-process workers, {n} units of {mean:g} s: utilisation "
-        f"{found.steady:.3f} while there is more to hand out, {whole:.3f} with the tail; "
-        f"driver and scheduler {1e3 * found.cpu / n:.1f} ms CPU a unit"
-    )
-    cost = found.cpu / n
-    simulated = simulate(workers, n, mean=mean, cost=cost)
-    print(f"simulated: the same, {simulated:.3f}")
-    for many in (1000, 10_000):
-        for length in (mean, 36.0):
-            busy = simulate(many, many * rounds, mean=length, cost=cost)
-            print(
-                f"simulated: {many} workers, units of {length:g} s: utilisation {busy:.3f}; the "
-                f"scheduler's process is {min(many / length * cost, 9.99):.0%} busy"
-            )
-
-
-def simulate(workers: int, n: int, *, mean: float, cost: float) -> float:
-    """Utilisation while there is more to hand out: every hand-over waits for one process.
-
-    That process, driver and scheduler in one, serves in order and takes `cost` seconds for
-    each unit. File system, heartbeats and failures are not in it.
-    """
-    rng = np.random.default_rng(0)
-    lengths = mean * rng.lognormal(-0.02, 0.2, n)
-    server, ends, slept = 0.0, [], []
-    free = [(0.0, worker) for worker in range(workers)]
-    for length in lengths:
-        asked, worker = heappop(free)
-        server = max(server, asked) + cost
-        heappush(free, (server + length, worker))
-        ends.append(server + length)
-        slept.append(length)
-    return _busy(np.array(ends), np.array(slept), 0.0, workers)
-
-
 if __name__ == "__main__":
     N = int(sys.argv[2])
-    FOUND = drive(Path(sys.argv[1]), N, workers=2, processes=True, mean=0)
+    FOUND = drive(Path(sys.argv[1]), N, workers=2, processes=2, mean=0)
     print(
         f"measured: {N} exposures, {2 * N} units: {FOUND.memory:.0f} MB more at the end, "
         f"{resident():.0f} in all, {1e3 * FOUND.cpu / N:.2f} ms CPU an exposure in driver and "
