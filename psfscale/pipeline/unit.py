@@ -169,19 +169,20 @@ def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
     writer = ExposureWriter(reader.stage, session, task.exposure, keep=bool(task.keep))
     states, failures = _map_ccds(task, reader, writer, meter, stop)
     _require_lease(run, task)
-    carried = writer.close()
-    return _finish(task, reader, states, failures, carried, meter)
+    return _finish(task, writer, reader, states, failures, meter)
 
 
 def _finish(
     task: Task,
+    writer: ExposureWriter,
     reader: ExposureReader,
     states: list[int],
     failures: list[Failure],
-    carried: dict[str, str],
     meter: Meter,
 ) -> Marker:
+    """Write what is stored by exposure, then the marker."""
     run, session = Path(task.run), reader.session
+    carried = writer.close()
     marker = Marker(
         stage=task.stage,
         exposure=task.exposure,
@@ -194,6 +195,7 @@ def _finish(
         device=device(),
         attempt=task.attempt,
         finished=time.time(),
+        digest=writer.digest(),
         versions=None if versions() == session.driver_versions else versions(),
         carried=carried or None,
     )
@@ -308,7 +310,7 @@ def quarantine(task: Task, reason: Reason) -> Marker:
         held = bool((roles != Role.EMPTY).any())
         states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
         failures += [_failure(reader, ccd, reason)] if held else []
-    return _finish(task, reader, states, failures, writer.close(), meter)
+    return _finish(task, writer, reader, states, failures, meter)
 
 
 def _main() -> None:

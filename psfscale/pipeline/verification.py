@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psfscale.arrays import UnitState
 from psfscale.errors import StoreError
 from psfscale.pipeline.context import read_context
-from psfscale.pipeline.ledger.books import Books, read_known
+from psfscale.pipeline.ledger.books import Books, read_known, stages_in
 from psfscale.pipeline.ledger.files import PARTIAL
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.ledger.marker import Key
+from psfscale.pipeline.ledger.marker import Key, digest_of, read_markers
 from psfscale.pipeline.plan import downstream
 from psfscale.pipeline.stages import STAGE_NAMES
-from psfscale.pipeline.storage import array_of
+from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import Session
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from psfscale.store.objects import StoredArray
 
@@ -97,8 +96,8 @@ class Verification:
 def verify(path: Path, *, repair: bool = False) -> Verification:
     """Read every stored object of every unit that is done, and check it.
 
-    Checked are checksums, that no product is missing, that chunks are cut so that each has one
-    writer, and that the arrays the driver keeps can be read.
+    Checked are checksums, that no product is missing or another than the unit has written, that
+    chunks are cut so that each has one writer, and that the arrays the driver keeps can be read.
 
     Parameters
     ----------
@@ -114,20 +113,20 @@ def verify(path: Path, *, repair: bool = False) -> Verification:
     """
     session = Session(read_context(path))
     known = read_known(path, STAGE_NAMES)
+    digests = _digests(session)
     found = list(_of_driver(session))
     n_units = n_objects = 0
     for k, name in enumerate(STAGE_NAMES):
         if name not in session.stages:
             continue
-        stored = _objects(session, name)
+        products = session.products(name)
+        for array, index in products:
+            _require_cut(array, by_ccd=bool(index))
         for exposure in np.flatnonzero(known.fingerprints[:, k]).tolist():
             n_units += 1
-            for array, index in stored:
-                if index and known.states[exposure, index[0], k] != UnitState.DONE:
-                    continue
-                n_objects += 1
-                damage = _look(array, (exposure, *index))
-                found += [Damage(stage=name, exposure=exposure, reason=damage)] if damage else []
+            n_objects += len(products)
+            reasons = list(_damages(products, exposure, digests.get((name, exposure))))
+            found += [Damage(stage=name, exposure=exposure, reason=reason) for reason in reasons]
     if repair and found:
         _strike_out(path, {damage.key for damage in found if damage.stage})
     return Verification(
@@ -135,20 +134,36 @@ def verify(path: Path, *, repair: bool = False) -> Verification:
     )
 
 
-def _objects(session: Session, stage: str) -> list[tuple[StoredArray, tuple[int, ...]]]:
-    """Arrays that a unit of the stage writes, with the indices behind the exposure's."""
-    found: dict[str, tuple[StoredArray, bool]] = {}
-    for spec in session.stages[stage].outputs:
-        if spec.owner in ("exposure", "ccd"):
-            array, _ = session.of_run(spec.path)
-            _require_cut(array, by_ccd=spec.owner == "ccd")
-            found[array.array.path] = array, spec.owner == "ccd"
-    n_ccds = session.context.sizes["ccd"]
-    return [
-        (array, index)
-        for array, by_ccd in found.values()
-        for index in ([(ccd,) for ccd in range(n_ccds)] if by_ccd else [()])
-    ]
+def _digests(session: Session) -> dict[Key, str]:
+    """Of every unit that has left one, what it said of all that it stored."""
+    root = open_root(session.context.run)
+    if "units/digest" not in root:  # a store of before
+        return {}
+    table, names = values_of(root, "units/digest"), stages_in(root)
+    told = {
+        (names[k], exposure): f"{int(table[exposure, k]):016x}"
+        for exposure, k in np.argwhere(table).tolist()
+    }
+    markers = read_markers(session.context.run)
+    return told | {key: marker.digest for key, marker in markers.items() if marker.digest}
+
+
+def _damages(
+    products: Sequence[tuple[StoredArray, tuple[int, ...]]], exposure: int, digest: str | None
+) -> Iterator[str]:
+    """What is wrong with the products of a unit."""
+    checksums, whole = {}, True
+    for array, index in products:
+        place = (exposure, *index)
+        damage = _look(array, place)
+        if damage:
+            whole = False
+            yield damage
+        else:
+            checksums[array.key(place)] = array.checksum(place)
+    if whole and digest is not None and digest_of(checksums) != digest:
+        paths = ", ".join(checksums)
+        yield f"not all is what the unit has written, though whole: look at {paths}"
 
 
 def _require_cut(array: StoredArray, *, by_ccd: bool) -> None:

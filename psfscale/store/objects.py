@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zlib import crc32
 
 import google_crc32c
 import numpy as np
@@ -150,10 +151,27 @@ class StoredArray:
         store = array.store_path.store
         self._coder = _Coder.of(array) if isinstance(store, LocalStore) else None
 
+    def key(self, index: tuple[int, ...]) -> str:
+        """Name of the object at the leading indices `index` in its store."""
+        key = self.array.metadata.encode_chunk_key((*index, *[0] * (len(self.shape) - len(index))))
+        return f"{self.array.path}/{key}".lstrip("/")
+
     def path(self, index: tuple[int, ...]) -> Path:
         """File of the object at the leading indices `index`."""
-        key = self.array.metadata.encode_chunk_key((*index, *[0] * (len(self.shape) - len(index))))
-        return Path(str(self.array.store_path.store.root)) / self.array.path / key  # type: ignore[attr-defined]
+        return Path(str(self.array.store_path.store.root)) / self.key(index)  # type: ignore[attr-defined]
+
+    def checksum(self, index: tuple[int, ...]) -> int:
+        """CRC-32 of the object's bytes as they lie in the store.
+
+        Not the CRC-32C that each chunk ends with: over bytes and their own checksum that is one
+        number for all chunks.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such object.
+        """
+        return crc32(self.path(index).read_bytes())
 
     def read(self, index: tuple[int, ...]) -> np.ndarray:
         """``array[index]``, one whole object or not.
@@ -175,7 +193,9 @@ class StoredArray:
             raise StoreError(msg) from error
         return values.reshape(self.shape[len(index) :])
 
-    def write(self, index: tuple[int, ...], values: np.ndarray, *, keep: bool = False) -> None:
+    def write(
+        self, index: tuple[int, ...], values: np.ndarray, *, keep: bool = False
+    ) -> int | None:
         """``array[index] = values``, on the disk when this returns.
 
         The object is replaced in one step: a reader meets the old values or the new.
@@ -185,6 +205,11 @@ class StoredArray:
         index : leading indices, (exposure) or (exposure, ccd)
         values : of shape ``array.shape[len(index):]``
         keep : store an object of fill values too, so that it can be told from a lost one
+
+        Returns
+        -------
+        int or None
+            `checksum` of the object; None where nothing is stored, or zarr-python wrote it
 
         Raises
         ------
@@ -203,12 +228,13 @@ class StoredArray:
             raise StoreError(msg)
         if self._coder is None:
             self.array[index] = values
-            return
+            return None
         raw, path = self._coder.encode(values.reshape(self.shard), keep=keep), self.path(index)
         if raw is None:
             path.unlink(missing_ok=True)
-        else:
-            _replace(path, raw)
+            return None
+        _replace(path, raw)
+        return crc32(raw)
 
     def _cuts(self, index: tuple[int, ...]) -> bool:
         n = len(index)

@@ -20,13 +20,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from mortal import Killed, Mortal
 
 from psfscale.pipeline import plan_run, run, verify
 from psfscale.pipeline.events import UnitSubmitted
-from psfscale.pipeline.ledger import books, journal, marker
 from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.marker import read_markers, remove_marker
-from psfscale.store import objects
 from psfscale.store.layout import open_tree
 
 pytestmark = pytest.mark.slow
@@ -40,36 +39,6 @@ PRODUCTS = {
     "metrics": ("stars/chi2", "stars/flags", "ccds/psf_R2", "ccds/n_fit", "ccds/mean_star"),
 }
 FILES = {"fit": "models/rca/mean/c.{}.0.0.0.0", "metrics": "stars/metrics/c.{}.0.0.0"}
-
-
-class Killed(BaseException):
-    """The process is dead: nothing of it reaches the disk any more."""
-
-
-class Mortal:
-    """Every change of the disk, until one of them is the last."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left: int | None = None
-        effects = [
-            (objects, "_replace"),
-            (journal, "write_json"),
-            (marker, "write_json"),
-            (Path, "unlink"),
-            (books.Books, "_set"),
-        ]
-        for home, name in effects:
-            monkeypatch.setattr(home, name, self._mortal(getattr(home, name)))
-
-    def _mortal(self, effect):
-        def change(*args, **options):
-            if self.left is not None:
-                self.left -= 1
-                if self.left < 0:
-                    raise Killed
-            return effect(*args, **options)
-
-        return change
 
 
 class Disturbed(RuleBasedStateMachine):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import toy
 from typer.testing import CliRunner
@@ -84,3 +85,52 @@ def test_verify__repairs_nothing_under_a_running_driver(finished) -> None:
     (finished / "stars/fits/c.0.0.0.0").unlink()
     with Lease(finished), pytest.raises(RunError, match="held by another driver"):
         verify(finished, repair=True)
+
+
+def swap(one, other) -> None:
+    a, b = one.read_bytes(), other.read_bytes()
+    one.write_bytes(b)
+    other.write_bytes(a)
+
+
+@pytest.mark.parametrize(
+    ("files", "stage"),
+    [
+        (("stars/fits/c.0.0.0.0", "stars/fits/c.1.0.0.0"), "fit"),
+        (("galaxies/psf/c/0/0/0/0/0", "galaxies/psf/c/1/1/0/0/0"), "psf"),
+    ],
+)
+def test_verify__finds_a_product_swapped_for_another_whole_one(
+    survey, finished, files, stage
+) -> None:
+    before = toy.run_arrays(finished)
+    swap(*(finished / file for file in files))
+    found = verify(finished, repair=True)
+    assert {damage.key for damage in found.damages} == {(stage, 0), (stage, 1)}
+    for file, damage in zip(files, found.damages, strict=True):
+        assert "not all is what the unit has written, though whole" in damage.reason
+        assert file in damage.reason
+    run(toy.make_config(survey), serial=True, observers=[])
+    assert verify(finished).ok
+    after = toy.run_arrays(finished)
+    for file in files:
+        name = file.split("/c")[0]
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_verify__knows_products_of_which_a_part_was_kept(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="nan")
+    path = survey / "run.zarr"
+    run(toy.make_config(survey), serial=True, observers=[])
+    assert verify(path).ok  # of the failed exposure by its marker, of the other by the books
+    toy.mend_ccd(survey / "survey.zarr", 1, 0)
+    run(toy.make_config(survey), serial=True, retry_failed=True, observers=[])
+    assert verify(path).ok
+    swap(path / "galaxies/psf/c/1/0/0/0/0", path / "galaxies/psf/c/1/1/0/0/0")
+    assert [damage.key for damage in verify(path).damages] == [("psf", 1)]
+
+
+def test_verify__asks_no_digest_of_units_that_left_none(finished) -> None:
+    open_root(finished, mode="r+")["units/digest"][...] = 0
+    swap(finished / "stars/fits/c.0.0.0.0", finished / "stars/fits/c.1.0.0.0")
+    assert verify(finished).ok

@@ -44,6 +44,7 @@ _COLUMNS: dict[str, Callable[[Marker], Any]] = {
     "finished": lambda m: m.finished,
     "host": lambda m: m.host,
     "device": lambda m: m.device,
+    "digest": lambda m: int(m.digest or "0", 16),
 }
 
 
@@ -173,7 +174,9 @@ class Books:
         for place, value in entries:
             values[place] = value
         array[rows] = values
-        flush(stored.path((rows.start // EXPOSURES_PER_CHUNK,)))
+        file = stored.path((rows.start // EXPOSURES_PER_CHUNK,))
+        flush(file)
+        flush(file.parent)
 
     def _blocks(self, items: Sequence[T], exposure: Callable[[T], int]) -> Iterator[Any]:
         blocks: dict[int, list[T]] = defaultdict(list)

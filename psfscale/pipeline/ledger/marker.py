@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ class Marker:
     finished : Unix time
     versions : of the packages it ran with, where they are not those of the driver
     carried : small products that the driver writes for it, in base64, by path
+    digest : of all that it stored, `digest_of`; empty in markers of before
     """
 
     stage: str
@@ -96,6 +98,7 @@ class Marker:
     finished: float = 0.0
     versions: Mapping[str, str] | None = None
     carried: Mapping[str, str] | None = None
+    digest: str = ""
 
     @property
     def key(self) -> Key:
@@ -115,6 +118,12 @@ class Marker:
     def says_more(self) -> bool:
         """Whether it holds what the ledger has no column for, and stays a file."""
         return bool(self.failures or self.versions)
+
+
+def digest_of(checksums: Mapping[str, int]) -> str:
+    """Sixteen hexadecimal digits that tell stored objects, by key and checksum, from others."""
+    lines = "\n".join(f"{key} {checksum}" for key, checksum in sorted(checksums.items()))
+    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
 
 
 def carry(values: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import StoreError
-from psfscale.pipeline.ledger.marker import carry
+from psfscale.pipeline.ledger.marker import carry, digest_of
 
 if TYPE_CHECKING:
     from psfscale.pipeline.declare import Stage
@@ -92,6 +92,7 @@ class ExposureWriter:
         self.stage, self.session, self.exposure, self._keep = stage, session, exposure, keep
         self._whole: dict[str, np.ndarray] = {}
         self._carried: dict[str, np.ndarray] = {}
+        self._checksums: dict[str, int | None] = {}
 
     def take(self, ccd: int, results: xr.Dataset) -> None:
         """Take the results of one CCD.
@@ -132,8 +133,20 @@ class ExposureWriter:
         """
         for path, values in self._whole.items():
             stored, _ = self.session.of_run(path)
-            self.session.write(stored, (self.exposure,), values)
+            self._write(stored, (self.exposure,), values)
         return {path: carry(values) for path, values in self._carried.items()}
+
+    def digest(self) -> str:
+        """Of all that the unit has stored, to tell it from what another has; after `close`."""
+        checksums = {}
+        for stored, index in self.session.products(self.stage.name):
+            place = (self.exposure, *index)
+            known = self._checksums.get(stored.key(place))
+            checksums[stored.key(place)] = stored.checksum(place) if known is None else known
+        return digest_of(checksums)
+
+    def _write(self, stored: StoredArray, index: tuple[int, ...], values: np.ndarray) -> None:
+        self._checksums[stored.key(index)] = self.session.write(stored, index, values)
 
     def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
         """Of the array on one CCD."""
@@ -155,7 +168,7 @@ class ExposureWriter:
             return
         stored, place = self.session.of_run(spec.path)
         if spec.owner == "ccd":
-            self.session.write(stored, (self.exposure, ccd), values)
+            self._write(stored, (self.exposure, ccd), values)
             return
         packed = self._buffer(spec.path if place is None else place.path, stored)[ccd]
         if place is None:

@@ -110,11 +110,26 @@ class Session:
             self._n_warm -= self._warm.popitem(last=False)[1].nbytes
         return values
 
-    def write(self, stored: StoredArray, index: tuple[int, ...], values: np.ndarray) -> None:
-        """Write one stored object, whole; it is on the disk when this returns."""
-        stored.write(index, values, keep=True)
+    def write(self, stored: StoredArray, index: tuple[int, ...], values: np.ndarray) -> int | None:
+        """Write one stored object, whole; returns its checksum, as `StoredArray.write`."""
+        checksum = stored.write(index, values, keep=True)
         old = self._warm.pop((id(stored), index), None)
         self._n_warm -= 0 if old is None else old.nbytes
+        return checksum
+
+    def products(self, stage: str) -> list[tuple[StoredArray, tuple[int, ...]]]:
+        """What a unit of the stage writes: arrays, and the indices behind the exposure's."""
+        found: dict[str, tuple[StoredArray, bool]] = {}
+        for spec in self.stages[stage].outputs:
+            if spec.owner in ("exposure", "ccd"):
+                stored, _ = self.of_run(spec.path)
+                found[stored.array.path] = stored, spec.owner == "ccd"
+        n_ccds = self.context.sizes["ccd"]
+        return [
+            (stored, index)
+            for stored, by_ccd in found.values()
+            for index in ([(ccd,) for ccd in range(n_ccds)] if by_ccd else [()])
+        ]
 
     def _open(self, store: Path, path: str, *, write: bool) -> StoredArray:
         key = f"{store}:{path}"

@@ -1,0 +1,57 @@
+"""A process that dies at a moment of one's choice, without the cost of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from psfscale.pipeline.ledger import books, journal, marker
+from psfscale.store import objects
+
+
+class Killed(BaseException):
+    """The process is dead: nothing of it reaches the disk any more."""
+
+
+class Mortal:
+    """Every change of the disk, until one of them is the last.
+
+    Attributes
+    ----------
+    left : changes that the process still lives for; None: for ever
+    changes : names of those made, in order
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self.changes: list[str] = []
+        effects = [
+            (objects, "_replace"),
+            (journal, "write_json"),
+            (marker, "write_json"),
+            (Path, "unlink"),
+            (books.Books, "_set"),
+        ]
+        for home, name in effects:
+            monkeypatch.setattr(home, name, self._mortal(getattr(home, name)))
+
+    def _mortal(self, effect):
+        def change(*args, **options):
+            name = _name(effect, args)
+            if name.endswith(".partial"):  # zarr's own, as it makes a store beside its place
+                return effect(*args, **options)
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise Killed
+            self.changes.append(name)
+            return effect(*args, **options)
+
+        return change
+
+
+def _name(effect, args) -> str:
+    """Such as ``unlink markers/fit/0.json``."""
+    told = args[1] if effect.__name__ == "_set" else "/".join(Path(args[0]).parts[-3:])
+    return f"{effect.__name__} {told}"
