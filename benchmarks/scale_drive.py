@@ -139,11 +139,11 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
 
 
 def quieten() -> None:
-    """Of 200 workers in one process each would ask the system for its load, twice a second."""
-    import dask.config
+    """200 workers in one process would each ask the system for its load."""
+    from psfscale.pipeline import cluster
 
-    dask.config.set({"distributed.admin.system-monitor.interval": "60s"})
-    dask.config.set({"distributed.admin.tick.interval": "2s"})
+    cluster.SETTINGS["distributed.admin.system-monitor.interval"] = "60s"
+    cluster.SETTINGS["distributed.admin.tick.interval"] = "2s"
 
 
 def _busy(starts: np.ndarray, slept: np.ndarray, start: float, workers: int) -> float:

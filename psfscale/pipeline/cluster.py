@@ -52,6 +52,9 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.terminate": 0.95,
     "distributed.admin.low-level-log-length": 100,  # these logs grow with the number of units
     "distributed.admin.log-length": 100,
+    # Looks of every process at itself, which take 2 % of a core each by default.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
 }
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
