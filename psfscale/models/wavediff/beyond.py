@@ -1,70 +1,83 @@
-"""Whether stars show wavefronts beyond the Zernikes, and how strong: stars kept aside decide."""
+"""Whether stars show wavefronts beyond the Zernikes: some of them decide, kept aside."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from psfscale.models.wavediff.fit import descend
+from psfscale.models.wavediff.joint import Joint
+from psfscale.models.wavediff.prior import Roughness, learnt
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
+    from psfscale.models.wavediff.scene import Wavefronts
 
-__all__ = ["Held", "split"]
+__all__ = ["Trial", "solved", "split"]
 
-TILT_STEPS = 8
-"""Steps that fit the held-out stars' own centres."""
 SIGMAS = 6.0
 """Gain of held-out stars, in its own σ under noise alone, that calls for surfaces."""
+STEPS = 12
+"""Steps of the search for the prior; it stops by itself before."""
 
 
-def split(used: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """(fitted, held out) indices of the stars in use; deterministic for a seed."""
-    chosen = torch.nonzero(used)[:, 0].cpu()
+def split(chosen: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(fitted, held out) indices of some stars; deterministic for a seed."""
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
     n = max(1, round(share * len(chosen)))
-    held, fitted = chosen[order[:n]].sort().values, chosen[order[n:]].sort().values
-    return fitted.to(used.device), held.to(used.device)
+    held, fitted = order[:n].to(chosen.device), order[n:].to(chosen.device)
+    return chosen[fitted].sort().values, chosen[held].sort().values
 
 
-class Held:
-    """Stars kept aside, and how well wavefronts predict them.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """Surfaces fitted to some stars, and what others gain by them.
 
-    Parameters
+    Attributes
     ----------
-    scene : of these stars
-    nuisances : each star's own flux, background and centre are fitted to it
+    roughness : learnt from the fitted stars
+    gain : fall of the others' χ² by the surfaces
+    noise : what two models of no merit would differ by, σ
     """
 
-    def __init__(self, scene: Scene, nuisances: Nuisances) -> None:
-        self._scene = scene
-        self._nuisances = nuisances
+    roughness: Roughness
+    gain: float
+    noise: float
 
-    def model(self, wavefronts: Wavefronts) -> Float[Tensor, "star y x"]:
-        """The stars' images, `wavefronts` being theirs."""
-        if self._nuisances.centroids:
-            own = replace(self._nuisances, jitter=False)
-            wavefronts, _ = descend(
-                self._scene, wavefronts, nuisances=own, n_steps=TILT_STEPS, field=False
-            )
-        stamp = self._scene.stamps(wavefronts)
-        light = self._scene.pixels.light(
-            stamp, fluxes=self._nuisances.fluxes, background=self._nuisances.background
+    @property
+    def wins(self) -> bool:
+        """Whether the gain is beyond noise."""
+        return self.gain > SIGMAS * self.noise
+
+    @classmethod
+    def of(cls, fitted: Joint, held: Joint, degrees: Sequence[int]) -> Trial:
+        """Both problems are of the same field, about the same wavefronts."""
+        problem = fitted.surfaces()
+        start = Roughness.usual(max(degrees))
+        roughness, found = learnt(
+            problem, waves=fitted.waves, degrees=degrees, start=start, n_steps=STEPS
         )
-        return light.of(stamp)
-
-    def chi2(self, model: Float[Tensor, "star y x"]) -> float:
-        """χ² of the stars."""
-        return float(self._scene.pixels.chi2(model).sum(dtype=torch.float64))
-
-    def gains(self, new: Float[Tensor, "star y x"], old: Float[Tensor, "star y x"]) -> bool:
-        """Whether the new model is better by more than two models of no merit would differ."""
-        apart = float((self._scene.pixels.weight * (new - old) ** 2).sum(dtype=torch.float64))
+        without = fitted.change(problem, fitted.start)
+        with_them = fitted.change(problem, found.mean)
         # If both are as far from the truth, their χ² differ by noise of variance 4·apart.
-        return self.chi2(old) - self.chi2(new) > SIGMAS * 2 * math.sqrt(apart)
+        return cls(
+            roughness=roughness,
+            gain=held.gain(with_them) - held.gain(without),
+            noise=2 * math.sqrt(held.apart(with_them - without)),
+        )
+
+
+def solved(
+    joint: Joint, *, degrees: Sequence[int], start: Roughness, n_waves: int
+) -> tuple[Wavefronts, Roughness]:
+    """The wavefronts of highest posterior, and the roughness of highest evidence."""
+    problem = joint.surfaces()
+    roughness, found = learnt(
+        problem, waves=joint.waves, degrees=degrees, start=start, n_steps=STEPS
+    )
+    return joint.moved(joint.change(problem, found.mean), n_waves), roughness

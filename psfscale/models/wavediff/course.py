@@ -23,7 +23,6 @@ __all__ = ["COURSE", "train"]
 COARSE_STEPS, SETTLING_STEPS = 6, 1
 COARSE_STARS = 400
 """Stars that hold the field well enough for its first steps; the brightest."""
-SURFACE_STEPS = 40
 
 
 def _search(training: Training) -> None:
@@ -50,7 +49,7 @@ def _judge_surfaces(training: Training) -> None:
 
 
 def _with_surfaces(training: Training) -> None:
-    training.descend(SURFACE_STEPS)
+    training.fit_surfaces()
     training.polish()
 
 
@@ -59,8 +58,7 @@ COURSE: tuple[tuple[str, Callable[[Training], None]], ...] = (
     ("coarse optics", _coarse_optics),
     ("full optics", _full_optics),
     ("surfaces judged", _judge_surfaces),
-    ("surfaces 1", _with_surfaces),
-    ("surfaces 2", _with_surfaces),
+    ("surfaces", _with_surfaces),
 )
 """The phases of a fit; it ends early where surfaces are not wanted, or not found."""
 WITHOUT_SURFACES, JUDGED = 3, 4
@@ -141,7 +139,7 @@ def _trained(training: Training) -> Trained:
     return Trained(
         wavefronts=training.wavefronts,
         positions=training.positions,
-        surface=training.surface(),
+        surface=training.wavefronts.surface,
         light=light,
         nuisances=training.nuisances,
         used=training.used,

@@ -12,21 +12,27 @@ import torch
 from scipy.optimize import minimize
 
 from psfscale.kernels.optics.zernike import noll_index
-from psfscale.models.wavediff.packing import Packing, assembled, free_rows
+from psfscale.models.wavediff.packing import Block, Packing, assembled, field_blocks
 from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
     from torch import Tensor
 
 __all__ = [
+    "Own",
     "Refined",
     "blur_error",
     "descend",
     "field_covariance",
     "flipped",
+    "moved",
     "refine",
     "search",
     "silent",
+    "without_tilts",
 ]
 
 Tell = Callable[[float], None]
@@ -36,6 +42,9 @@ Tell = Callable[[float], None]
 def silent(_chi2: float) -> None:
     """Nobody is told."""
 
+
+UNIT = 0.01
+"""Unit of the descent's coordinates [µm]: about the size of one coefficient."""
 
 SOFTENING = 0.1
 """Misfit, as a share of a pixel's light, that the first descent forgives."""
@@ -75,54 +84,35 @@ def descend(
     *,
     nuisances: Nuisances,
     n_steps: int,
-    field: bool = True,
-    normal: Normal | None = None,
     tell: Tell = silent,
 ) -> tuple[Wavefronts, float]:
-    """L-BFGS on χ² and prior, flux and background eliminated at every step.
-
-    Parameters
-    ----------
-    field : whether the field is fitted, or the stars' own centres alone
-    normal : Gauss-Newton matrices near the start, which make all directions alike steep
-
-    Returns
-    -------
-    the wavefronts, and χ² plus the surfaces' prior
-    """
-    packing = Packing(like=start, nuisances=nuisances, field=field)
-    steps = packing.plain() if normal is None else packing.even(normal, scene)
+    """L-BFGS on χ², flux and background eliminated at every step; the wavefronts, and χ²."""
+    packing = Packing(like=start, nuisances=nuisances)
 
     def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        here = packing.unpack(steps.forward(vector))
-        value, slope, surface = _cost(scene, here, nuisances)
-        if surface is not None and here.surface is not None:
-            value += float((here.surface**2).sum(dtype=torch.float64))
-            surface = surface + 2 * here.surface
-        down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)], surface)
-        return value, steps.adjoint(down)
+        value, slope = _cost(scene, packing.unpack(UNIT * vector), nuisances)
+        down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)])
+        return value, UNIT * down
 
     found = minimize(
         cost,
-        steps.inverse(packing.pack(start.zernike, start.tilt, start.surface)),
+        packing.pack(start.zernike, start.tilt) / UNIT,
         jac=True,
         method="L-BFGS-B",
         callback=lambda intermediate_result: tell(float(intermediate_result.fun)),
         options={"maxiter": n_steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-3},
     )
-    return packing.unpack(steps.forward(found.x)), float(found.fun)
+    return packing.unpack(UNIT * found.x), float(found.fun)
 
 
-def _cost(
-    scene: Scene, here: Wavefronts, nuisances: Nuisances
-) -> tuple[float, Tensor, Tensor | None]:
+def _cost(scene: Scene, here: Wavefronts, nuisances: Nuisances) -> tuple[float, Tensor]:
     stamp = scene.stamps(here)
     pixels = scene.pixels
     light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
     residual = light.of(stamp) - pixels.image
     weighted = pixels.weight * residual
-    slope, surface = scene.pullback(here, 2 * light.flux[:, None, None] * weighted)
-    return float((weighted * residual).sum(dtype=torch.float64)), slope, surface
+    slope = scene.pullback(here, 2 * light.flux[:, None, None] * weighted)
+    return float((weighted * residual).sum(dtype=torch.float64)), slope
 
 
 def search(
@@ -215,29 +205,54 @@ def _step(
     here: Wavefronts, functions: Tensor, normal: Normal, nuisances: Nuisances, damping: float
 ) -> Wavefronts:
     """One damped step; the stars' own tilts are eliminated and then follow."""
-    rows = free_rows(len(here.zernike), nuisances)
-    reduced, own = _without_tilts(normal, damping) if nuisances.centroids else (normal, None)
-    p = functions.double()
-    whole, down = assembled(reduced, rows, p, jitter=nuisances.jitter)
+    reduced, own = without_tilts(normal, nuisances, damping)
+    blocks = field_blocks(len(here.zernike), nuisances, functions.double())
+    whole, down = assembled(reduced, blocks)
     whole = whole + torch.diag(damping * whole.diagonal())
-    found = torch.linalg.solve(whole, down)
-    n = len(rows) * p.shape[1]
-    change = found[:n].reshape(len(rows), -1)
-    zernike = here.zernike.clone()
-    zernike[rows] += change.to(zernike.dtype)
-    blur = max(here.blur + float(found[n]), 0.0) if nuisances.jitter else here.blur
-    tilt = here.tilt
-    if own is not None:
-        still, carry = own
-        moved = still - torch.einsum("saj,sj->sa", carry[:, :, rows], p @ change.T)
-        if nuisances.jitter:
-            moved = moved - carry[:, :, -1] * (blur - here.blur)
-        tilt = tilt + moved.to(tilt.dtype)
+    return moved(here, torch.linalg.solve(whole, down), blocks, own)
+
+
+def moved(here: Wavefronts, change: Tensor, blocks: Sequence[Block], own: Own | None) -> Wavefronts:
+    """Wavefronts after a change of what the blocks hold; the stars' own tilts follow.
+
+    Blocks of what is beyond the Zernikes move the tilts alone.
+    """
+    zernike, blur = here.zernike.clone(), here.blur
+    tilt = here.tilt if own is None else here.tilt + own.still.to(here.tilt.dtype)
+    sizes = [len(rows) * f.shape[1] for rows, f in blocks]
+    for (rows, functions), part in zip(blocks, torch.split(change, sizes), strict=True):
+        step = part.reshape(len(rows), -1)
+        if rows == [-1]:
+            step = step.clamp(min=-blur)
+            blur += float(step)
+        elif rows[0] < len(zernike):
+            zernike[rows] += step.to(zernike.dtype)
+        if own is not None:
+            follows = torch.einsum("saj,sj->sa", own.carry[:, :, rows], functions @ step.T)
+            tilt = tilt - follows.to(tilt.dtype)
     return replace(here, zernike=zernike, tilt=tilt, blur=blur)
 
 
-def _without_tilts(normal: Normal, damping: float) -> tuple[Normal, tuple[Tensor, Tensor]]:
-    """The problem with each star's own tilts solved for; their solution, and how it follows."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Own:
+    """How the stars' own tilts follow the rest: ``still − carry · change``.
+
+    Attributes
+    ----------
+    still : (star, 2) their change when nothing else changes [µm]
+    carry : (star, 2, parameter)
+    """
+
+    still: Float[Tensor, "star 2"]
+    carry: Float[Tensor, "star 2 parameter"]
+
+
+def without_tilts(
+    normal: Normal, nuisances: Nuisances, damping: float = 0.0
+) -> tuple[Normal, Own | None]:
+    """The problem with each star's own tilts, where it has any, solved for."""
+    if not nuisances.centroids:
+        return normal, None
     matrix, vector, own = normal.matrix, normal.vector, list(TIP_TILT)
     block = matrix[:, own][:, :, own]
     block = block + damping * torch.diag_embed(block.diagonal(dim1=1, dim2=2))
@@ -247,22 +262,23 @@ def _without_tilts(normal: Normal, damping: float) -> tuple[Normal, tuple[Tensor
         matrix=matrix - torch.einsum("saj,sak->sjk", matrix[:, own], carry),
         vector=vector - torch.einsum("saj,sa->sj", matrix[:, own], still),
     )
-    return reduced, (still, carry)
+    return reduced, Own(still=still, carry=carry)
 
 
 def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) -> Tensor:
     """Covariance [µm²] of the field's coefficients, Zernike by function of position."""
-    rows = free_rows(normal.matrix.shape[1], nuisances)
-    whole, _ = assembled(normal, rows, functions.double(), jitter=False)
+    n = normal.matrix.shape[1]
+    fixed = replace(nuisances, jitter=False)
+    whole, _ = assembled(normal, field_blocks(n, fixed, functions.double()))
     covariance: Tensor = torch.linalg.inv(whole)
     return covariance
 
 
 def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:
     """Standard deviation of the blur σ² [pixel²], all else fitted with it."""
-    rows = free_rows(normal.matrix.shape[1] - 1, nuisances)
-    reduced = _without_tilts(normal, 0.0)[0] if nuisances.centroids else normal
-    whole, _ = assembled(reduced, rows, functions.double(), jitter=True)
+    n = normal.matrix.shape[1] - 1
+    reduced, _ = without_tilts(normal, nuisances)
+    whole, _ = assembled(reduced, field_blocks(n, nuisances, functions.double()))
     unit = torch.zeros_like(whole[:, 0])
     unit[-1] = 1
     return math.sqrt(max(float(torch.linalg.solve(whole, unit)[-1]), 0.0))

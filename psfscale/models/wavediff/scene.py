@@ -20,15 +20,18 @@ import numpy as np
 import torch
 
 from psfscale.kernels.optics.zernike import legendre_products, radial_order
+from psfscale.models.wavediff.surface import cosines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
     from torch import Tensor
 
     from psfscale.kernels.optics.broadband import BroadbandPsf
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.stars import StarPixels
-    from psfscale.models.wavediff.surface import SurfaceBasis
+    from psfscale.models.wavediff.surface import SurfaceBasis, Wave
 
 __all__ = ["TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
 
@@ -59,7 +62,7 @@ class Wavefronts:
     zernike : (zernike, function) C [µm]; tip and tilt are 0 where the stars have their own
     tilt : (star, 2) e [µm]
     blur : σ² of the jitter [pixel²]
-    surface : (function, cosine, cosine) what lies beyond, in units of its prior σ, or None
+    surface : (function, cosine, cosine) what lies beyond [µm], or None
     """
 
     zernike: Float[Tensor, "zernike function"]
@@ -84,7 +87,8 @@ class Normal:
 
     Attributes
     ----------
-    matrix : (star, parameter, parameter) [1/µm²]; the Zernikes, and last the blur where fitted
+    matrix : (star, parameter, parameter) [1/µm²]; the Zernikes, then cosines where asked for, and
+        last the blur where fitted
     vector : (star, parameter) [1/µm], half the descent of χ²
     """
 
@@ -151,21 +155,16 @@ class Scene:
 
     def pullback(
         self, at: Wavefronts, slope: Float[Tensor, "star y x"]
-    ) -> tuple[Float[Tensor, "star zernike"], Tensor | None]:
-        """Derivatives of ``Σ slope · stamp``: by the stars' Zernikes, and by the surfaces."""
+    ) -> Float[Tensor, "star zernike"]:
+        """Derivatives of ``Σ slope · stamp`` by the stars' Zernikes."""
         if at.blur != self.blur:
             return self.with_blur(at.blur).pullback(at, slope)
         modes = self.modes[: len(at.zernike)]
-        pieces, surface = [], None
+        pieces = []
         for p in self._parts():
             back = self.camera.pullback(self.opd(at, p), self.spectra[p], slope[p])
             pieces.append(torch.einsum("syx,jyx->sj", back, modes))
-            if self.surfaces is not None and at.surface is not None:
-                share = torch.einsum("sf,syx->fyx", self.surfaces.functions[p], back)
-                surface = share if surface is None else surface + share
-        if self.surfaces is not None and surface is not None:
-            surface = self.surfaces.adjoint(surface)
-        return torch.cat(pieces), surface
+        return torch.cat(pieces)
 
     def _parts(self) -> list[slice]:
         """Runs of stars whose wavefronts are held at once: a few of the camera's batches."""
@@ -185,23 +184,19 @@ class Scene:
             known=None if self.known is None else self.known[chosen],
         )
 
-    def normal(self, at: Wavefronts, nuisances: Nuisances) -> Normal:
+    def normal(self, at: Wavefronts, nuisances: Nuisances, waves: Sequence[Wave] = ()) -> Normal:
         """The Gauss-Newton problem of each star, from the derivatives of all its pixels."""
         if at.blur != self.blur:
-            return self.with_blur(at.blur).normal(at, nuisances)
-        n = len(at.zernike)
-        products, turn = legendre_products(n)
-        legendre = np.polynomial.legendre.legvander(self.path.axis, radial_order(n)).T
-        polynomials = torch.from_numpy(legendre.copy()).to(self.modes)
-        to_modes = torch.from_numpy(turn).to(self.modes)
+            return self.with_blur(at.blur).normal(at, nuisances, waves)
+        factors = self._factors(len(at.zernike), waves)
         blurred = self.with_blur(at.blur + BLUR_STEP).camera if nuisances.jitter else None
         matrices, vectors = [], []
-        for p in self.camera.batches(len(self), copies=radial_order(n) + 1):
+        for p in self.camera.batches(len(self), copies=len(factors.polynomials)):
             opd = self.opd(at, p)
             stamp, slopes = self.camera.jacobian(
-                opd, self.spectra[p], products=products, polynomials=polynomials
+                opd, self.spectra[p], products=factors.products, polynomials=factors.polynomials
             )
-            design = torch.einsum("jp,psn->sjn", to_modes, slopes.flatten(2))
+            design = factors.design(slopes.flatten(2))
             if blurred is not None:
                 more = (blurred.draw(opd, self.spectra[p]) - stamp) / BLUR_STEP
                 design = torch.cat([design, more.flatten(1)[:, None]], dim=1)
@@ -210,6 +205,41 @@ class Scene:
             matrices.append(matrix)
             vectors.append(vector)
         return Normal(matrix=torch.cat(matrices), vector=torch.cat(vectors))
+
+    def _factors(self, n: int, waves: Sequence[Wave]) -> _Factors:
+        products, turn = legendre_products(n)
+        axis = self.path.axis
+        rows = [np.polynomial.legendre.legvander(axis, radial_order(n)).T]
+        first = len(rows[0])
+        if waves:
+            rows.append(cosines(axis, 1 + max(max(wave) for wave in waves)).numpy())
+        return _Factors(
+            products=[*products, *((k + first, j + first) for k, j in waves)],
+            polynomials=torch.from_numpy(np.concatenate(rows)).to(self.modes),
+            turn=torch.from_numpy(turn).to(self.modes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Factors:
+    """Zernikes and cosines over the pupil as products of functions along its axes.
+
+    Attributes
+    ----------
+    products : (along x, along y) of each product
+    polynomials : (function, sample) along an axis: Legendre polynomials, cosines
+    turn : (zernike, product) weights of the first products in the Zernikes; the rest are cosines
+    """
+
+    products: list[Wave]
+    polynomials: Float[Tensor, "function sample"]
+    turn: Float[Tensor, "zernike product"]
+
+    def design(self, slopes: Float[Tensor, "product star pixel"]) -> Tensor:
+        """(star, parameter, pixel) derivatives by Zernikes, then by cosines."""
+        n = self.turn.shape[1]
+        zernike = torch.einsum("jp,psn->sjn", self.turn, slopes[:n])
+        return torch.cat([zernike, slopes[n:].transpose(0, 1)], dim=1)
 
 
 def _normal(

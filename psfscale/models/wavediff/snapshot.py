@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from psfscale.models.wavediff.fit import Refined
+from psfscale.models.wavediff.prior import Roughness
 from psfscale.models.wavediff.result import Phase
 from psfscale.models.wavediff.scene import Normal, Nuisances, Wavefronts
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "restore", "snapshot"]
 
-COURSE_VERSION = 1
+COURSE_VERSION = 2
 """To be raised when a phase computes something else, so that older snapshots are not taken up."""
 
 
@@ -69,9 +70,12 @@ def snapshot(training: Training, told: Sequence[Phase], own: str) -> dict[str, n
         "vector": normal.vector,
     }
     arrays = {name: t.cpu().numpy() for name, t in tensors.items() if t is not None}
-    numbers = {"blur": here.blur, "rms": training.rms, "moved": training.moved, "chi2": found.chi2}
+    numbers = {"blur": here.blur, "moved": training.moved, "chi2": found.chi2}
+    law = training.roughness
+    roughness = [] if law is None else [*law.rms, law.slope]
     return {
         **arrays,
+        "roughness": np.array(roughness, np.float64),
         **{name: np.array(value, np.float64) for name, value in numbers.items()},
         "n_steps": np.array(found.n_steps),
         "converged": np.array(found.converged),
@@ -94,8 +98,8 @@ def restore(training: Training, arrays: Mapping[str, np.ndarray] | None, own: st
         for name, array in arrays.items()
         if array.dtype.kind in "fbi"
     }
-    if "surface" in tensors:
-        training.set_surfaces(float(arrays["rms"]))
+    if len(law := arrays["roughness"].tolist()):
+        training.allow_surfaces(Roughness(rms=tuple(law[:-1]), slope=law[-1]))
     training.wavefronts = Wavefronts(
         zernike=tensors["zernike"],
         tilt=tensors["tilt"],

@@ -10,12 +10,19 @@ import torch
 
 from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
-from psfscale.models.wavediff.beyond import Held, split
-from psfscale.models.wavediff.fit import Refined, blur_error, descend, refine, search, silent
+from psfscale.models.wavediff.beyond import Trial, solved, split
+from psfscale.models.wavediff.fit import Refined, blur_error, refine, search, silent
+from psfscale.models.wavediff.joint import linearised
 from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, StarPixels
-from psfscale.models.wavediff.surface import SurfaceBasis, field_functions, n_cosines
+from psfscale.models.wavediff.surface import (
+    SurfaceBasis,
+    cosines,
+    field_functions,
+    n_cosines,
+    waves_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +30,11 @@ if TYPE_CHECKING:
     from psfscale.arrays import StarBatch
     from psfscale.models.wavediff.fit import Tell
     from psfscale.models.wavediff.fixed import FixedWavefront
+    from psfscale.models.wavediff.joint import Joint
     from psfscale.models.wavediff.optics import LightPath
+    from psfscale.models.wavediff.prior import Roughness
     from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
+    from psfscale.models.wavediff.surface import Wave
 
 __all__ = ["STILL", "Training"]
 
@@ -32,13 +42,8 @@ COARSE_WAVELENGTHS = 3
 CORRECTED_STEPS = 3
 CORRECTIONS = 4
 """Times that the coarse optics are corrected by the full ones, at most."""
-WEAKEST = 0.001
-"""Smallest prior rms of the surfaces that is tried [µm]."""
-RUNGS = 5
-"""Prior rms that are tried, each twice the one before and from its surfaces, until one loses."""
-FIRST_SHARE = 0.25
-"""The first, as a share of what the excess of χ² would be in wavefront."""
-LADDER_STEPS = 30
+TRIAL_STARS, TRIAL_COSINES = 100, 15
+"""Stars, the brightest, and cosines along an axis by which surfaces are judged."""
 STILL = 0.02
 """Change of the correction that ends them [noise σ of the star's best pixel, rms over stars]."""
 SEARCH_STARS = 100
@@ -60,7 +65,7 @@ class Training:
     found, refined : the last refinement, and the stars it was of
     stamp : (star, y, x) PSFs of the stars through the full optics
     moved : what the last correction changed [noise σ]
-    rms : prior of the surfaces [µm], NaN where there are none
+    roughness : prior of the surfaces, None where there are none
     tell : told the reduced χ² of the stars of every step
     """
 
@@ -93,7 +98,8 @@ class Training:
         self.tell: Tell = silent
         none = self.functions.new_zeros(0)
         self.refined = torch.nonzero(none)[:, 0]
-        self.stamp, self.moved, self.rms = none, math.inf, math.nan
+        self.stamp, self.moved = none, math.inf
+        self.roughness: Roughness | None = None
         self.found = Refined(
             wavefronts=self.wavefronts,
             chi2=math.nan,
@@ -176,6 +182,7 @@ class Training:
         self.wavefronts = replace(found, tilt=tilt)
 
     def _brightest(self, n: int) -> Tensor:
+        """Indices of so many of the stars in use, in their order."""
         snr = torch.where(self.used, self.pixels.signal_to_noise, 0.0)
         n = min(n, int(self.used.sum()))
         return torch.argsort(snr, descending=True, stable=True)[:n].sort().values
@@ -195,16 +202,6 @@ class Training:
         tilt[chosen] = found.wavefronts.tilt
         self.wavefronts = replace(found.wavefronts, tilt=tilt)
         self.refined, self.found = chosen, found
-
-    def normal_of(self, chosen: Tensor) -> Normal | None:
-        """The last Gauss-Newton matrices of these stars, where all were refined."""
-        row = torch.full_like(self.used, -1, dtype=torch.long)
-        row[self.refined] = torch.arange(len(self.refined), device=row.device)
-        rows = row[chosen]
-        if (rows < 0).any():
-            return None
-        normal = self.found.normal
-        return Normal(matrix=normal.matrix[rows], vector=normal.vector[rows])
 
     def correct(self) -> float:
         """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""
@@ -275,77 +272,53 @@ class Training:
             if not self.clip() and self.moved < STILL:
                 break
 
-    def descend(self, n_steps: int, chosen: Tensor | None = None) -> None:
-        """L-BFGS on all that the chosen stars determine, or all in use."""
-        chosen = torch.nonzero(self.used)[:, 0] if chosen is None else chosen
-        found, _ = descend(
-            self.scene.select(chosen),
-            self.wavefronts.select(chosen),
-            nuisances=self.nuisances,
-            n_steps=n_steps,
-            normal=self.normal_of(chosen),
-            tell=self._reduced(chosen),
+    def try_surfaces(self) -> None:
+        """Allow surfaces where stars kept aside gain by them, or where the settings say so."""
+        settings = self.settings
+        if settings.surfaces is False:
+            return
+        fitted, aside = split(self._brightest(TRIAL_STARS), settings.reserved, settings.seed)
+        n = min(self.n_cosines, TRIAL_COSINES)
+        problem, held = (self._joint(part, waves_of(n)) for part in (fitted, aside))
+        trial = Trial.of(problem, held, self.field.degrees)
+        if settings.surfaces is True or trial.wins:
+            self.allow_surfaces(trial.roughness)
+
+    def fit_surfaces(self) -> None:
+        """Solve for Zernikes and surfaces together."""
+        if self.roughness is None:
+            return
+        chosen = torch.nonzero(self.used)[:, 0]
+        found, self.roughness = solved(
+            self._joint(chosen, waves_of(self.n_cosines)),
+            degrees=self.field.degrees,
+            start=self.roughness,
+            n_waves=self.n_cosines,
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.tilt
         self.wavefronts = replace(found, tilt=tilt)
+        self.moved = self.correct()
 
-    def try_surfaces(self) -> bool:
-        """Look for wavefronts beyond the Zernikes; whether stars kept aside gain by them."""
-        if self.settings.surfaces is False:
-            return False
-        fitted, aside = split(self.used, self.settings.reserved, self.settings.seed)
-        held = Held(self.scene.select(aside), self.nuisances)
-        before = self.wavefronts
-        first = best = held.model(before.select(aside))
-        found = None
-        weakest = max(WEAKEST, FIRST_SHARE * self.missing())
-        for rms in (weakest * 2**k for k in range(RUNGS)):
-            self.set_surfaces(rms)
-            held = Held(self.scene.select(aside), self.nuisances)
-            self.descend(LADDER_STEPS, fitted)
-            model = held.model(self.wavefronts.select(aside))
-            if held.chi2(model) >= held.chi2(best):
-                break
-            found, best = (rms, self.wavefronts), model
-        wanted = self.settings.surfaces is True or held.gains(best, first)
-        self.wavefronts = before
-        if found is None or not wanted:
-            return False
-        rms, wavefronts = found
-        self.set_surfaces(rms)
-        self.wavefronts = wavefronts  # in units of this prior
-        return True
+    def _joint(self, chosen: Tensor, waves: list[Wave]) -> Joint:
+        return linearised(
+            self.scene.select(chosen),
+            self.wavefronts.select(chosen),
+            self.nuisances,
+            features=self.features[chosen],
+            waves=waves,
+        )
 
-    def missing(self) -> float:
-        """Wavefront [µm rms] that would explain the excess of χ², if modes weigh alike."""
-        chosen = self.refined
-        n_pixels = self._n_pixels(chosen)
-        chi2 = self.pixels.chi2(self.light().of(self.stamp))[chosen].sum(dtype=torch.float64)
-        n = len(self.wavefronts.zernike)
-        strength = self.found.normal.matrix.diagonal(dim1=1, dim2=2)[:, 3:n].mean(1).sum()
-        return math.sqrt(max(float(chi2) - n_pixels, 0.0) / float(strength))
-
-    def set_surfaces(self, rms: float) -> None:
-        """Allow surfaces of this prior rms [µm]; what there is of them stays as it is."""
-        self.rms = rms
-        old, n = self.scene.surfaces, self.n_cosines
-        functions = self.features
+    def allow_surfaces(self, roughness: Roughness) -> None:
+        """Have surfaces, none so far, of this roughness a priori."""
+        self.roughness = roughness
         for name in ("scene", "full"):
             scene = getattr(self, name)
-            basis = SurfaceBasis.of(
-                scene.path.axis, functions, n=n, strength=self.field.strength, rms=rms
-            )
+            waves = cosines(scene.path.axis, self.n_cosines).to(self.features)
+            basis = SurfaceBasis(cosines=waves, functions=self.features)
             setattr(self, name, replace(scene, surfaces=basis))
-        surface = functions.new_zeros((functions.shape[1], n, n))
-        if old is not None and self.wavefronts.surface is not None:
-            surface = self.wavefronts.surface * (float(old.sigma.sum()) / float(basis.sigma.sum()))
-        self.wavefronts = replace(self.wavefronts, surface=surface)
-
-    def surface(self) -> Tensor | None:
-        """Coefficients beyond the Zernikes [µm]."""
-        basis, found = self.scene.surfaces, self.wavefronts.surface
-        return None if basis is None or found is None else found * basis.sigma
+        shape = (self.features.shape[1], self.n_cosines, self.n_cosines)
+        self.wavefronts = replace(self.wavefronts, surface=self.features.new_zeros(shape))
 
     def free_centroids(self) -> None:
         """Turn the field's tip and tilt into the stars' own."""

@@ -387,7 +387,7 @@ def test_wavediff__tells_of_its_phases() -> None:
         "surfaces judged",
     ]
     assert [p.done for p in told] == [1, 2, 3, 4]
-    assert [p.total for p in told] == [6, 6, 6, 4]  # these stars need no surfaces
+    assert [p.total for p in told] == [5, 5, 5, 4]  # these stars need no surfaces
     assert told[-1].reduced_chi2 == pytest.approx(1, abs=0.1)
     assert model.history == told
     for phase in told[:3]:
