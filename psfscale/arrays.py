@@ -73,7 +73,7 @@ class UnitState(IntEnum):
     """What became of one CCD in one stage."""
 
     PENDING = 0
-    """Not run yet, or not asked for."""
+    """Not run yet."""
     DONE = 1
     EMPTY = 2
     """Nothing to do: the CCD holds no object of this kind."""
@@ -81,6 +81,13 @@ class UnitState(IntEnum):
     """Failed; the reason stands in the marker of its unit."""
     BLOCKED = 4
     """Not tried: a stage before it failed on this CCD."""
+    NOT_ASKED = 5
+    """The latest run does not want this stage here, and no earlier one has run it."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stage has run on the CCD, or found that it need not or cannot."""
+        return self not in (UnitState.PENDING, UnitState.NOT_ASKED)
 
 
 def centre_index(n: int) -> int:

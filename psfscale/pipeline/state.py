@@ -104,7 +104,7 @@ class RunStatus:
         lines.append("units     " + "".join(f"{name:>12}" for name in UNIT_STATES))
         for stage, states in self.units.items():
             lines.append(f"{stage:10}" + "".join(f"{states[name]:12}" for name in UNIT_STATES))
-        names = [state.name for state in UnitState if state is not UnitState.PENDING]
+        names = [state.name for state in UnitState if state.ended]
         lines.append("CCDs      " + "".join(f"{name.lower():>12}" for name in names))
         for stage, counts in self.ccds.items():
             lines.append(f"{stage:10}" + "".join(f"{counts[name]:12}" for name in names))

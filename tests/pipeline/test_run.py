@@ -17,6 +17,7 @@ from psfscale.pipeline import aggregate_run, metrics_of_stars, open_run, plan_ru
 from psfscale.pipeline.events import CcdFailed, RunFinished, RunStarted, UnitFinished
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.profiles import LocalProfile
+from psfscale.pipeline.stages import STAGE_NAMES
 
 
 def go(folder, *, retry_failed=False, observers=(), **changes):
@@ -39,7 +40,7 @@ def test_run__fills_every_product_and_says_so(survey) -> None:
     assert np.isnan(psf[:, :, 5:]).all()
     assert tree["ccds/n_reserved"].values.tolist() == [[3, 3]] * 2
     assert (tree["ccds/state"].sel(stage=list(toy.STAGES)) == UnitState.DONE).all()
-    assert tree["stage"].values.tolist() == [*toy.STAGES, "restore"]
+    assert tree["stage"].values.tolist() == list(STAGE_NAMES)
     assert tree["exposure"].values.tolist() == ["exp-0", "exp-1"]
     assert int(tree["summary/n_exposures"]) == 2
     assert tree["models/rca/mean"].dims[2:] == ("copy", "y", "x")
@@ -150,6 +151,41 @@ def test_empty_ccd__is_no_failure(survey) -> None:
     assert summary.exit_code == 0
     states = open_run(survey / "run.zarr")["ccds/state"].sel(stage=list(toy.STAGES))
     assert states.values[0, 1].tolist() == [UnitState.EMPTY] * 3
+
+
+def test_stage_that_is_not_asked_for__says_so(survey) -> None:
+    def states(stage):
+        return open_run(survey / "run.zarr")["ccds/state"].sel(stage=stage).values
+
+    toy.open_root(survey / "survey.zarr", mode="r+")["exposures/complete"][1] = 0
+    go(survey, psf={"at_galaxies": False})
+    named = open_run(survey / "run.zarr")["ccds/state"].attrs["states"]
+    assert {named["NOT_ASKED"], named["PENDING"]} == {5, 0}
+    assert (states("restore") == UnitState.NOT_ASKED).all()
+    assert (states("psf") == UnitState.NOT_ASKED).all()
+    assert states("fit").tolist() == [[UnitState.DONE] * 2, [UnitState.NOT_ASKED] * 2]
+    toy.seal(survey / "survey.zarr", 1, "whole now")
+    toy.spoil_ccd(survey / "survey.zarr", 0, 0, how="few")
+    with pytest.raises(KeyboardInterrupt):
+        go(survey, observers=[interrupt_at_the_start])
+    assert (states("restore") == UnitState.NOT_ASKED).all()
+    assert (states("psf") == UnitState.PENDING).all()
+    assert (states("fit")[1] == UnitState.PENDING).all()
+    go(survey)
+    assert (states("psf") == [[UnitState.BLOCKED, UnitState.DONE], [UnitState.DONE] * 2]).all()
+    go(survey, psf={"at_galaxies": False})
+    assert (states("psf")[1] == UnitState.DONE).all(), "products of before stay"
+    assert set(status(survey / "run.zarr").ccds["fit"]) == {
+        "DONE",
+        "EMPTY",
+        "QUARANTINED",
+        "BLOCKED",
+    }
+
+
+def interrupt_at_the_start(event) -> None:
+    if isinstance(event, RunStarted):
+        raise KeyboardInterrupt
 
 
 def test_run__stops_early_when_too_many_ccds_fail(survey) -> None:

@@ -105,7 +105,7 @@ def count_ccds(stages: Sequence[str], known: Known, done: np.ndarray) -> dict[st
     for k, name in enumerate(stages):
         counts = np.bincount(known.states[done[:, k], :, k].ravel(), minlength=len(UnitState))
         if done[:, k].any():
-            found[name] = {state.name: int(counts[state]) for state in UnitState if state}
+            found[name] = {state.name: int(counts[state]) for state in UnitState if state.ended}
     return found
 
 
@@ -137,6 +137,15 @@ class Books:
     def want(self, fingerprints: np.ndarray) -> None:
         """Note what the run wants, (exposure, stage), for who asks how it stands."""
         array_of(self._root, "units/wanted")[...] = fingerprints
+        stored = array_of(self._root, "ccds/state")
+        before = np.asarray(stored[...])
+        asked = (fingerprints > 0)[:, None, :]
+        states = np.where(asked & (before == UnitState.NOT_ASKED), UnitState.PENDING, before)
+        states = np.where(~asked & (before == UnitState.PENDING), UnitState.NOT_ASKED, states)
+        changed = np.flatnonzero((states != before).any(axis=(1, 2))) // EXPOSURES_PER_CHUNK
+        for start in np.unique(changed) * EXPOSURES_PER_CHUNK:
+            rows = slice(start, start + EXPOSURES_PER_CHUNK)
+            stored[rows] = states[rows]
 
     def strike_out(self, keys: Iterable[Key]) -> None:
         """Forget units, before their arrays change."""

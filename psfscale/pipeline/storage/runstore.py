@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psfscale.arrays import UnitState
 from psfscale.config import fingerprint
 from psfscale.errors import StoreError
 from psfscale.pipeline.context import require_run
@@ -85,6 +86,8 @@ def prepare_run_store(context: RunContext) -> None:
     _renew(root, run, packing)
     for name in ("exposure", "ccd"):
         array_of(root, name)[...] = values_of(survey, name)
+    words = array_of(root, "ccds/state").attrs
+    words["states"] = {state.name: int(state) for state in UnitState}  # a store of before has fewer
     for path, labels in packing.labels.items():
         array_of(root, path)[...] = np.asarray(labels, dtype=object)
     root.attrs.update({**context.attributes(), "survey_fingerprint": fingerprint(content)})
