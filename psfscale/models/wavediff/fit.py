@@ -150,7 +150,8 @@ class Refined:
     ----------
     wavefronts : the parameters
     chi2 : of all stars
-    normal : the stars' matrices at the last step but one
+    normal : the stars' matrices near the end
+    nuisances : what was fitted of each star
     n_steps : done
     converged : whether χ² stood still, within `SMALLEST_GAIN`
     """
@@ -158,12 +159,15 @@ class Refined:
     wavefronts: Wavefronts
     chi2: float
     normal: Normal
+    nuisances: Nuisances
     n_steps: int
     converged: bool
 
 
 SMALLEST_GAIN = 0.5
 """Gain of a step in χ² below which the fit stands still: parameters move by less than their σ."""
+LARGE_GAIN = 0.01
+"""Gain, as a share of χ², of a step after which the derivatives of all pixels are taken anew."""
 
 
 def refine(
@@ -172,14 +176,24 @@ def refine(
     *,
     nuisances: Nuisances,
     max_steps: int,
+    kept: Normal | None = None,
     tell: Tell = silent,
 ) -> Refined:
-    """Levenberg-Marquardt from a start near the minimum."""
+    """Levenberg-Marquardt from a start near the minimum.
+
+    Matrices of where steps are small serve for the next steps too, which then cost little more
+    than a look at the stars: the descent itself is always that of where the fit stands.
+
+    Parameters
+    ----------
+    kept : matrices of the same stars and nuisances, of near the start
+    """
     here, chi2 = start, _chi2(scene, start, nuisances)
-    damping, step, gain = DAMPING, 0, float("inf")
+    damping, step, gain = DAMPING, 0, math.inf
     while step < max_steps and gain > SMALLEST_GAIN:
-        normal = scene.normal(here, nuisances)
-        gain = 0.0
+        old = kept
+        normal = scene.normal(here, nuisances) if old is None else scene.aged(old, here, nuisances)
+        gain, kept = 0.0, normal
         while damping < MOST_DAMPING:
             trial = _step(here, scene.functions, normal, nuisances, damping)
             reached = _chi2(scene, trial, nuisances)
@@ -187,11 +201,20 @@ def refine(
                 gain, here, chi2 = chi2 - reached, trial, reached
                 damping /= 5
                 break
+            if old is not None:
+                break
             damping *= 10
+        if gain > LARGE_GAIN * chi2 or (old is not None and reached > chi2 + SMALLEST_GAIN):
+            kept, gain = None, math.inf
         step += 1
         tell(chi2)
     return Refined(
-        wavefronts=here, chi2=chi2, normal=normal, n_steps=step, converged=gain <= SMALLEST_GAIN
+        wavefronts=here,
+        chi2=chi2,
+        normal=normal,
+        nuisances=nuisances,
+        n_steps=step,
+        converged=gain <= SMALLEST_GAIN,
     )
 
 

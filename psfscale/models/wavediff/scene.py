@@ -166,6 +166,20 @@ class Scene:
             pieces.append(torch.einsum("syx,jyx->sj", back, modes))
         return torch.cat(pieces)
 
+    def aged(self, old: Normal, at: Wavefronts, nuisances: Nuisances) -> Normal:
+        """Matrices of elsewhere with the descent of here: no derivative of each pixel is taken."""
+        stamp = self.stamps(at)
+        light = self.pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
+        slope = self.pixels.weight * (self.pixels.image - light.of(stamp))
+        slope = slope * light.flux[:, None, None]
+        down = self.pullback(at, slope).double()
+        if nuisances.jitter:
+            more = (self.stamps(replace(at, blur=at.blur + BLUR_STEP)) - stamp) / BLUR_STEP
+            down = torch.cat(
+                [down, (slope * more).sum((1, 2), keepdim=True)[..., 0].double()], dim=1
+            )
+        return replace(old, vector=down)
+
     def _parts(self) -> list[slice]:
         """Runs of stars whose wavefronts are held at once: a few of the camera's batches."""
         first = self.camera.batches(len(self))[0]

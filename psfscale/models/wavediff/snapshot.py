@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "restore", "snapshot"]
 
-COURSE_VERSION = 2
+COURSE_VERSION = 3
 """To be raised when a phase computes something else, so that older snapshots are not taken up."""
 
 
@@ -80,6 +80,7 @@ def snapshot(training: Training, told: Sequence[Phase], own: str) -> dict[str, n
         "n_steps": np.array(found.n_steps),
         "converged": np.array(found.converged),
         "nuisances": np.array(json.dumps(asdict(training.nuisances))),
+        "of": np.array(json.dumps(asdict(found.nuisances))),
         "phases": np.array(json.dumps([asdict(phase) for phase in told])),
         "fingerprint": np.array(own),
     }
@@ -114,6 +115,7 @@ def restore(training: Training, arrays: Mapping[str, np.ndarray] | None, own: st
         wavefronts=training.wavefronts,
         chi2=float(arrays["chi2"]),
         normal=Normal(matrix=tensors["matrix"], vector=tensors["vector"]),
+        nuisances=Nuisances(**json.loads(str(arrays["of"]))),
         n_steps=int(arrays["n_steps"]),
         converged=bool(arrays["converged"]),
     )

@@ -104,6 +104,7 @@ class Training:
             wavefronts=self.wavefronts,
             chi2=math.nan,
             normal=Normal(matrix=none, vector=none),
+            nuisances=self.nuisances,
             n_steps=0,
             converged=False,
         )
@@ -196,12 +197,18 @@ class Training:
             self.wavefronts.select(chosen),
             nuisances=self.nuisances,
             max_steps=max_steps,
+            kept=self._kept(chosen),
             tell=self._reduced(chosen),
         )
         tilt = self.wavefronts.tilt.clone()
         tilt[chosen] = found.wavefronts.tilt
         self.wavefronts = replace(found.wavefronts, tilt=tilt)
         self.refined, self.found = chosen, found
+
+    def _kept(self, chosen: Tensor) -> Normal | None:
+        """Matrices of the last refinement, where it was of these stars and nuisances."""
+        same = torch.equal(self.refined, chosen) and self.found.nuisances == self.nuisances
+        return self.found.normal if same else None
 
     def correct(self) -> float:
         """Set the coarse optics' offset to the full ones; by how much it moved [noise σ]."""

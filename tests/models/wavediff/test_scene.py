@@ -79,6 +79,15 @@ def test_normal_vector__is_half_the_descent_of_chi2() -> None:
     assert torch.corrcoef(torch.stack([found[:, -1], exact[:, -1]]))[0, 1] > 0.99
 
 
+def test_aged_normal__has_the_descent_of_here() -> None:
+    scene, here = double_scene(noise=3e-3)
+    old = scene.normal(here, ALL)
+    there = replace(here, zernike=here.zernike * 1.1, blur=0.06)
+    fresh, aged = scene.normal(there, ALL), scene.aged(old, there, ALL)
+    torch.testing.assert_close(aged.vector, fresh.vector, rtol=1e-8, atol=1e-6)
+    assert aged.matrix is old.matrix
+
+
 def test_normal_matrix__is_that_of_the_residuals() -> None:
     scene, here = double_scene(noise=0.0)
     jacobian = slopes(scene, here)
