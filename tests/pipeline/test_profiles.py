@@ -24,6 +24,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
         ("slurm", SlurmProfile),
         ("address", AddressProfile),
         ("scheduler-file", SchedulerFileProfile),
+        ("kubernetes", AddressProfile),
     ],
 )
 def test_profile__of_deploy_is_read_by_its_name(name, kind) -> None:
@@ -36,6 +37,7 @@ def test_deploy__holds_no_profile_without_a_test() -> None:
         "slurm",
         "address",
         "scheduler-file",
+        "kubernetes",
     }
 
 

@@ -1,0 +1,103 @@
+"""What lies in deploy/ for others to start: manifests, the image, job scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+
+
+def objects() -> list[dict]:
+    return [o for path in MANIFESTS for o in yaml.safe_load_all(path.read_text())]
+
+
+def pods() -> dict[str, dict]:
+    """Pod templates by the name of what makes them."""
+    found = {o["metadata"]["name"]: o["spec"].get("template") for o in objects()}
+    return {name: template for name, template in found.items() if template}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifest__is_what_kubernetes_takes(path) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    version = validate.latest_version()
+    for manifest in yaml.safe_load_all(path.read_text()):
+        validate.validate(manifest, version, strict=True)
+        wrong = {**manifest, "specs": {}}
+        with pytest.raises(validate.ValidationError, match="specs"):
+            validate.validate(wrong, version, strict=True)
+
+
+def test_manifests__name_what_others_of_them_make() -> None:
+    made = {(o["kind"], o["metadata"]["name"]) for o in objects()}
+    (service,) = [o for o in objects() if o["kind"] == "Service"]
+    profile = yaml.safe_load((DEPLOY / "kubernetes.yaml").read_text())
+    port = service["spec"]["ports"][0]["port"]
+    address = f"tls://{service['metadata']['name']}:{port}"
+    assert profile["address"] == address
+    assert address in pods()["psfscale-worker"]["spec"]["containers"][0]["args"]
+    scheduler = pods()["psfscale-scheduler"]
+    assert service["spec"]["selector"] == scheduler["metadata"]["labels"]
+    assert f"--port={port}" in scheduler["spec"]["containers"][0]["args"]
+    for template in pods().values():
+        spec = template["spec"]
+        volumes = {v["name"]: v for v in spec["volumes"]}
+        for mount in spec["containers"][0]["volumeMounts"]:
+            assert mount["name"] in volumes
+        if "data" in volumes:
+            claim = volumes["data"]["persistentVolumeClaim"]["claimName"]
+            assert ("PersistentVolumeClaim", claim) in made
+        assert volumes["tls"]["secret"]["secretName"] == "psfscale-tls"
+        tls = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "tls"]
+        assert profile["tls_key"].startswith(tls[0]["mountPath"])
+
+
+def test_manifests__let_nobody_else_reach_the_scheduler() -> None:
+    (policy,) = [o for o in objects() if o["kind"] == "NetworkPolicy"]
+    only = policy["spec"]["podSelector"]["matchLabels"]
+    for template in pods().values():
+        assert only.items() <= template["metadata"]["labels"].items()
+        assert template["spec"]["securityContext"]["runAsNonRoot"]
+        assert not template["spec"]["automountServiceAccountToken"]
+    assert "--protocol=tls" in pods()["psfscale-scheduler"]["spec"]["containers"][0]["args"]
+    assert "--nthreads=1" in pods()["psfscale-worker"]["spec"]["containers"][0]["args"]
+
+
+def test_image__copies_what_there_is() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (.+)$", text, flags=re.M)
+    assert copied
+    for line in copied:
+        assert all((DEPLOY.parent / source).exists() for source in line.split()[:-1])
+
+
+def test_slurm_driver__hands_the_signal_of_the_walltime_to_the_run(tmp_path) -> None:
+    """Bash takes the place of no one: the run gets SIGTERM itself, and its exit code is Slurm's."""
+    stub = tmp_path / "psfscale"
+    stub.write_text(
+        "#!/bin/bash\n"
+        'trap "echo stopped; exit 143" TERM\n'
+        'echo "$@ threads=$OMP_NUM_THREADS" > "$SAID"\n'
+        "while true; do sleep 0.05; done\n"
+    )
+    stub.chmod(0o755)
+    said = tmp_path / "said"
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said)}
+    script = DEPLOY / "slurm/driver.sh"
+    assert "#SBATCH --signal=B:TERM@120" in script.read_text()
+    job = subprocess.Popen(["bash", str(script), "run.yaml", "output=x"], env=env, text=True)
+    end = time.monotonic() + 20
+    while not (said.exists() and said.read_text()) and time.monotonic() < end:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == 143
+    assert said.read_text() == "run run.yaml output=x --cluster slurm threads=1\n"
