@@ -258,3 +258,12 @@ class FieldPoints:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def select(self, chosen: slice | np.ndarray) -> FieldPoints:
+        """The points picked by a slice, a boolean mask or indices, in that order."""
+        return FieldPoints(
+            x=self.x[chosen],
+            y=self.y[chosen],
+            sed=None if self.sed is None else self.sed[chosen],
+            wavelength=self.wavelength,
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from psfscale.yamlfile import read_yaml
 
@@ -28,6 +28,11 @@ class ModelChoice(_Part):
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="settings of the model; what is left out follows the survey, then defaults",
+    )
+    per: Literal["ccd", "exposure"] | None = Field(
+        default=None,
+        description="one field a CCD, or one over all CCDs of an exposure; unset: wavediff an "
+        "exposure, the others a CCD",
     )
 
 
@@ -89,12 +94,38 @@ class RunConfig(_Part):
     survey: Path = Field(description="survey store to read")
     instrument: Path = Field(description="survey file (catalogs/*.yaml) of the instrument")
     output: Path = Field(description="run store to write or resume")
-    model: ModelChoice = Field(default_factory=ModelChoice)
+    model: ModelChoice | None = Field(
+        default=None, description="the PSF model; rca if neither this nor `models` is given"
+    )
+    models: tuple[ModelChoice, ...] = Field(
+        default=(), description="several PSF models, of which each CCD gets one"
+    )
+    choice: Literal["first", "reserved"] = Field(
+        default="first",
+        description="of several models, the first that could be fitted, or the one that agrees "
+        "best with the reserved stars of the CCD",
+    )
     psf: PsfProducts = Field(default_factory=PsfProducts)
     restore: RestoredGalaxies = Field(default_factory=RestoredGalaxies)
     checks: Checks = Field(default_factory=Checks)
     metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)
+
+    @model_validator(mode="after")
+    def _models_are_clear(self) -> Self:
+        if self.model is not None and self.models:
+            msg = "give model or models, not both"
+            raise ValueError(msg)
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            msg = f"a model comes once in a run, models has {', '.join(names)}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def fitted(self) -> tuple[ModelChoice, ...]:
+        """The PSF models of the run, in the order of preference."""
+        return self.models or (self.model or ModelChoice(),)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

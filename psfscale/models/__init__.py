@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from psfscale.models.base import PsfModel
 
-__all__ = ["MODELS", "SETTINGS", "load_model_class", "settings_class"]
+__all__ = ["CHROMATIC", "MODELS", "SETTINGS", "load_model_class", "settings_class"]
 
 MODELS: dict[str, str] = {
     "rca": "psfscale.models.rca.model:RCA",
@@ -34,6 +34,9 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "wavediff": WaveDiffSettings,
 }
 """Name of a model and the class of its settings."""
+
+CHROMATIC: frozenset[str] = frozenset({"wavediff"})
+"""Models that know colour; they are fields over a whole focal plane, too."""
 
 
 def _require_name(name: str) -> None:

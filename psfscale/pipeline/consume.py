@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +11,11 @@ import xarray as xr
 
 from psfscale.arrays import FieldPoints, PixelGrid, Role, UnitState
 from psfscale.errors import InputError, StoreError
+from psfscale.pipeline.ccd import stored_model
 from psfscale.pipeline.context import RunContext, read_context
+from psfscale.pipeline.psf.drawing import PREDICT_BLOCK
 from psfscale.store.layout import open_tree
+from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from psfscale.models.base import PsfModel
+    from psfscale.pipeline.psf.focal import OnCcd
 
+_FIELDS_KEPT = 8
+"""PSF fields that a run keeps, since callers come back to a CCD."""
 Level = Literal["star", "ccd", "exposure", "survey"]
 _GROUPS: dict[Level, str] = {
     "star": "stars",
@@ -47,6 +53,7 @@ class Run:
         self.path = path
         self.tree = open_tree(path)
         """All arrays by name, as a lazy `xarray.DataTree`."""
+        self._field = lru_cache(maxsize=_FIELDS_KEPT)(self._found_field)
 
     def __getitem__(self, name: str) -> Any:
         return self.tree[name]
@@ -65,8 +72,10 @@ class Run:
         """The survey store that the run reads."""
         return open_tree(self._context.config.survey)
 
-    def model(self, *, exposure: str, ccd: int) -> PsfModel:
-        """The PSF field of a CCD.
+    def model(self, *, exposure: str, ccd: int) -> PsfModel | OnCcd:
+        """The PSF field of a CCD; of several models the one chosen for it.
+
+        A field that covers an exposure is given as it is seen on the CCD.
 
         Parameters
         ----------
@@ -79,18 +88,44 @@ class Run:
         StoreError
             The CCD has no PSF field.
         """
-        at = self._place(exposure, ccd)
-        state = UnitState(int(self.tree["ccds/state"].sel(stage="fit").isel(at)))
+        return self._field(exposure, ccd)
+
+    def _found_field(self, exposure: str, ccd: int) -> PsfModel | OnCcd:
+        at, context = self._place(exposure, ccd), self._context
+        stage = "fit" if len(context.models) == 1 else "choose"
+        state = UnitState(int(self.tree["ccds/state"].sel(stage=stage).isel(at)))
         if state is not UnitState.DONE:
-            msg = f"CCD {ccd} of exposure {exposure} has no PSF: its fit is {state.name.lower()}"
+            msg = (
+                f"CCD {ccd} of exposure {exposure} has no PSF: its {stage} is {state.name.lower()}"
+            )
             raise StoreError(msg)
-        stored = _group(self.tree, f"models/{self._context.config.model.name}")
-        arrays = {
-            str(name): array.isel(at).values
-            for name, array in stored.variables.items()
-            if array.dims[:2] == ("exposure", "ccd")
-        }
-        return self._context.model_class.from_state(arrays, self._context.model_settings)
+        return stored_model(self._arrays_of(ccd, at), context)
+
+    def _arrays_of(self, ccd: int, at: dict[str, int]) -> xr.Dataset:
+        """What tells the PSF field of a CCD, as a stage would be given it."""
+        context = self._context
+        found: dict[str, Any] = {"ccds/id": ((), ccd)}
+        if len(context.models) > 1:
+            found["ccds/model"] = self.tree["ccds/model"].isel(at).variable
+        for model in context.models:
+            group = _group(self.tree, f"models/{model.name}")
+            for array in model.state_arrays(context.stamp_shape):
+                here = {
+                    dim: at[dim] for dim in ("exposure", "ccd") if dim in group[array.name].dims
+                }
+                values = group[array.name].isel(here).values
+                dims = [f"{model.name}.{dim}" for dim in array.dims]
+                found[f"models/{model.name}/{array.name}"] = (dims, values)
+        return xr.Dataset({**found, **self._objects_of(at)})
+
+    def _objects_of(self, at: dict[str, int]) -> dict[str, Any]:
+        """Where objects lie in the focal plane, needed where the layout does not place CCDs."""
+        layout = self._context.instrument.focal_plane.layout
+        if isinstance(layout, GridLayout):
+            return {}
+        names = ("x", "y", "field_x", "field_y", "role")
+        stars = _group(self.survey, "stars")[list(names)].isel(at)
+        return {f"stars/{name}": ("star", stars[name].values) for name in names}
 
     def psf(
         self,
@@ -112,7 +147,8 @@ class Run:
         x, y : (object,) [pixel], 0-based
         oversampling : PSF pixels per CCD pixel
         size : side of the stamp [PSF pixel]; as the stars' if not given
-        sed : (object, wavelength), photons per bin, rows sum to 1; for a chromatic field
+        sed : (object, wavelength), photons per bin, rows sum to 1; a chromatic field takes flat
+            spectra if not given
         wavelength : (wavelength,) [µm]
 
         Raises
@@ -130,9 +166,13 @@ class Run:
             wavelength=None if wavelength is None else np.asarray(wavelength, np.float64),
         )
         side = size or self._context.stamp_shape[0] * oversampling
-        drawn = model.predict(points, PixelGrid(shape=(side, side), oversampling=oversampling))
+        grid = PixelGrid(shape=(side, side), oversampling=oversampling)
+        drawn = np.empty((len(points), side, side), np.float32)
+        for start in range(0, len(points), PREDICT_BLOCK):
+            part = slice(start, start + PREDICT_BLOCK)
+            drawn[part] = model.predict(points.select(part), grid).cpu().numpy()
         return xr.DataArray(
-            np.asarray(drawn),
+            drawn,
             dims=("object", "y", "x"),
             coords={"object_x": ("object", points.x), "object_y": ("object", points.y)},
             attrs={"units": "1", "long_name": "PSF, unit sum"},

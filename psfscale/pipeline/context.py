@@ -7,26 +7,31 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from psfscale.arrays import PixelGrid
 from psfscale.config import RunConfig
 from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.errors import StoreError
-from psfscale.models import load_model_class, settings_class
+from psfscale.models import CHROMATIC, load_model_class, settings_class
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root
+from psfscale.store.schema import MODEL_CODES
 from psfscale.survey import Instrument, load_survey
 from psfscale.survey.quantity import WITH_SOURCES
 from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
     import zarr
     from pydantic import BaseModel
 
-    from psfscale.models.base import PsfModel
+    from psfscale.config import ModelChoice
+    from psfscale.models.base import Checkpoint, PsfModel, StateArray
 
 LAYOUT = 2
 """Of run stores."""
@@ -63,6 +68,61 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
 
 
 @dataclass(frozen=True, kw_only=True)
+class FittedModel:
+    """A PSF model that a run fits.
+
+    Attributes
+    ----------
+    name : in `psfscale.models`
+    settings : frozen, nothing left open
+    per : what one field of it covers
+    """
+
+    name: str
+    settings: BaseModel
+    per: Literal["ccd", "exposure"]
+
+    @classmethod
+    def of(cls, choice: ModelChoice, instrument: Instrument) -> Self:
+        """A model of a run file, its settings settled."""
+        usual: Literal["ccd", "exposure"] = "exposure" if choice.name in CHROMATIC else "ccd"
+        settings = resolve_settings(choice.name, choice.settings, instrument)
+        return cls(name=choice.name, settings=settings, per=choice.per or usual)
+
+    @property
+    def kind(self) -> type[PsfModel]:
+        """Its class; the first use imports its room."""
+        return load_model_class(self.name)
+
+    @property
+    def chromatic(self) -> bool:
+        """Whether its PSFs hang on spectra."""
+        return self.name in CHROMATIC
+
+    @property
+    def of_exposure(self) -> bool:
+        """Whether one field of it covers all CCDs of an exposure."""
+        return self.per == "exposure"
+
+    def state_arrays(self, stamp_shape: tuple[int, int]) -> tuple[StateArray, ...]:
+        """The arrays of its state, for star stamps (y, x)."""
+        return tuple(self.kind.state_arrays(self.settings, stamp_shape))
+
+    def build(self, device: str) -> PsfModel:
+        """A field to be fitted, on `device` where its settings leave that open."""
+        return self.kind(self._on(device))  # type: ignore[call-arg]
+
+    def restore(self, state: Mapping[str, np.ndarray], device: str) -> PsfModel:
+        """The field of a state, on `device` where its settings leave that open."""
+        return self.kind.from_state(state, self._on(device))
+
+    def _on(self, device: str) -> BaseModel:
+        if getattr(self.settings, "device", None) != "auto":
+            return self.settings
+        return self.settings.model_copy(update={"device": device})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunContext:
     """What every stage may ask for; the same in the driver, on a worker and in a notebook.
 
@@ -70,30 +130,40 @@ class RunContext:
     ----------
     config : of the run
     instrument : of the survey
-    model_settings : frozen settings of the model, nothing left open
-    restore_settings : the same of the restoration
+    models : PSF models of the run, in the order of preference
+    restore_settings : frozen settings of the restoration, nothing left open
     sizes : length of every dim of the run store; ``group.dim`` comes before ``dim``
     stamp_shape : (y, x) [pixel] of the star stamps
     has_galaxies : whether the survey store holds galaxies
+    has_spectra : whether it holds spectra
+    checkpoint : where a long fit keeps itself between two phases, if anywhere
+    device : where to compute what leaves it open
     """
 
     config: RunConfig
     instrument: Instrument
-    model_settings: BaseModel
+    models: tuple[FittedModel, ...]
     restore_settings: DeconvolutionSettings
     sizes: dict[str, int]
     stamp_shape: tuple[int, int]
     has_galaxies: bool
+    has_spectra: bool = False
+    checkpoint: Checkpoint | None = None
+    device: str = "auto"
 
     @property
     def run(self) -> Path:
         """Path of the run store."""
         return self.config.output
 
+    def model_of_code(self, code: int) -> FittedModel:
+        """The model that ``ccds/model`` says stands for a CCD."""
+        return next(model for model in self.models if MODEL_CODES[model.name] == code)
+
     @property
-    def model_class(self) -> type[PsfModel]:
-        """Class of the PSF model; the first use imports its room."""
-        return load_model_class(self.config.model.name)
+    def chromatic(self) -> bool:
+        """Whether a model of the run is to be told spectra that the survey store holds."""
+        return self.has_spectra and any(model.chromatic for model in self.models)
 
     @property
     def psf_grid(self) -> PixelGrid:
@@ -144,15 +214,17 @@ class RunContext:
         restoration = validate(
             config.restore.settings, DeconvolutionSettings, name="settings of the restoration"
         )
-        sizes, stamp_shape = _sizes(open_root(config.survey), config, _fine(restoration))
+        root = open_root(config.survey)
+        sizes, stamp_shape = _sizes(root, config, _fine(restoration))
         return cls(
             config=config,
             instrument=instrument,
-            model_settings=resolve_settings(config.model.name, config.model.settings, instrument),
+            models=tuple(FittedModel.of(choice, instrument) for choice in config.fitted),
             restore_settings=restoration,
             sizes=sizes,
             stamp_shape=stamp_shape,
             has_galaxies="galaxies.y" in sizes,
+            has_spectra="seds" in root,
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -162,7 +234,7 @@ class RunContext:
             "layout": LAYOUT,
             "config": self.config.model_dump(mode="json"),
             "instrument": self.instrument.model_dump(mode="json", context=WITH_SOURCES),
-            "model_settings": self.model_settings.model_dump(mode="json"),
+            "model_settings": {m.name: m.settings.model_dump(mode="json") for m in self.models},
             "versions": versions(),
         }
 

@@ -42,7 +42,10 @@ class Stage:
     settings : all that it depends on beside its inputs; part of the fingerprint
     objects : the array of roles that says whether a CCD has anything to do
     missing : the array of flags that tells its objects that a CCD has no result
-    resources : of a worker that can run it
+    resources : that a worker should have to run it
+    whole : it takes all CCDs of an exposure at once, with an axis ``ccd``
+    release : of a whole stage, what a CCD must pass to be done
+    needs_any : it runs where any of the stages it needs has a result, and is told which
     """
 
     name: str
@@ -56,6 +59,9 @@ class Stage:
     objects: str
     missing: str
     resources: Mapping[str, float] = field(default_factory=dict)
+    whole: bool = False
+    release: Callable[[xr.Dataset, RunContext], None] | None = None
+    needs_any: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class Declared:
     Attributes
     ----------
     version : counts changes of the code that change results; part of the fingerprint
-    build : the stage, from the context and the arrays of the model's state
+    build : the stage, from the context
     settings : the part of the configuration that it depends on, JSON-able; in the fingerprint
     needs : stages whose results on the same CCD it reads
     gathers : stages whose results on all sampled exposures it reads, where a run has them
@@ -75,7 +81,7 @@ class Declared:
     """
 
     version: int
-    build: Callable[[RunContext, tuple[ArraySpec, ...]], Stage]
+    build: Callable[[RunContext], Stage]
     settings: Callable[[RunContext], dict[str, Any]]
     needs: tuple[str, ...] = ()
     gathers: tuple[str, ...] = ()

@@ -34,8 +34,9 @@ from psfscale.pipeline.ledger.books import STRIDE, Books
 from psfscale.pipeline.ledger.journal import History, begun_units, note_death, read_history
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
+from psfscale.pipeline.mapping import Reason
 from psfscale.pipeline.plan import Plan, Todo
-from psfscale.pipeline.unit import Reason, Task, overdue, quarantine
+from psfscale.pipeline.unit import Task, overdue, quarantine
 from psfscale.pipeline.watch import blame_overdue, require_success
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, InputError, StoreError
-from psfscale.models import SETTINGS, load_model_class
+from psfscale.models import CHROMATIC, SETTINGS, load_model_class
 from psfscale.pipeline.context import resolve_settings
 from psfscale.store.checkpoint import CheckpointFile
 from psfscale.store.models import load_model, run_specs, save_model
@@ -124,7 +124,7 @@ def model_schema() -> Iterable[ArraySpec]:
     """Stored arrays of every model at its default settings."""
     for name, settings in SETTINGS.items():
         arrays = load_model_class(name).state_arrays(settings(), (32, 32))
-        yield from run_specs(name, arrays)
+        yield from run_specs(name, arrays, of_exposure=name in CHROMATIC)
 
 
 def _parse(items: Sequence[str]) -> dict[str, Any]:

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psfscale.arrays import UnitState
 from psfscale.pipeline.ledger.marker import read_marker
+from psfscale.pipeline.mapping import Reason, UnitInterrupted, explain
 from psfscale.pipeline.stages import NEEDS
 from psfscale.pipeline.unit import (
     HOPELESS,
-    Reason,
     Task,
-    UnitInterrupted,
     execute,
     execute_alone,
-    explain,
     overdue,
     prepare,
 )

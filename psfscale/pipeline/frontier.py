@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psfscale.pipeline.plan import gathered
-from psfscale.pipeline.stages import NEEDS
+from psfscale.pipeline.plan import gathered, needed
 
 if TYPE_CHECKING:
     from psfscale.pipeline.ledger.marker import Key
@@ -29,6 +28,7 @@ class Frontier:
         self._left = plan.why > 0
         self._flying = np.zeros(self._left.shape, bool)
         self._left_of = self._left.sum(axis=0)
+        self._needs = [needed(self._stages, k) for k in range(len(self._stages))]
         self._gathers = [gathered(self._stages, k) for k in range(len(self._stages))]
         self._next = 0
         self._again: list[int] = []
@@ -83,8 +83,7 @@ class Frontier:
         left, flying = self._left[exposure], self._flying[exposure]
         chosen: list[int] = []
         for k in np.flatnonzero(left & ~flying).tolist():
-            needs = [self._stages.index(need) for need in NEEDS[self._stages[k]]]
             free = not any(self._left_of[g] for g in self._gathers[k])
-            if free and all(not left[need] or need in chosen for need in needs):
+            if free and all(not left[need] or need in chosen for need in self._needs[k]):
                 chosen.append(k)
         return chosen

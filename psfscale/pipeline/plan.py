@@ -249,16 +249,17 @@ def wanted_units(context: RunContext) -> Wanted:
     )
     chosen = np.asarray(complete, bool)
     present = _present(root, context, len(chosen))
-    roots = {name: _root_fingerprint(name, context) for name in STAGE_NAMES}
+    roots = {name: _root_fingerprint(name, context) for name in present}
     table = np.zeros((len(chosen), len(STAGE_NAMES)), np.uint64)
     for k, name in enumerate(STAGE_NAMES):
         here = present.get(name, np.zeros_like(chosen)) & chosen
         if DECLARED[name].sampled:
             here &= here.cumsum() <= context.config.restore.learn_exposures
-        needs = [STAGE_NAMES.index(need) for need in NEEDS[name]]
+        needs = needed(STAGE_NAMES, k)
         shared = [_digits(table[table[:, g] > 0, g]) for g in gathered(STAGE_NAMES, k)]
         for exposure in np.flatnonzero(here).tolist():
-            upstream = [*_digits(table[exposure, needs]), *filter(None, shared)]
+            before = table[exposure, needs]
+            upstream = [*_digits(before[before > 0]), *filter(None, shared)]
             identity = str(ids[exposure]), str(content[exposure])
             table[exposure, k] = code(fingerprint(roots[name], *identity, upstream)[:DIGITS])
     return Wanted(
@@ -287,6 +288,11 @@ def _digits(codes: np.ndarray) -> list[str]:
     return [f"{int(one):0{DIGITS}x}" for one in codes]
 
 
+def needed(stages: Sequence[str], k: int) -> list[int]:
+    """Numbers of the stages that the stage number `k` may need, as far as they are known."""
+    return [stages.index(name) for name in NEEDS[stages[k]] if name in stages]
+
+
 def gathered(stages: Sequence[str], k: int) -> list[int]:
     """Numbers of the stages that the stage number `k` gathers."""
     return [stages.index(name) for name in GATHERS[stages[k]] if name in stages]
@@ -304,8 +310,8 @@ def downstream(stage: str) -> list[str]:
 def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
     """Wanted units that are not done, and those downstream of them."""
     why = np.zeros(wanted.fingerprints.shape, np.uint8)
-    for k, name in enumerate(wanted.stages):
-        needs = [why[:, wanted.stages.index(need)] for need in NEEDS[name]]
+    for k in range(len(wanted.stages)):
+        needs = [why[:, number] for number in needed(wanted.stages, k)]
         rerun = np.zeros(len(why), bool)
         retried = np.zeros(len(why), bool)
         for need in needs:

@@ -35,7 +35,7 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     chosen, n = seen_galaxies(galaxies), galaxies.sizes["galaxy"]
     flags = np.where(there, int(ObjectFlag.MASKED), 0).astype(np.uint32)
     x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
-    flags[chosen] = extrapolation(ccd, x, y)
+    flags[chosen] = extrapolation(ccd, x, y, context)
     empty = np.full((0, *context.restored_grid.shape), np.nan, np.float32)
     found: dict[str, np.ndarray] = {"image": empty, "error": empty, "chi2": empty[:, 0, 0]}
     if chosen.size:

@@ -10,26 +10,25 @@ and writes no file and knows no cluster, so it runs in a test or a notebook:
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xarray as xr
-
-from psfscale.arrays import FieldPoints, ObjectFlag, Role, StarBatch
-from psfscale.errors import FitError, PsfCheckError
-from psfscale.pipeline.ccd import extrapolation, group_of, pad, stored_model
+from psfscale.models import MODELS
+from psfscale.pipeline.ccd import EXPOSURE
 from psfscale.pipeline.declare import Declared, Input, Stage
 from psfscale.pipeline.learning import learn_galaxies, sample_galaxies
+from psfscale.pipeline.psf.choice import choose_model, fit_stage
+from psfscale.pipeline.psf.drawing import draw_psfs, measure_stars
+from psfscale.pipeline.psf.fitting import fit_ccd, fit_exposure, release_ccd
 from psfscale.pipeline.restoration import restore_galaxies
 from psfscale.store.models import run_specs
-from psfscale.store.schema import RUN_SCHEMA, ArraySpec
+from psfscale.store.schema import RUN_SCHEMA, STAR_RESULTS, ArraySpec, star_results_of
 
 if TYPE_CHECKING:
-    from psfscale.models.base import PsfModel
-    from psfscale.pipeline.context import RunContext
+    from collections.abc import Callable
 
-PREDICT_BLOCK = 512
-"""PSFs drawn in one call of a model: bounds the memory of a CCD with many galaxies."""
+    from psfscale.pipeline.context import FittedModel, RunContext
 
 
 def settings_of(name: str, context: RunContext) -> dict[str, Any]:
@@ -39,21 +38,39 @@ def settings_of(name: str, context: RunContext) -> dict[str, Any]:
 
 def stages_of(context: RunContext) -> dict[str, Stage]:
     """The stages of a run by name, each after those it needs."""
-    arrays = context.model_class.state_arrays(context.model_settings, context.stamp_shape)
-    model = run_specs(context.config.model.name, arrays)
     return {
-        name: declared.build(context, model)
+        name: declared.build(context)
         for name, declared in DECLARED.items()
         if declared.wanted(context)
     }
 
 
-def _fit_settings(context: RunContext) -> dict[str, Any]:
-    return {
-        "model": context.config.model.name,
-        "settings": context.model_settings.model_dump(mode="json"),
+def model_arrays(context: RunContext, model: FittedModel) -> tuple[ArraySpec, ...]:
+    """Stored arrays of a model's state."""
+    return run_specs(
+        model.name,
+        model.state_arrays(context.stamp_shape),
+        of_exposure=model.of_exposure,
+        stage=_fit_name(context, model),
+    )
+
+
+def _fit_name(context: RunContext, model: FittedModel) -> str:
+    return fit_stage(model) if len(context.models) > 1 else "fit"
+
+
+def _fit_settings(context: RunContext, name: str | None = None) -> dict[str, Any]:
+    model = _model(context, name)
+    settings = {
+        "model": model.name,
+        "settings": model.settings.model_dump(mode="json"),
         "checks": context.config.checks.model_dump(),
     }
+    return settings | ({"per": model.per} if model.chromatic or model.of_exposure else {})
+
+
+def _model(context: RunContext, name: str | None) -> FittedModel:
+    return next(model for model in context.models if name in (None, model.name))
 
 
 def _psf_settings(context: RunContext) -> dict[str, Any]:
@@ -70,14 +87,16 @@ def _learn_settings(context: RunContext) -> dict[str, Any]:
 
 
 def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
-    outputs = tuple(spec for spec in RUN_SCHEMA if spec.stage == name)
+    outputs = rest.pop("outputs", None)
+    if outputs is None:
+        outputs = tuple(spec for spec in RUN_SCHEMA if spec.stage == name)
     return Stage(
         name=name,
         version=VERSIONS[name],
-        needs=NEEDS[name],
+        needs=tuple(need for need in NEEDS[name] if DECLARED[need].wanted(context)),
         gathers=GATHERS[name],
         settings=settings_of(name, context),
-        outputs=(*outputs, *rest.pop("more_outputs", ())),
+        outputs=outputs,
         **rest,
     )
 
@@ -92,50 +111,118 @@ def _stored(specs: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
 
 _STAR_INPUTS = _survey("stars", "image", "weight", "x", "y", "role")
 _FIT_FLAGS = Input(path="stars/fit_flags", store="run")
+_CCD_ID = Input(path="ccds/id")
 
 
-def _fit_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _colours(context: RunContext, group: str) -> tuple[Input, ...]:
+    """Spectra of a group's objects, where a model is to be told them."""
+    return _survey(group, "sed", "wavelength") if context.chromatic else ()
+
+
+def _places(context: RunContext, *groups: str) -> tuple[Input, ...]:
+    """Where objects lie in the focal plane, where a field covers an exposure."""
+    if not any(model.of_exposure for model in context.models):
+        return ()
+    found = (_survey(group, "field_x", "field_y") for group in groups)
+    return (_CCD_ID, *(source for sources in found for source in sources))
+
+
+def _models(context: RunContext) -> tuple[Input, ...]:
+    """The fields of a CCD, and which of them stands for it."""
+    states = (source for m in context.models for source in _stored(model_arrays(context, m)))
+    chosen = Input(path="ccds/model", store="run")
+    return (*states, *((chosen,) if len(context.models) > 1 else ()))
+
+
+def _fitted_stars(context: RunContext) -> tuple[Input, ...]:
+    """What tells the range of the stars that a field was fitted to."""
+    own = (*_survey("stars", "x", "y", "role"), _FIT_FLAGS)
+    if not any(model.of_exposure for model in context.models):
+        return own
+    names = ("field_x", "field_y", "role")
+    whole = (Input(path=f"{EXPOSURE}stars/{name}") for name in names)
+    return (*own, *whole, Input(path=f"{EXPOSURE}stars/fit_flags", store="run"))
+
+
+def _fit_stage(context: RunContext, name: str | None = None) -> Stage:
+    model = _model(context, name)
+    stage = _fit_name(context, model)
+    results = "stars" if name is None else f"models/{name}"
+    told = STAR_RESULTS if name is None else star_results_of(name, stage)
+    fit: Callable[..., Any] = fit_exposure if model.of_exposure else fit_ccd
     return _declare(
-        "fit",
+        stage,
         context,
-        run=fit_psf,
-        inputs=_STAR_INPUTS,
-        more_outputs=model,
+        run=partial(fit, model=model, results=results),
+        inputs=(
+            *_STAR_INPUTS,
+            *_places(context, "stars"),
+            *(_colours(context, "stars") if model.chromatic else ()),
+        ),
+        outputs=(*told, *model_arrays(context, model)),
         objects="stars/role",
-        missing="stars/fit_flags",
+        missing=f"{results}/fit_flags",
+        whole=model.of_exposure,
+        release=partial(release_ccd, model=model) if model.of_exposure else None,
     )
 
 
-def _psf_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _choose_stage(context: RunContext) -> Stage:
+    told = (star_results_of(model.name, fit_stage(model)) for model in context.models)
+    chosen = tuple(spec for spec in RUN_SCHEMA if spec.stage == "choose")
+    return _declare(
+        "choose",
+        context,
+        run=choose_model,
+        inputs=(
+            *_STAR_INPUTS,
+            *_places(context, "stars"),
+            *_colours(context, "stars"),
+            *(source for m in context.models for source in _stored(model_arrays(context, m))),
+            *(source for specs in told for source in _stored(specs)),
+        ),
+        outputs=(*(replace(spec, stage="choose") for spec in STAR_RESULTS), *chosen),
+        objects="stars/role",
+        missing="stars/fit_flags",
+        needs_any=True,
+    )
+
+
+def _psf_stage(context: RunContext) -> Stage:
     return _declare(
         "psf",
         context,
         run=draw_psfs,
         inputs=(
             *_survey("galaxies", "x", "y", "role"),
-            *_survey("stars", "x", "y", "role"),
-            _FIT_FLAGS,
-            *_stored(model),
+            *_colours(context, "galaxies"),
+            *_places(context, "stars", "galaxies"),
+            *_fitted_stars(context),
+            *_models(context),
         ),
         objects="galaxies/role",
         missing="galaxies/flags",
     )
 
 
-def _galaxy_inputs(model: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
-    return (*_survey("galaxies", "image", "weight", "x", "y", "role"), *_stored(model))
+def _galaxy_inputs(context: RunContext) -> tuple[Input, ...]:
+    return (
+        *_survey("galaxies", "image", "weight", "x", "y", "role"),
+        *_colours(context, "galaxies"),
+        *_places(context, "galaxies"),
+        *_models(context),
+    )
 
 
-def _restore_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _restore_stage(context: RunContext) -> Stage:
     shared = Input(path="prior/sums", store="run", gathered=True)
     return _declare(
         "restore",
         context,
         run=restore_galaxies,
         inputs=(
-            *_galaxy_inputs(model),
-            *_survey("stars", "x", "y", "role"),
-            _FIT_FLAGS,
+            *_galaxy_inputs(context),
+            *_fitted_stars(context),
             *((shared,) if context.wants_prior else ()),
         ),
         objects="galaxies/role",
@@ -143,158 +230,81 @@ def _restore_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
     )
 
 
-def _sample_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _sample_stage(context: RunContext) -> Stage:
     return _declare(
         "sample",
         context,
         run=sample_galaxies,
-        inputs=_galaxy_inputs(model),
+        inputs=_galaxy_inputs(context),
         objects="galaxies/role",
         missing="",
     )
 
 
-def _learn_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _learn_stage(context: RunContext) -> Stage:
     first = Input(path="prior/sample_sums", store="run", gathered=True)
     return _declare(
         "learn",
         context,
         run=learn_galaxies,
-        inputs=(*_galaxy_inputs(model), first),
+        inputs=(*_galaxy_inputs(context), first),
         objects="galaxies/role",
         missing="",
     )
 
 
-def _metrics_stage(context: RunContext, model: tuple[ArraySpec, ...]) -> Stage:
+def _metrics_stage(context: RunContext) -> Stage:
     return _declare(
         "metrics",
         context,
         run=measure_stars,
-        inputs=(*_STAR_INPUTS, _FIT_FLAGS, *_stored(model)),
+        inputs=(
+            *_STAR_INPUTS,
+            _FIT_FLAGS,
+            *_colours(context, "stars"),
+            *_places(context, "stars"),
+            *_models(context),
+        ),
         objects="stars/role",
         missing="stars/flags",
     )
 
 
-def fit_psf(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
-    """Fit the PSF field to the stars of role fit, and check it on a grid over the CCD.
-
-    Raises
-    ------
-    FitError
-        The stars do not determine the model.
-    InputError
-        A star has NaN or infinite pixels with a positive weight.
-    PsfCheckError
-        The fitted PSF is not fit for release.
-    """
-    from psfscale.metrics import check_psf
-
-    stars = group_of(ccd, "stars")
-    chosen = np.flatnonzero(stars["role"].values == Role.FIT)
-    if not chosen.size:
-        msg = "no star of role fit on this CCD; the model needs some"
-        raise FitError(msg)
-    batch = StarBatch(**{k: stars[k].values[chosen] for k in ("image", "weight", "x", "y")})
-    model = context.model_class(context.model_settings)  # type: ignore[call-arg]
-    report = model.fit(batch)
-    detector, known = context.instrument.detector, context.instrument.psf
-    check_psf(
-        model,
-        columns=detector.columns,
-        rows=detector.rows,
-        grid=context.config.checks.grid,
-        pixel_scale=detector.pixel_scale,
-        fwhm_range=(known.fwhm_minimum, known.fwhm_maximum),
+def _fit_of(name: str) -> Declared:
+    """The stage that fits one of several models; a change of it refits that model alone."""
+    return Declared(
+        version=1,
+        build=partial(_fit_stage, name=name),
+        settings=partial(_fit_settings, name=name),
+        wanted=lambda context: (
+            len(context.models) > 1 and name in {model.name for model in context.models}
+        ),
     )
-    flags = np.where(report.used, 0, int(ObjectFlag.OUTLIER))
-    if not report.converged:
-        flags |= int(ObjectFlag.NOT_CONVERGED)
-    results = {
-        "fit_flux": report.flux,
-        "fit_shift_x": report.shift_x,
-        "fit_shift_y": report.shift_y,
-        "fit_flux_error": report.flux_error,
-        "fit_shift_x_error": report.shift_x_error,
-        "fit_shift_y_error": report.shift_y_error,
-        "fit_chi2": report.chi2,
-        "fit_flags": flags.astype(np.uint32),
-    }
-    n = stars.sizes["star"]
-    padded = {f"stars/{name}": ("star", pad(v, chosen, n)) for name, v in results.items()}
-    return xr.Dataset({**padded, **_state_variables(model, context)})
-
-
-def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
-    """Draw the PSF at every galaxy; flag those outside the stars' range.
-
-    Raises
-    ------
-    PsfCheckError
-        A drawn PSF is not finite.
-    """
-    galaxies = group_of(ccd, "galaxies")
-    chosen = np.flatnonzero(galaxies["role"].values != Role.EMPTY)
-    x, y = galaxies["x"].values[chosen], galaxies["y"].values[chosen]
-    model, grid = stored_model(ccd, context), context.psf_grid
-    psf = np.full((galaxies.sizes["galaxy"], *grid.shape), np.nan, np.float32)
-    for start in range(0, chosen.size, PREDICT_BLOCK):
-        part = slice(start, start + PREDICT_BLOCK)
-        psf[chosen[part]] = np.asarray(model.predict(FieldPoints(x=x[part], y=y[part]), grid))
-    bad = chosen[~np.isfinite(psf[chosen]).all(axis=(1, 2))]
-    if bad.size:
-        msg = f"the PSF of {bad.size} galaxies is not finite (first: {bad[:5].tolist()})"
-        raise PsfCheckError(msg)
-    flags = extrapolation(ccd, x, y)
-    return xr.Dataset(
-        {
-            "galaxies/psf": (("galaxy", "galaxies.y", "galaxies.x"), psf),
-            "galaxies/flags": ("galaxy", pad(flags, chosen, galaxies.sizes["galaxy"])),
-        }
-    )
-
-
-def measure_stars(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
-    """Measure all stars of the CCD against its model."""
-    from psfscale.metrics import measure_ccd
-
-    detector = context.instrument.detector
-    stars = group_of(ccd, "stars")
-    measured = measure_ccd(
-        stars.drop_vars("fit_flags"),
-        stored_model(ccd, context),
-        fit_flags=stars["fit_flags"].values,
-        pixel_scale=detector.pixel_scale,
-        ccd_shape=(detector.rows, detector.columns),
-        grid=context.config.metrics.grid,
-    )
-    return xr.Dataset({_metric_path(v): v.variable for v in measured.values()})
-
-
-def _metric_path(metric: xr.DataArray) -> str:
-    """Group of a metric: per star where it has the axis, else per CCD."""
-    name = str(metric.name)
-    return name if "/" in name else f"{'stars' if 'star' in metric.dims else 'ccds'}/{name}"
-
-
-def _state_variables(model: PsfModel, context: RunContext) -> dict[str, Any]:
-    group = f"models/{context.config.model.name}"
-    arrays = model.state_arrays(model.settings, context.stamp_shape)
-    state = model.state()
-    return {
-        f"{group}/{a.name}": (tuple(f"{group}.{dim}" for dim in a.dims), state[a.name])
-        for a in arrays
-    }
 
 
 DECLARED: dict[str, Declared] = {
-    "fit": Declared(version=8, build=_fit_stage, settings=_fit_settings),
+    "fit": Declared(
+        version=8,
+        build=_fit_stage,
+        settings=_fit_settings,
+        wanted=lambda context: len(context.models) == 1,
+    ),
+    **{f"fit_{name}": _fit_of(name) for name in MODELS},
+    "choose": Declared(
+        version=1,
+        build=_choose_stage,
+        settings=lambda context: {
+            "choice": context.config.choice,
+            "models": [model.name for model in context.models],
+        },
+        needs=tuple(f"fit_{name}" for name in MODELS),
+        wanted=lambda context: len(context.models) > 1,
+    ),
     "psf": Declared(
         version=1,
         build=_psf_stage,
         settings=_psf_settings,
-        needs=("fit",),
+        needs=("fit", "choose"),
         objects="galaxies",
         wanted=lambda context: context.wants_galaxy_psfs,
     ),
@@ -302,13 +312,13 @@ DECLARED: dict[str, Declared] = {
         version=1,
         build=_metrics_stage,
         settings=lambda context: context.config.metrics.model_dump(),
-        needs=("fit",),
+        needs=("fit", "choose"),
     ),
     "sample": Declared(
         version=1,
         build=_sample_stage,
         settings=_learn_settings,
-        needs=("fit",),
+        needs=("fit", "choose"),
         sampled=True,
         objects="galaxies",
         wanted=lambda context: context.wants_prior,
@@ -317,7 +327,7 @@ DECLARED: dict[str, Declared] = {
         version=1,
         build=_learn_stage,
         settings=_learn_settings,
-        needs=("fit",),
+        needs=("fit", "choose"),
         gathers=("sample",),
         sampled=True,
         objects="galaxies",
@@ -327,7 +337,7 @@ DECLARED: dict[str, Declared] = {
         version=3,
         build=_restore_stage,
         settings=lambda context: context.restore_settings.model_dump(mode="json"),
-        needs=("fit",),
+        needs=("fit", "choose"),
         gathers=("learn",),
         objects="galaxies",
         wanted=lambda context: context.wants_restoration,

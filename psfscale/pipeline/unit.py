@@ -18,14 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from psfscale.arrays import Role, UnitState
 from psfscale.errors import PsfscaleError, RunError
@@ -40,16 +36,15 @@ from psfscale.pipeline.ledger.marker import (
     read_marker,
     write_marker,
 )
-from psfscale.pipeline.stages import STAGE_NAMES
+from psfscale.pipeline.mapping import Mapped, Reason, failure_of, map_ccds, map_exposure
 from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
 from psfscale.pipeline.storage.session import session_of
+from psfscale.store.checkpoint import CheckpointFile
+from psfscale.store.layout import STATE_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    pass
 
-    from psfscale.pipeline.storage.session import Session
-
-TRACEBACK_LENGTH = 4000
 MEMORY_LIMIT = "PSFSCALE_MEMORY_LIMIT"
 """Variable of the environment: what a unit in a process of its own may allocate [byte]."""
 OVERDUE = 124
@@ -61,13 +56,6 @@ PAUSE = 0.5
 """Seconds before the first new attempt; twice as long before each next."""
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors that every unit will meet until somebody mends their cause."""
-
-Reason = tuple[str, str, str]
-"""Type, message and the end of the traceback of an error."""
-
-
-class UnitInterrupted(BaseException):
-    """The driver was asked to stop while it ran a unit itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,10 +154,21 @@ def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
     stage = session.stages[task.stage]
     reader = ExposureReader(stage, session, task.exposure, sample=task.sample)
     note_start(run, task.key, attempt=task.attempt, lease=task.lease)
-    writer = ExposureWriter(reader.stage, session, task.exposure, keep=bool(task.keep))
-    states, failures = _map_ccds(task, reader, writer, meter, stop)
+    keep = bool(task.keep) and not reader.stage.whole
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=keep)
+    how = Mapped(stop=stop, keep=task.keep, checkpoint=_checkpoint(task))
+    run_all = map_exposure if reader.stage.whole else map_ccds
+    states, failures = run_all(reader, writer, meter, how)
     _require_lease(run, task)
-    return _finish(task, writer, reader, states, failures, meter)
+    marker = _finish(task, writer, reader, states, failures, meter)
+    how.checkpoint.remove()
+    return marker
+
+
+def _checkpoint(task: Task) -> CheckpointFile:
+    """Where the unit keeps itself between two phases of a long fit."""
+    folder = Path(task.run) / STATE_DIRECTORY / "checkpoints"
+    return CheckpointFile(folder / f"{task.stage}-{task.exposure}.npz")
 
 
 def _finish(
@@ -211,92 +210,6 @@ def _require_lease(run: Path, task: Task) -> None:
         raise RunError(msg)
 
 
-def _map_ccds(
-    task: Task,
-    reader: ExposureReader,
-    writer: ExposureWriter,
-    meter: Meter,
-    stop: Callable[[], bool],
-) -> tuple[list[int], list[Failure]]:
-    session = reader.session
-    upstream = [_states_of(session, (need, task.exposure)) for need in reader.stage.needs]
-    for key in product(reader.stage.gathers, task.sample):
-        _states_of(session, key)  # that their products are to be seen
-    states: list[int] = []
-    failures: list[Failure] = []
-    for ccd in range(session.context.sizes["ccd"]):
-        if stop():
-            raise UnitInterrupted
-        if task.keep and task.keep[ccd] in (UnitState.DONE, UnitState.EMPTY):
-            states.append(task.keep[ccd])
-            continue
-        state = _state_before(ccd, reader.roles(ccd), upstream)
-        if state is UnitState.PENDING:
-            state, failure = _run_ccd(ccd, reader, writer, meter)
-            failures += [failure] if failure else []
-        if state is not UnitState.DONE:
-            writer.leave_empty(ccd, reader.roles(ccd))
-        states.append(int(state))
-    return states, failures
-
-
-def _states_of(session: Session, key: Key) -> Sequence[int]:
-    """States of the CCDs in a unit that is done: from its marker, or from the books."""
-    marker = read_marker(session.context.run, key)
-    if marker is not None:
-        return marker.states
-    stored, _ = session.of_run("ccds/state")
-    table = np.asarray(stored.array[key[1]])
-    states: list[int] = table[:, STAGE_NAMES.index(key[0])].tolist()
-    if not any(states):  # a slow file system may lag
-        msg = f"the marker of {key[0]} of exposure {key[1]} is not to be seen yet"
-        raise FileNotFoundError(msg)
-    return states
-
-
-def _state_before(ccd: int, roles: np.ndarray, upstream: list[Sequence[int]]) -> UnitState:
-    """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
-    if not (roles != Role.EMPTY).any():
-        return UnitState.EMPTY
-    ready = all(states[ccd] == UnitState.DONE for states in upstream)
-    return UnitState.PENDING if ready else UnitState.BLOCKED
-
-
-def _run_ccd(
-    ccd: int, reader: ExposureReader, writer: ExposureWriter, meter: Meter
-) -> tuple[UnitState, Failure | None]:
-    try:
-        inputs = reader.ccd(ccd)
-        with meter.in_stage():
-            results = reader.stage.run(inputs, reader.session.context)
-        writer.take(ccd, results)
-    except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
-            raise
-        return UnitState.QUARANTINED, _failure(reader, ccd, explain(error))
-    return UnitState.DONE, None
-
-
-def explain(error: BaseException) -> Reason:
-    """Type, message and the end of the traceback of an error."""
-    text = "".join(traceback.format_exception(error)).strip()
-    return type(error).__name__, str(error), text[-TRACEBACK_LENGTH:]
-
-
-def _failure(reader: ExposureReader, ccd: int, reason: Reason) -> Failure:
-    kind, message, tail = reason
-    return Failure(
-        stage=reader.stage.name,
-        exposure=reader.exposure,
-        exposure_id=reader.exposure_id,
-        ccd=ccd,
-        ccd_id=reader.ccd_id(ccd),
-        type=kind,
-        message=message,
-        traceback=tail,
-    )
-
-
 def quarantine(task: Task, reason: Reason) -> Marker:
     """Give a whole unit up: every CCD that holds objects is marked as failed for `reason`."""
     session, meter = session_of(Path(task.run), task.lease), Meter()
@@ -309,7 +222,7 @@ def quarantine(task: Task, reason: Reason) -> Marker:
         writer.leave_empty(ccd, roles)
         held = bool((roles != Role.EMPTY).any())
         states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
-        failures += [_failure(reader, ccd, reason)] if held else []
+        failures += [failure_of(reader, ccd, reason)] if held else []
     return _finish(task, writer, reader, states, failures, meter)
 
 

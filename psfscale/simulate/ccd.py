@@ -14,6 +14,7 @@ from psfscale.simulate.optics import PsfField
 from psfscale.simulate.population import Galaxies, Stars, draw_galaxies, draw_stars
 from psfscale.simulate.seeds import Stream, generator
 from psfscale.simulate.sky import pointing, tangent_plane
+from psfscale.survey.geometry import field_position, is_turned
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -92,13 +93,7 @@ class _Scene:
 
     def field_position(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Focal-plane position [mm] of pixels of the CCD."""
-        detector = self.survey.instrument.detector
-        centre = self.survey.instrument.ccd_centre(self.ccd)
-        pixel = detector.pixel_size * 1e-3
-        return (
-            centre[0] + (x - (detector.columns - 1) / 2) * pixel,
-            centre[1] + (y - (detector.rows - 1) / 2) * pixel,
-        )
+        return field_position(self.survey.instrument, self.ccd, x, y)
 
 
 def require_recipe(survey: Survey) -> SkyRecipe:
@@ -173,9 +168,12 @@ def _draw_objects(
     snr = np.zeros(n)
     psf = np.zeros((n, truth.size, truth.size), np.float32) if truth.psf else None
     photons = scene.photons()
+    turned = is_turned(scene.survey.instrument, scene.ccd)
     noise = variance(scene.recipe, scene.survey.instrument.detector)
     for i in range(n):
         profile = field.profile(zernikes[i], photons[str(objects.spectrum[i])])
+        if turned:
+            profile = profile.rotate(galsim.Angle(np.pi, galsim.radians))
         if psf is not None:
             psf[i] = field.effective(profile, oversampling=truth.oversampling, size=truth.size)
         stamp = _stamp(profile, scene, objects, i)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.wcs import WCS
 
+from psfscale.survey.geometry import is_turned
+
 if TYPE_CHECKING:
     from psfscale.survey import Survey
     from psfscale.survey.sky import SkyRecipe
@@ -41,11 +43,12 @@ def tangent_plane(survey: Survey, at: Pointing, ccd: int) -> WCS:
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.cunit = ["deg", "deg"]
     wcs.wcs.crval = [at.ra, at.dec]
+    side = -1 if is_turned(survey.instrument, ccd) else 1
     wcs.wcs.crpix = [
-        (detector.columns + 1) / 2 - centre[0] / pixel,
-        (detector.rows + 1) / 2 - centre[1] / pixel,
+        (detector.columns + 1) / 2 - side * centre[0] / pixel,
+        (detector.rows + 1) / 2 - side * centre[1] / pixel,
     ]
-    scale = detector.pixel_scale / 3600
+    scale = side * detector.pixel_scale / 3600
     wcs.wcs.cd = [[-scale, 0], [0, scale]]
     wcs.wcs.radesys = "ICRS"
     wcs.wcs.set()

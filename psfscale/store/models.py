@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-def run_specs(name: str, arrays: Iterable[Any]) -> tuple[ArraySpec, ...]:
+def run_specs(
+    name: str, arrays: Iterable[Any], *, of_exposure: bool = False, stage: str = "fit"
+) -> tuple[ArraySpec, ...]:
     """A model's state as arrays of a run store, ``models/<name>/<array>``.
 
     The largest is stored by itself, the others together in the pack ``parameters``.
@@ -27,18 +29,21 @@ def run_specs(name: str, arrays: Iterable[Any]) -> tuple[ArraySpec, ...]:
     ----------
     name : of the model
     arrays : of its state, as `psfscale.models.base.StateArray`
+    of_exposure : one field covers all CCDs of an exposure
+    stage : that writes them
     """
     arrays = tuple(arrays)
+    leading = ("exposure",) if of_exposure else ("exposure", "ccd")
     largest = max(arrays, key=lambda array: prod(array.shape), default=None)
     return tuple(
         ArraySpec(
             path=f"models/{name}/{array.name}",
-            dims=("exposure", "ccd", *array.dims),
+            dims=(*leading, *array.dims),
             dtype=array.dtype,
             units=array.units,
             long_name=array.long_name,
             owner="exposure",
-            stage="fit",
+            stage=stage,
             pack="" if array is largest else "parameters",
         )
         for array in arrays

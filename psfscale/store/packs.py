@@ -31,6 +31,11 @@ _ENTRIES = "entries"
 """Attribute of a packed array: for each array in it, dims, shape, dtype, units and meaning."""
 
 
+def leading_dims(dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Of an array's dims, exposure and, where it has one entry a CCD, ccd."""
+    return LEADING if dims[:2] == LEADING else dims[:1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where an array lies in its pack.
@@ -130,14 +135,20 @@ class _Pack:
     @property
     def common(self) -> tuple[str, ...]:
         """Dims that all members have after exposure and ccd."""
-        shortest = min((m.dims[2:] for m in self.members), key=len)
+        lead = len(self.leading)
+        shortest = min((m.dims[lead:] for m in self.members), key=len)
         n = 0
-        while n < len(shortest) and all(m.dims[2 + n] == shortest[n] for m in self.members):
+        while n < len(shortest) and all(m.dims[lead + n] == shortest[n] for m in self.members):
             n += 1
         return shortest[:n]
 
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """Dims before the labels: exposure, and ccd where the members have it."""
+        return leading_dims(self.members[0].dims)
+
     def own_shape(self, spec: ArraySpec) -> tuple[int, ...]:
-        return spec.shape(self.sizes)[2 + len(self.common) :]
+        return spec.shape(self.sizes)[len(self.leading) + len(self.common) :]
 
     def labels(self) -> tuple[str, ...]:
         return tuple(
@@ -158,10 +169,13 @@ class _Pack:
     def array(self) -> ArraySpec:
         kinds = [np.dtype(m.dtype) for m in self.members]
         double = any(kind.itemsize > np.dtype(np.float32).itemsize for kind in kinds)
-        first, one_each = self.members[0], all(m.dims[2:] == self.common for m in self.members)
+        first, one_each = (
+            self.members[0],
+            all(m.dims[len(self.leading) :] == self.common for m in self.members),
+        )
         described = {
             m.name: {
-                "dims": list(m.dims[2 + len(self.common) :]),
+                "dims": list(m.dims[len(self.leading) + len(self.common) :]),
                 "shape": list(self.own_shape(m)),
                 "dtype": m.dtype,
                 "units": m.units,
@@ -173,7 +187,7 @@ class _Pack:
         return replace(
             first,
             path=self.path,
-            dims=(*LEADING, self.axis, *self.common),
+            dims=(*self.leading, self.axis, *self.common),
             dtype="f8" if double else "f4",
             units="",
             long_name=f"by {self.axis}: {', '.join(m.name for m in self.members)}",

@@ -21,107 +21,37 @@ that an exposure of a survey is a handful of files and not fifty (`psfscale.stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from psfscale.arrays import ObjectFlag, Role, UnitState
 from psfscale.store.refusal import Refusal
+from psfscale.store.spec import EXPOSURES_PER_CHUNK, OBJECTS_PER_CHUNK, ArraySpec
+from psfscale.store.spec import spec_of as _spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+__all__ = [
+    "EXPOSURES_PER_CHUNK",
+    "MODEL_CODES",
+    "OBJECTS_PER_CHUNK",
+    "RUN_SCHEMA",
+    "SCHEMA_VERSION",
+    "SPECTRA_SCHEMA",
+    "STAR_RESULTS",
+    "SURVEY_SCHEMA",
+    "ArraySpec",
+    "star_results_of",
+]
 
 SCHEMA_VERSION = 1
-OBJECTS_PER_CHUNK = 16
-"""Objects in an inner chunk of a stamp shard; object capacities are multiples of it."""
-EXPOSURES_PER_CHUNK = 1024
-
-Owner = Literal["ccd", "exposure", "ledger", "driver"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArraySpec:
-    """One stored array.
-
-    `path` is ``group/name``; the root group's arrays have no slash. `stage` names the
-    pipeline stage that writes it (run store), or ``ingest``, or ``driver``. `pack` names the
-    array of its group that holds it, with others, if it is not stored by itself. `cut` is a
-    dim along which every entry is a readable piece of its own.
-    """
-
-    path: str
-    dims: tuple[str, ...]
-    dtype: str
-    units: str
-    long_name: str
-    owner: Owner
-    stage: str
-    attributes: tuple[tuple[str, object], ...] = ()
-    pack: str = ""
-    cut: str = ""
-
-    @property
-    def group(self) -> str:
-        """Path of the group that holds the array; empty for the root."""
-        return self.path.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """Name of the array in its group."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def fill(self) -> float | int | str:
-        """What an entry nobody has written reads as: NaN, 0 or the empty string."""
-        if self.dtype == "str":
-            return ""
-        return float("nan") if self.dtype.startswith("f") else 0
-
-    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Lengths of the dims; ``group.dim`` in `sizes` comes before ``dim``."""
-        return tuple(
-            sizes[f"{self.group}.{d}"] if f"{self.group}.{d}" in sizes else sizes[d]
-            for d in self.dims
-        )
-
-    def shard(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape of one stored object, which one writer writes whole."""
-        shape = self.shape(sizes)
-        if self.owner == "ccd":
-            return (1, 1, *shape[2:])
-        if self.owner == "exposure":
-            return (1, *shape[1:])
-        if self.dims[:1] == ("exposure",) and self.stage != "ingest":
-            return (EXPOSURES_PER_CHUNK, *shape[1:])  # as a run grows exposure by exposure
-        return (min(EXPOSURES_PER_CHUNK, max(shape[0], 1)), *shape[1:]) if shape else ()
-
-    def chunk(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape of one readable piece of a stored object."""
-        shard = self.shard(sizes)
-        if self.owner == "ccd" and self.dims[2:3] in (("star",), ("galaxy",)):
-            return (1, 1, min(OBJECTS_PER_CHUNK, shard[2]), *shard[3:])
-        if self.cut:
-            return tuple(1 if d == self.cut else n for d, n in zip(self.dims, shard, strict=True))
-        return shard
-
-
-def _spec(
-    path: str, dims: str, dtype: str, units: str, long_name: str, **rest: object
-) -> ArraySpec:
-    base = ArraySpec(
-        path=path,
-        dims=tuple(dims.split()),
-        dtype=dtype,
-        units=units,
-        long_name=long_name,
-        owner="exposure",
-        stage="ingest",
-    )
-    return replace(base, **rest)  # type: ignore[arg-type]
-
-
+MODEL_CODES = {"rca": 1, "sprite": 2, "wavediff": 3}
+"""Codes of the PSF models in ``ccds/model``."""
 _FLAG_BITS = (("flag_bits", {flag.name: int(flag) for flag in ObjectFlag}),)
 _ROLES = (("roles", {role.name: int(role) for role in Role}),)
 _REASONS = (("reasons", {reason.name: int(reason) for reason in Refusal}),)
+_MODELS = (("models", dict(MODEL_CODES)),)
 _STATES = (("states", {state.name: int(state) for state in UnitState}),)
 
 
@@ -224,6 +154,27 @@ def _star_results() -> Iterable[ArraySpec]:
         yield fit(f"fit_{name}_error", "f4", units, f"standard error of fit_{name}, PSF known")
     yield fit("fit_chi2", "f4", "1", "reduced chi² of the star in the fit")
     yield _flags("stars/fit_flags", at, "bits set by the fit", stage="fit", pack="fits")
+
+
+def _choices() -> Iterable[ArraySpec]:
+    also = {"stage": "choose", "pack": "choices"}
+    yield _spec(
+        "ccds/model", "exposure ccd", "u1", "1", "PSF model chosen", attributes=_MODELS, **also
+    )
+    for name in MODEL_CODES:
+        what = f"geometric mean of the reserved stars' reduced chi² under {name}"
+        yield _spec(f"ccds/score_{name}", "exposure ccd", "f4", "1", what, **also)
+
+
+STAR_RESULTS: tuple[ArraySpec, ...] = tuple(_star_results())
+"""What the fit of the model that stands for a CCD tells of its stars."""
+
+
+def star_results_of(model: str, stage: str) -> tuple[ArraySpec, ...]:
+    """What the fit of one of several models tells of the stars, ``models/<name>/fit_...``."""
+    return tuple(
+        replace(spec, path=f"models/{model}/{spec.name}", stage=stage) for spec in STAR_RESULTS
+    )
 
 
 def _star_metrics() -> Iterable[ArraySpec]:
@@ -387,9 +338,10 @@ def _prior() -> Iterable[ArraySpec]:
 RUN_SCHEMA: tuple[ArraySpec, ...] = (
     *AXES,
     _spec("stage", "stage", "str", "", "stage of the run", owner="driver", stage="driver"),
-    *_star_results(),
+    *STAR_RESULTS,
     *_star_metrics(),
     *_ccd_metrics(),
+    *_choices(),
     *_aggregates(),
     *_units(),
     _spec(

@@ -54,7 +54,14 @@ def field_position(
     pitch_y = detector.rows * pixel + layout.gap_y
     centre_x = (column - (layout.columns - 1) / 2) * pitch_x
     centre_y = (row - (layout.rows - 1) / 2) * pitch_y
+    along = -pixel if is_turned(instrument, ccd) else pixel
     return (
-        centre_x + (x - (detector.columns - 1) / 2) * pixel,
-        centre_y + (y - (detector.rows - 1) / 2) * pixel,
+        centre_x + (x - (detector.columns - 1) / 2) * along,
+        centre_y + (y - (detector.rows - 1) / 2) * along,
     )
+
+
+def is_turned(instrument: Instrument, ccd: int) -> bool:
+    """Whether the pixel axes of a CCD point against those of the focal plane."""
+    layout = instrument.focal_plane.layout
+    return isinstance(layout, GridLayout) and ccd in layout.turned

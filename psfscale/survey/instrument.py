@@ -88,6 +88,9 @@ class GridLayout(Part):
     rows: Annotated[int, Field(gt=0, description="CCDs along y")]
     gap_x: Millimetre = Field(description="between neighbours along x [mm]")
     gap_y: Millimetre = Field(description="between neighbours along y [mm]")
+    turned: tuple[int, ...] = Field(
+        default=(), description="ids of CCDs mounted turned by half a turn in their plane"
+    )
 
     def pitch(self, detector: Detector) -> tuple[float, float]:
         """From one CCD's middle to its neighbour's, along x and y [mm]."""

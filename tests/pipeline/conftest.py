@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import mean_star
+import plane_star
 import toy
 
 from psfscale import models
@@ -35,3 +36,12 @@ def survey(tmp_path, pristine, mean_model):
     toy.write_instrument(tmp_path)
     shutil.copytree(pristine, tmp_path / "survey.zarr")
     return tmp_path
+
+
+@pytest.fixture
+def coloured(survey, monkeypatch):
+    """The toy survey with places in the focal plane and spectra, and a cheap chromatic model."""
+    monkeypatch.setitem(models.MODELS, "wavediff", "plane_star:PlaneStar")
+    monkeypatch.setitem(models.SETTINGS, "wavediff", plane_star.PlaneStarSettings)
+    toy.place_and_colour(survey)
+    return survey

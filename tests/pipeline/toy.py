@@ -10,8 +10,10 @@ import zarr
 
 from psfscale.arrays import Role
 from psfscale.config import RunConfig, fingerprint
-from psfscale.store.layout import create_store, grow, open_root
-from psfscale.store.schema import SURVEY_SCHEMA
+from psfscale.store.layout import add_arrays, consolidate, create_store, grow, open_root
+from psfscale.store.schema import SPECTRA_SCHEMA, SURVEY_SCHEMA
+from psfscale.survey import load_survey
+from psfscale.survey.geometry import field_position
 
 N_CCDS = 2
 N_STARS = 16
@@ -171,3 +173,27 @@ def require_same_arrays(one: Path, other: Path) -> None:
     assert left.keys() == right.keys()
     for name in left:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+SPECTRA = np.array([[0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
+"""Templates of a coloured survey: flat, blue and red."""
+WAVELENGTHS = np.array([0.55, 0.65, 0.75, 0.85])
+
+
+def place_and_colour(folder: Path) -> None:
+    """Give a toy survey store places in the focal plane and spectra."""
+    instrument = load_survey(folder / "toy.yaml").instrument
+    root = open_root(folder / "survey.zarr", mode="r+")
+    n_templates, n_bins = SPECTRA.shape
+    sizes = {"exposure": root["exposure"].shape[0], "ccd": N_CCDS, "star": N_STARS}
+    sizes |= {"galaxy": N_GALAXIES, "template": n_templates, "wavelength": n_bins}
+    add_arrays(root, SPECTRA_SCHEMA, sizes=sizes)
+    root["seds/sed"][...], root["seds/wavelength"][...] = SPECTRA, WAVELENGTHS
+    for group in ("stars", "galaxies"):
+        x, y = root[f"{group}/x"][...], root[f"{group}/y"][...]
+        for ccd in range(N_CCDS):
+            place = field_position(instrument, ccd + 1, x[:, ccd], y[:, ccd])
+            root[f"{group}/field_x"][:, ccd], root[f"{group}/field_y"][:, ccd] = place
+        ids = np.arange(x.size).reshape(x.shape) % n_templates
+        root[f"{group}/sed_id"][...] = np.where(root[f"{group}/role"][...] > 0, ids, 0)
+    consolidate(folder / "survey.zarr")

@@ -9,14 +9,21 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import StoreError
+from psfscale.pipeline.ccd import EXPOSURE
 from psfscale.pipeline.ledger.marker import carry, digest_of
+from psfscale.store.packs import LEADING, leading_dims
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.declare import Stage
+    from collections.abc import Sequence
+
+    from psfscale.pipeline.declare import Input, Stage
     from psfscale.pipeline.storage.session import Session
     from psfscale.store.objects import StoredArray
     from psfscale.store.packs import Place
     from psfscale.store.schema import ArraySpec
+
+_CCD_ID, _SPECTRA, _BINS = "ccds/id", "sed", "wavelength"
+"""Inputs that no array of a CCD is: its id, its objects' spectra, and their wavelengths."""
 
 
 class ExposureReader:
@@ -50,20 +57,65 @@ class ExposureReader:
         return self._read(self.session.of_survey(self.stage.objects), None, ccd)
 
     def ccd(self, ccd: int) -> xr.Dataset:
-        """All inputs on one CCD, under their paths; dims other than objects by ``group.dim``."""
+        """All inputs on one CCD, under their paths; dims other than objects by ``group.dim``.
+
+        Spectra are found for the objects that bear their numbers, and arrays of the whole exposure
+        bear the prefix ``exposure/`` and an axis ``ccd``.
+        """
+        return xr.Dataset({s.path: self._variable(s, ccd) for s in self.stage.inputs})
+
+    def whole(self) -> xr.Dataset:
+        """All inputs of all CCDs, with an axis ``ccd`` before those of `ccd`."""
+        n_ccds = self.session.context.sizes["ccd"]
         variables = {}
         for source in self.stage.inputs:
-            if source.gathered:
-                variables[source.path] = self._gathered(source.path)
+            if source.path.endswith(f"/{_BINS}"):
+                variables[source.path] = self._variable(source, 0)
                 continue
-            survey = source.store == "survey"
-            if survey:
-                values = self._read(self.session.of_survey(source.path), None, ccd)
-            else:
-                values = self._read(*self.session.of_run(source.path), ccd)
-            dims = self.session.dims(source.path, survey=survey)
-            variables[source.path] = xr.Variable(dims, values, fastpath=True)
+            parts = [self._variable(source, ccd) for ccd in range(n_ccds)]
+            values = np.stack([part.values for part in parts])
+            variables[source.path] = xr.Variable(("ccd", *parts[0].dims), values, fastpath=True)
         return xr.Dataset(variables)
+
+    def _variable(self, source: Input, ccd: int) -> xr.Variable:
+        group, _, name = source.path.rpartition("/")
+        if source.gathered:
+            return self._gathered(source.path)
+        if source.path == _CCD_ID:
+            return xr.Variable((), np.int64(self.ccd_id(ccd)))
+        if name in (_SPECTRA, _BINS):
+            return self._spectra(group, ccd, wavelengths=name == _BINS)
+        if group.startswith(EXPOSURE):
+            return self._of_exposure(source)
+        survey = source.store == "survey"
+        values = self._values(source.path, ccd, survey=survey)
+        dims = self.session.dims(source.path, survey=survey)
+        return xr.Variable(dims, values, fastpath=True)
+
+    def _values(self, path: str, ccd: int | None, *, survey: bool) -> np.ndarray:
+        if survey:
+            return self._read(self.session.of_survey(path), None, ccd)
+        stored, place = self.session.of_run(path)
+        if leading_dims(self.session.specs[path].dims) != LEADING:
+            values = self.session.read(stored, (self.exposure,))
+            return values if place is None else place.take(values, axis=0)
+        return self._read(stored, place, ccd)
+
+    def _spectra(self, group: str, ccd: int, *, wavelengths: bool) -> xr.Variable:
+        """Photons per bin of the objects of a group, or the wavelengths of the bins [µm]."""
+        sed, centres = self.session.spectra
+        dim = f"{group}.bin"
+        if wavelengths:
+            return xr.Variable((dim,), centres)
+        stored = self.session.of_survey(f"{group}/sed_id")
+        dims = (*self.session.dims(f"{group}/sed_id", survey=True), dim)
+        return xr.Variable(dims, sed[self._read(stored, None, ccd)])
+
+    def _of_exposure(self, source: Input) -> xr.Variable:
+        """A small array of all CCDs."""
+        path, survey = source.path.removeprefix(EXPOSURE), source.store == "survey"
+        dims = ("ccd", *self.session.dims(path, survey=survey))
+        return xr.Variable(dims, self._values(path, None, survey=survey), fastpath=True)
 
     def _gathered(self, path: str) -> xr.Variable:
         """An array of all sampled exposures, with axes exposure and ccd."""
@@ -73,11 +125,14 @@ class ExposureReader:
         dims = ("sampled_exposure", "sampled_ccd", *self.session.dims(path, survey=False))
         return xr.Variable(dims, values, fastpath=True)
 
-    def _read(self, stored: StoredArray, place: Place | None, ccd: int) -> np.ndarray:
-        if stored.shard[1] == 1 and stored.shape[1] > 1:
+    def _read(self, stored: StoredArray, place: Place | None, ccd: int | None) -> np.ndarray:
+        """An array on a CCD, or on all of them where that is stored by exposure."""
+        if ccd is not None and stored.shard[1] == 1 and stored.shape[1] > 1:
             return self.session.read(stored, (self.exposure, ccd))
-        values = self.session.read(stored, (self.exposure,))[ccd]
-        return values if place is None else place.take(values, axis=0)
+        values = self.session.read(stored, (self.exposure,))
+        if ccd is not None:
+            values = values[ccd]
+        return values if place is None else place.take(values, axis=int(ccd is None))
 
 
 class ExposureWriter:
@@ -94,15 +149,20 @@ class ExposureWriter:
         self._carried: dict[str, np.ndarray] = {}
         self._checksums: dict[str, int | None] = {}
 
-    def take(self, ccd: int, results: xr.Dataset) -> None:
+    def take(self, ccd: int, results: xr.Dataset, *, but: Sequence[ArraySpec] = ()) -> None:
         """Take the results of one CCD.
+
+        Parameters
+        ----------
+        but : outputs that are not among them
 
         Raises
         ------
         StoreError
             They are not the arrays that the stage declares, or of other shapes.
         """
-        declared = {spec.path for spec in self.stage.outputs}
+        outputs = [spec for spec in self.stage.outputs if spec not in but]
+        declared = {spec.path for spec in outputs}
         returned = {str(name) for name in results.variables}
         if returned != declared:
             missing, more = declared - returned, returned - declared
@@ -111,13 +171,31 @@ class ExposureWriter:
             )
             raise StoreError(msg)
         found = results.variables
-        values = [self._checked(spec, found[spec.path].values) for spec in self.stage.outputs]
-        for spec, array in zip(self.stage.outputs, values, strict=True):
+        values = [self._checked(spec, found[spec.path].values) for spec in outputs]
+        for spec, array in zip(outputs, values, strict=True):
             self._put(spec, ccd, array)
+
+    def take_whole(self, results: xr.Dataset) -> None:
+        """Take the results of all CCDs, those with an axis ``ccd`` and those of the exposure.
+
+        Raises
+        ------
+        StoreError
+            They are not the arrays that the stage declares, or of other shapes.
+        """
+        own = [s for s in self.stage.outputs if leading_dims(s.dims) != LEADING]
+        for spec in own:
+            self._put(spec, None, self._checked(spec, results[spec.path].values))
+        rest = results.drop_vars([spec.path for spec in own])
+        for ccd in range(self.session.context.sizes["ccd"]):
+            self.take(ccd, rest.isel(ccd=ccd), but=own)
 
     def leave_empty(self, ccd: int, roles: np.ndarray) -> None:
         """Fill a CCD without results, and flag its objects as without PSF."""
         for spec in self.stage.outputs:
+            if leading_dims(spec.dims) != LEADING:
+                self._packed(spec)  # stored even if empty, to be told from a lost one
+                continue
             values = np.full(self._shape(spec), spec.fill, spec.dtype)
             if spec.path == self.stage.missing:
                 values = np.where(roles != Role.EMPTY, int(ObjectFlag.PSF_MISSING), 0)
@@ -149,8 +227,8 @@ class ExposureWriter:
         self._checksums[stored.key(index)] = self.session.write(stored, index, values)
 
     def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
-        """Of the array on one CCD."""
-        return spec.shape(self.session.packing.sizes)[2:]
+        """Of the array on one CCD, or of the exposure's own."""
+        return spec.shape(self.session.packing.sizes)[len(leading_dims(spec.dims)) :]
 
     def _checked(self, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
         shape = self._shape(spec)
@@ -162,15 +240,17 @@ class ExposureWriter:
             raise StoreError(msg)
         return values.astype(spec.dtype, copy=False)
 
-    def _put(self, spec: ArraySpec, ccd: int, values: np.ndarray) -> None:
-        if spec.owner == "ledger":
+    def _put(self, spec: ArraySpec, ccd: int | None, values: np.ndarray) -> None:
+        """Take an array of a CCD, or of the exposure where `ccd` is None."""
+        if spec.owner == "ledger" and ccd is not None:
             self._carry(spec, ccd, values)
             return
         stored, place = self.session.of_run(spec.path)
-        if spec.owner == "ccd":
+        if spec.owner == "ccd" and ccd is not None:
             self._write(stored, (self.exposure, ccd), values)
             return
-        packed = self._buffer(spec.path if place is None else place.path, stored)[ccd]
+        packed = self._packed(spec)
+        packed = packed if ccd is None else packed[ccd]
         if place is None:
             packed[...] = values
         else:
@@ -184,6 +264,10 @@ class ExposureWriter:
             empty = np.full(shape, spec.fill, spec.dtype)
             self._carried[spec.path] = empty if start is None else np.array(start)
         self._carried[spec.path][ccd] = values
+
+    def _packed(self, spec: ArraySpec) -> np.ndarray:
+        stored, place = self.session.of_run(spec.path)
+        return self._buffer(spec.path if place is None else place.path, stored)
 
     def _buffer(self, path: str, stored: StoredArray) -> np.ndarray:
         if path not in self._whole:

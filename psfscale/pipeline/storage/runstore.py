@@ -33,9 +33,9 @@ def run_packing(context: RunContext) -> Packing:
     """All arrays of the run's store, its model's included, and how they are packed."""
     units = [spec for stage in stages_of(context).values() for spec in stage.outputs]
     driver = [spec for spec in RUN_SCHEMA if spec.stage not in STAGE_NAMES]
-    name = context.config.model.name
-    arrays = context.model_class.state_arrays(context.model_settings, context.stamp_shape)
-    sizes = {**context.sizes, **run_sizes(name, arrays), "stage": len(STAGE_NAMES)}
+    sizes = {**context.sizes, "stage": len(STAGE_NAMES)}
+    for model in context.models:
+        sizes |= run_sizes(model.name, model.state_arrays(context.stamp_shape))
     return Packing.of((*driver, *units), sizes)
 
 

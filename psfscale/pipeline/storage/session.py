@@ -12,6 +12,7 @@ from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.runstore import run_packing
 from psfscale.store.layout import open_root
 from psfscale.store.objects import StoredArray
+from psfscale.store.packs import leading_dims
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,12 @@ class Session:
         return [str(i) for i in exposures], [int(i) for i in values_of(root, "ccd")]
 
     @cached_property
+    def spectra(self) -> tuple[np.ndarray, np.ndarray]:
+        """The survey's templates (template, wavelength), and their wavelengths [µm]."""
+        root = self._root(self.context.config.survey, write=False)
+        return values_of(root, "seds/sed"), values_of(root, "seds/wavelength")
+
+    @cached_property
     def driver_versions(self) -> dict[str, str]:
         """Versions of the packages of the run's latest driver."""
         stored: Any = self._root(self.context.run, write=True).attrs.get("versions", {})
@@ -93,8 +100,8 @@ class Session:
             names = getattr(array.metadata, "dimension_names", None) or ()
         else:
             names = self.specs[path].dims
-        group = path.rpartition("/")[0]
-        return tuple(d if d in _OBJECT_DIMS else f"{group}.{d}" for d in names[2:])
+        group, leading = path.rpartition("/")[0], leading_dims(names)
+        return tuple(d if d in _OBJECT_DIMS else f"{group}.{d}" for d in names[len(leading) :])
 
     def read(self, stored: StoredArray, index: tuple[int, ...]) -> np.ndarray:
         """One stored object, not to be changed; those read last are at hand."""
