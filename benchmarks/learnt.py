@@ -8,6 +8,7 @@ noiseless stamp over the noise), defaults, beside a Wiener filter of the stack's
 ``mixed``: seven noises in one stack, beside stacks of one noise each, same galaxies.
 ``chunks``: one prior, blocks of 7 against all at once; and priors learnt from either half.
 ``scaling``: galaxies repeated, blocks of 500, one prior: CPU ms a galaxy and peak memory.
+``--fast``: rows ``accuracy`` and ``scaling`` by low frequencies alone, without errors.
 
 Pixel error ‖x − t‖²/‖t‖²; e5: distance of ellipticities of unweighted moments under a Gaussian
 window of 5 pixels; e, R²: adaptive moments (HSM) of result and truth, R² relative; medians over
@@ -28,6 +29,7 @@ from galaxies import Galaxies, simulated
 
 from psfscale.deconvolve.learnt.learn import deconvolve, learn_prior
 from psfscale.deconvolve.learnt.restore import restore
+from psfscale.deconvolve.learnt.settings import LearntSettings
 from psfscale.deconvolve.stack import galaxy_stack
 from psfscale.kernels.convolution import Convolution
 
@@ -105,7 +107,7 @@ def stored(data):
         )
 
 
-def row_accuracy(galaxies):
+def row_accuracy(galaxies, settings):
     heads = ("pixel", "e5", "e HSM", "R2 HSM", "flux")
     print(f"\naccuracy: {len(galaxies.truth)} galaxies")
     print(f"{'':12s}" + " ".join(f"{h:>14s}" for h in heads) + " lost CPU s")
@@ -113,10 +115,11 @@ def row_accuracy(galaxies):
         images, sigma = galaxies.at_snr(level)
         print(f"{level:3d} wiener  ", scores(wiener(images, galaxies.psfs, sigma), galaxies.truth))
         start = time.process_time()
-        found = deconvolve(images, galaxies.psfs, sigma=sigma)
+        found = deconvolve(images, galaxies.psfs, sigma=sigma, settings=settings)
         seconds = time.process_time() - start
         image = found.image.numpy()
-        print(f"{level:3d} learnt  ", scores(image, galaxies.truth), f"{seconds:6.1f}", flush=True)
+        name = "fast  " if settings.fast else "learnt"
+        print(f"{level:3d} {name}  ", scores(image, galaxies.truth), f"{seconds:6.1f}", flush=True)
         kinds = [pixel_error(image, galaxies.truth)[galaxies.kind == k] for k in range(3)]
         print("    pixel error by kind:", " ".join(f"{np.median(k):.4f}" for k in kinds))
 
@@ -161,18 +164,18 @@ def row_chunks(galaxies):
     print(f"  pixel error {errors[0]:.4f} and {errors[1]:.4f}")
 
 
-def row_scaling(galaxies, largest):
+def row_scaling(galaxies, settings, largest):
     images, sigma = galaxies.at_snr(5)
     stack = galaxy_stack(images, galaxies.psfs, sigma=sigma)
     start = time.process_time()
-    prior = learn_prior([stack.select(slice(0, 500))])
+    prior = learn_prior([stack.select(slice(0, 500))], settings=settings)
     print(f"\nscaling, S/N 5: prior learnt from 500 in {time.process_time() - start:.1f} CPU s")
     block, n = 500, 100
     while n <= largest:
         start = time.process_time()
         for first in range(0, n, block):
             at = torch.arange(first, min(first + block, n)) % len(stack)
-            restore(stack.select(at), prior)
+            restore(stack.select(at), prior, settings=settings)
         each = (time.process_time() - start) / n * 1e3
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"  {n:7d} galaxies: {each:.2f} CPU ms each, peak {peak:.0f} MB", flush=True)
@@ -186,20 +189,22 @@ def main():
     parser.add_argument("--galaxies", type=int, default=1000, help="simulated")
     parser.add_argument("--seed", type=int, default=101, help="of the simulation")
     parser.add_argument("--largest", type=int, default=10_000, help="of the row scaling")
+    parser.add_argument("--fast", action="store_true", help="low frequencies alone, no errors")
     options = parser.parse_args()
+    settings = LearntSettings(fast=True, error=False) if options.fast else LearntSettings()
     torch.set_num_threads(1)
     rows = options.rows.split(",")
     galaxies = (
         stored(options.data) if options.data else simulated(options.galaxies, seed=options.seed)
     )
     if "accuracy" in rows:
-        row_accuracy(galaxies)
+        row_accuracy(galaxies, settings)
     if "mixed" in rows:
         row_mixed(galaxies)
     if "chunks" in rows:
         row_chunks(galaxies)
     if "scaling" in rows:
-        row_scaling(galaxies, options.largest)
+        row_scaling(galaxies, settings, options.largest)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _psf_settings(context: RunContext) -> dict[str, Any]:
 
 def _learn_settings(context: RunContext) -> dict[str, Any]:
     """Of the restoration, what bears on the fits that a prior is learnt from."""
-    names = {"oversampling", "resolution", "n_learn", "n_rounds"}
+    names = {"oversampling", "resolution", "fast", "n_learn", "n_rounds"}
     return context.restore_settings.learnt.model_dump(include=names)
 
 

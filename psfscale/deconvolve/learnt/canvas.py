@@ -14,6 +14,7 @@ stamp's centre, index ``n // 2``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,14 +28,50 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-__all__ = ["Canvas"]
+__all__ = ["Canvas", "FourierPlane"]
 
 MARGIN = 2
 """Light from farther outside the stamp may wrap round, dimmed by the PSF's far wings [pixel]."""
 
 
+class FourierPlane(ABC):
+    """Frequencies at which skies are drawn, and shifts and round beams there."""
+
+    dtype: torch.dtype
+    device: torch.device | None
+
+    @property
+    @abstractmethod
+    def fy(self) -> Float[Tensor, "fy _"]:
+        """Vertical frequencies [cycle/CCD pixel]."""
+
+    @property
+    @abstractmethod
+    def fx(self) -> Float[Tensor, "_ fx"]:
+        """Horizontal frequencies, which go with `fy` by broadcasting [cycle/CCD pixel]."""
+
+    @cached_property
+    def quadratic(self) -> Float[Tensor, "3 frequency"]:
+        """fx², 2 fx fy, fy²: a form (xx, xy, yy) at every frequency by one product."""
+        y, x = self.fy, self.fx
+        return torch.stack([x**2 + 0 * y, 2 * x * y, y**2 + 0 * x]).flatten(1)
+
+    def phase(
+        self, y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]
+    ) -> Complex[Tensor, "*batch fy fx"]:
+        """Phases of a shift by (y, x) [CCD pixel]."""
+        turn = -2j * torch.pi
+        rows = torch.exp(turn * self.fy * y[..., None, None])
+        columns = torch.exp(turn * self.fx * x[..., None, None])
+        return rows * columns
+
+    def gaussian(self, sigma: float) -> Float[Tensor, "fy fx"]:
+        """Transfer function of a round Gaussian of unit sum [CCD pixel]."""
+        return torch.exp(-2 * torch.pi**2 * sigma**2 * (self.fy**2 + self.fx**2))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Canvas:
+class Canvas(FourierPlane):
     """Frequencies of the sky, and the way from them to stamps and back.
 
     Attributes
@@ -75,12 +112,6 @@ class Canvas:
         """Horizontal frequencies of the half plane [cycle/CCD pixel]."""
         return self._frequencies(torch.fft.rfftfreq(self.padded[1], dtype=torch.float64))[None, :]
 
-    @cached_property
-    def quadratic(self) -> Float[Tensor, "3 frequency"]:
-        """fx², 2 fx fy, fy²: a form (xx, xy, yy) at every frequency by one product."""
-        y, x = self.fy, self.fx
-        return torch.stack([x**2 + 0 * y, 2 * x * y, y**2 + 0 * x]).flatten(1)
-
     def _frequencies(self, per_fine_pixel: Tensor) -> Tensor:
         return (per_fine_pixel * self.oversampling).to(dtype=self.dtype, device=self.device)
 
@@ -89,19 +120,6 @@ class Canvas:
         """Phase that moves the origin to the stamp's centre."""
         py, px = (centre_index(n) / self.oversampling for n in self.fine_shape)
         return self.phase(self.fy.new_tensor(py), self.fy.new_tensor(px))
-
-    def phase(
-        self, y: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]
-    ) -> Complex[Tensor, "*batch fy fx"]:
-        """Phases of a shift by (y, x) [CCD pixel]."""
-        turn = -2j * torch.pi
-        rows = torch.exp(turn * self.fy * y[..., None, None])
-        columns = torch.exp(turn * self.fx * x[..., None, None])
-        return rows * columns
-
-    def gaussian(self, sigma: float) -> Float[Tensor, "fy fx"]:
-        """Transfer function of a round Gaussian of unit sum [CCD pixel]."""
-        return torch.exp(-2 * torch.pi**2 * sigma**2 * (self.fy**2 + self.fx**2))
 
     def transfer(self, psf: Float[Tensor, "object ky kx"]) -> Complex[Tensor, "object fy fx"]:
         """Transfer functions of PSFs centred on index ``n // 2``.

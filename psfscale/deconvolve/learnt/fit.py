@@ -6,7 +6,7 @@ Minimised over z (see `profile`) is ``Σ w (y − H sky(z))² + (b, l − l̄)�
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Complex, Float
     from torch import Tensor
 
-    from psfscale.deconvolve.learnt.canvas import Canvas
+    from psfscale.deconvolve.learnt.band import BandSight
+    from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
 
 __all__ = ["ProfileFit", "ProfileFitter", "Sight", "join_fits"]
 
@@ -40,30 +41,51 @@ LEAST_FLUX = 0.1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sight:
-    """Some galaxies as they are seen.
+    """Some galaxies as they are seen, pixel by pixel.
 
     Attributes
     ----------
+    canvas : frequencies and stamps
     image : (object, y, x)
     root_weight : (object, y, x) square roots of inverse variances, 0 where masked
     beam : (object, fy, fx) transfer functions from the sky to the stamp's corner
     """
 
+    canvas: Canvas
     image: Float[Tensor, "object y x"]
     root_weight: Float[Tensor, "object y x"]
     beam: Complex[Tensor, "object fy fx"]
+
+    @cached_property
+    def data(self) -> Float[Tensor, "object value"]:
+        """The pixels over their noise."""
+        return (self.image * self.root_weight).flatten(1)
+
+    @cached_property
+    def n_values(self) -> Float[Tensor, " object"]:
+        """Pixels in use."""
+        return (self.root_weight > 0).flatten(1).sum(1)
+
+    def seen(
+        self, spectra: Complex[Tensor, "object model fy fx"]
+    ) -> Float[Tensor, "object model value"]:
+        """What models of the galaxies would be in place of `data`."""
+        return (self.canvas.observe(spectra) * self.root_weight[:, None]).flatten(2)
 
     def select(self, chosen: Tensor) -> Sight:
         """The galaxies picked by indices."""
         if len(chosen) == len(self.image):
             return self
-        return Sight(
-            image=self.image[chosen], root_weight=self.root_weight[chosen], beam=self.beam[chosen]
+        return replace(
+            self,
+            image=self.image[chosen],
+            root_weight=self.root_weight[chosen],
+            beam=self.beam[chosen],
         )
 
     def doubted(self, doubt: Float[Tensor, "object y x"]) -> Sight:
         """The same, √w lowered by a factor."""
-        return Sight(image=self.image, root_weight=self.root_weight * doubt, beam=self.beam)
+        return replace(self, root_weight=self.root_weight * doubt)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,12 +97,14 @@ class ProfileFit:
     z : (object, parameter), see `profile.Layout`
     covariance : (object, parameter, parameter) of z, by the curvature at the maximum
     converged : (object,)
+    chi2 : (object,) squared residual over the noise, of all that was fitted
     prior : the population; z's modes are its modes
     """
 
     z: Float[Tensor, "object parameter"]
     covariance: Float[Tensor, "object parameter parameter"]
     converged: Bool[Tensor, " object"]
+    chi2: Float[Tensor, " object"]
     prior: Prior
 
     @cached_property
@@ -124,13 +148,14 @@ class ProfileFit:
             z=self.z[chosen],
             covariance=self.covariance[chosen],
             converged=self.converged[chosen],
+            chi2=self.chi2[chosen],
             prior=self.prior,
         )
 
     def replaced(self, chosen: Tensor, by: ProfileFit) -> ProfileFit:
         """These fits with those at `chosen` taken from another."""
         out = self.select(torch.arange(len(self.z), device=self.z.device))
-        for name in ("z", "covariance", "converged"):
+        for name in ("z", "covariance", "converged", "chi2"):
             getattr(out, name)[chosen] = getattr(by, name)
         return out
 
@@ -208,11 +233,11 @@ class ProfileFitter:
 
     Attributes
     ----------
-    canvas : frequencies and stamps
+    canvas : frequencies of what is fitted
     prior : the population
     """
 
-    canvas: Canvas
+    canvas: FourierPlane
     prior: Prior
 
     @cached_property
@@ -247,7 +272,7 @@ class ProfileFitter:
 
     def fit(
         self,
-        sight: Sight,
+        sight: Sight | BandSight,
         *,
         start: Float[Tensor, "object parameter"] | None = None,
         max_steps: int | None = None,
@@ -258,12 +283,11 @@ class ProfileFitter:
         damping = state.cost.new_full((n,), FIRST_DAMPING)
         hardening = torch.full_like(damping, 2.0)
         done = torch.zeros(n, dtype=torch.bool, device=damping.device)
-        n_pixels = (sight.root_weight > 0).flatten(1).sum(1)
         for _ in range(MAX_STEPS if max_steps is None else max_steps):
             active = torch.nonzero(~done).flatten()
             here = state.select(active)
             step, gain = self._step(here, damping[active])
-            enough = gain < TOLERANCE * (here.chi2 / n_pixels[active]).clamp(min=1)
+            enough = gain < TOLERANCE * (here.chi2 / sight.n_values[active]).clamp(min=1)
             done[active] = enough
             if bool(enough.all()):
                 break
@@ -281,6 +305,7 @@ class ProfileFitter:
             z=state.z,
             covariance=torch.linalg.inv(state.curvature),
             converged=done & torch.isfinite(state.cost),
+            chi2=state.chi2,
             prior=self._prior,
         )
 
@@ -295,11 +320,9 @@ class ProfileFitter:
             step * state.slope
         ).sum(1)
 
-    def _evaluate(self, sight: Sight, z: Tensor) -> _State:
-        stamps = self.canvas.observe(self.basis.columns(z, sight.beam))
-        residual = (sight.image - stamps[:, 0]) * sight.root_weight
-        seen = (stamps * sight.root_weight[:, None]).flatten(2)
-        both = torch.cat([seen, residual.flatten(1)[:, None]], 1)
+    def _evaluate(self, sight: Sight | BandSight, z: Tensor) -> _State:
+        seen = sight.seen(self.basis.columns(z, sight.beam))
+        both = torch.cat([seen, (sight.data - seen[:, 0])[:, None]], 1)
         gram = (both @ both.mT).double()
         return self._relaxed(z, gram)
 
@@ -331,15 +354,13 @@ class ProfileFitter:
             slope=gram[:, :-1, -1] - met - pull,
         )
 
-    def _start(self, sight: Sight) -> Float[Tensor, "object parameter"]:
+    def _start(self, sight: Sight | BandSight) -> Float[Tensor, "object parameter"]:
         """Round galaxies at the stamp's centre, of the size that explains most."""
-        n, where = len(sight.image), self.basis.layout
+        n, where = len(sight.data), self.basis.layout
         skies, sizes = self._starts
-        data = (sight.image * sight.root_weight).flatten(1)[..., None]
-        stamps = self.canvas.observe(skies * sight.beam[:, None])
-        models = (stamps * sight.root_weight[:, None]).flatten(2)
+        models = sight.seen(skies * sight.beam[:, None])
         power = (models**2).sum(2).double().clamp(min=1e-30)
-        flux = (models @ data)[..., 0].double() / power
+        flux = (models @ sight.data[..., None])[..., 0].double() / power
         penalty = torch.tensor(START_SIZES, dtype=flux.dtype, device=flux.device) ** 2
         best = (flux.clamp(min=0) ** 2 * power - penalty).argmax(1)
         row = torch.arange(n, device=best.device)
@@ -355,5 +376,5 @@ class ProfileFitter:
         z = self._centre_of_prior.repeat(len(START_SIZES), 1)
         spread = float(self.prior.population[-1, -1]) ** 0.5
         z[:, self.basis.layout.log_size] += spread * torch.tensor(START_SIZES).to(z)
-        sky = self.basis.spectra(z, torch.ones_like(self.canvas.to_centre))
+        sky = self.basis.spectra(z, torch.ones_like(self.canvas.fy))
         return sky, z[:, self.basis.layout.log_size]

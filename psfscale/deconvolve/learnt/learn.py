@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from psfscale.deconvolve.learnt.fit import ProfileFit, join_fits
 from psfscale.deconvolve.learnt.prior import Prior, ProfileSums, vague_prior
-from psfscale.deconvolve.learnt.restore import BATCH, LearntRestoration, Restorer, restore
+from psfscale.deconvolve.learnt.restore import LearntRestoration, Restorer, restore
 from psfscale.deconvolve.learnt.settings import LearntSettings
 from psfscale.deconvolve.stack import galaxy_stack
 from psfscale.errors import ConfigError, InputError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
+    from psfscale.deconvolve.learnt.fit import ProfileFit
     from psfscale.deconvolve.stack import GalaxyStack
 
 __all__ = [
@@ -67,16 +67,7 @@ def contribution(
     """
     restorer = Restorer.of(stack, prior, settings)
     start = None if last is None else last.under(prior)
-    fits = []
-    for i in range(0, len(stack), BATCH):
-        batch = slice(i, i + BATCH)
-        look = restorer.look(
-            stack.select(batch),
-            start=None if start is None else start[batch],
-            max_steps=None if last is None else LATER_STEPS,
-        )
-        fits.append(look.fit)
-    fit = join_fits(fits)
+    fit = restorer.fits(stack, start=start, max_steps=None if last is None else LATER_STEPS)
     return fit.sums(_log_width(stack, settings)), fit
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-    from psfscale.deconvolve.learnt.canvas import Canvas
+    from psfscale.deconvolve.learnt.canvas import FourierPlane
 
 __all__ = ["WIDTHS", "Layout", "ProfileBasis", "shape_matrix"]
 
@@ -97,12 +97,12 @@ class ProfileBasis:
 
     Attributes
     ----------
-    canvas : frequencies and stamps
+    canvas : frequencies
     mean : (gaussian,) fractions, sum 1
     modes : (gaussian, mode) columns of sum 0
     """
 
-    canvas: Canvas
+    canvas: FourierPlane
     mean: Float[Tensor, " gaussian"]
     modes: Float[Tensor, "gaussian mode"]
 

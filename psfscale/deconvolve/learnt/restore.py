@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.arrays import ObjectFlag
+from psfscale.deconvolve.learnt.band import Band, BandSight
 from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
 from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, Sight, join_fits
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from psfscale.deconvolve.learnt.prior import Prior
     from psfscale.deconvolve.stack import GalaxyStack
 
-__all__ = ["BATCH", "LearntRestoration", "Look", "Restorer", "restore"]
+__all__ = ["LearntRestoration", "Look", "Restorer", "restore"]
 
 BATCH = 16
 """Galaxies taken together: what a processor's caches hold."""
+FAST_BATCH = 128
+"""The same of galaxies by their low frequencies."""
 SIGNIFICANT = 1.0
 """Excess of a galaxy's clump score over the noise's own [σ]; the fitted profile takes its part of
 the noise's score, so that smooth galaxies lie near −1.4 ± 0.4."""
@@ -49,6 +52,18 @@ class LearntRestoration(Restoration):
 
     profile: ProfileFit
     clumpiness: Float[Tensor, " object"]
+
+    def select(self, chosen: Tensor) -> LearntRestoration:
+        """The galaxies picked by indices."""
+        return LearntRestoration(
+            image=self.image[chosen],
+            flags=self.flags[chosen],
+            sigma=self.sigma[chosen],
+            chi2=self.chi2[chosen],
+            error=None if self.error is None else self.error[chosen],
+            profile=self.profile.select(chosen),
+            clumpiness=self.clumpiness[chosen],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,6 +112,24 @@ class Restorer:
         return ProfileFitter(canvas=self.canvas, prior=self.prior)
 
     @cached_property
+    def band(self) -> Band:
+        """The low frequencies."""
+        return Band.of(self.canvas)
+
+    @cached_property
+    def fast_fitter(self) -> ProfileFitter:
+        """Of the profiles, by their low frequencies."""
+        return ProfileFitter(canvas=self.band, prior=self.prior)
+
+    def glance(
+        self, stack: GalaxyStack, *, start: Tensor | None = None, max_steps: int | None = None
+    ) -> tuple[BandSight, ProfileFit]:
+        """Profiles of galaxies without masked pixels, by their low frequencies alone."""
+        beam = self.band.gaussian(self.settings.resolution / self.settings.oversampling)
+        sight = BandSight.of(stack, self.band, beam)
+        return sight, self.fast_fitter.fit(sight, start=start, max_steps=max_steps)
+
+    @cached_property
     def beam(self) -> Float[Tensor, "fy fx"]:
         """What the sky is seen through before the PSF."""
         return self.canvas.gaussian(self.settings.resolution / self.settings.oversampling)
@@ -114,6 +147,7 @@ class Restorer:
         """Profiles of some galaxies; clumpy ones are fitted again with the clumps as noise."""
         transfer = self.canvas.transfer(stack.psf) * (self.beam * self.canvas.to_centre)
         sight = Sight(
+            canvas=self.canvas,
             image=stack.image,
             root_weight=stack.weight.sqrt(),
             beam=transfer.expand(len(stack), -1, -1),
@@ -145,6 +179,50 @@ class Restorer:
             variance=clump_variance(light, fit.flux.to(seen), canvas),
         )
         return (sight.image - seen) * sight.root_weight, field
+
+    def fits(
+        self, stack: GalaxyStack, *, start: Tensor | None = None, max_steps: int | None = None
+    ) -> ProfileFit:
+        """Profiles of any number of galaxies."""
+
+        def part(some: Tensor, *, fast: bool) -> ProfileFit:
+            chosen, begin = stack.select(some), None if start is None else start[some]
+            if fast:
+                return self.glance(chosen, start=begin, max_steps=max_steps)[1]
+            return self.look(chosen, start=begin, max_steps=max_steps).fit
+
+        batches = self.batches(stack)
+        order = torch.cat([some for some, _ in batches])
+        return join_fits([part(some, fast=fast) for some, fast in batches]).select(order.argsort())
+
+    def batches(self, stack: GalaxyStack) -> list[tuple[Tensor, bool]]:
+        """Indices of galaxies to take together, and whether their low frequencies do."""
+        plain = ~stack.masked if self.settings.fast else torch.zeros_like(stack.masked)
+        return [
+            (some, fast)
+            for fast, size in ((True, FAST_BATCH), (False, BATCH))
+            for some in _cut(torch.nonzero(plain == fast).flatten(), size)
+        ]
+
+    def restore_fast(self, stack: GalaxyStack) -> LearntRestoration:
+        """The galaxies of a batch without masked pixels, by their low frequencies alone."""
+        sight, fit = self.glance(stack)
+        frame = self.target * self.canvas.to_centre
+        parts = [fit.select(some) for some in _cut(torch.arange(len(stack)), BATCH)]
+        images = [self.canvas.image(self.fitter.basis.spectra(part.z, frame)) for part in parts]
+        error = None
+        if self.settings.error:
+            error = torch.cat([self._profile_variance(part) for part in parts])
+            error = error.clamp(min=0).sqrt()
+        return LearntRestoration(
+            image=torch.cat(images),
+            flags=torch.where(fit.converged, 0, int(ObjectFlag.NOT_CONVERGED)),
+            sigma=stack.sigma,
+            chi2=(fit.chi2 / sight.n_values).to(stack.image),
+            error=error,
+            profile=fit,
+            clumpiness=torch.zeros_like(stack.sigma),
+        )
 
     def restore(self, stack: GalaxyStack) -> LearntRestoration:
         """The galaxies of a batch."""
@@ -193,6 +271,10 @@ class Restorer:
         return masked | blended | late
 
 
+def _cut(indices: Tensor, size: int) -> list[Tensor]:
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
 def restore(
     stack: GalaxyStack, prior: Prior, *, settings: LearntSettings | None = None
 ) -> LearntRestoration:
@@ -210,8 +292,13 @@ def restore(
     flux of a coarse one per fine pixel), its standard error, flags, and the fitted profiles
     """
     restorer = Restorer.of(stack, prior, settings or LearntSettings())
-    batches = [slice(i, i + BATCH) for i in range(0, len(stack), BATCH)]
-    return _joined([restorer.restore(stack.select(b)) for b in batches])
+    batches = restorer.batches(stack)
+    order = torch.cat([some for some, _ in batches])
+    parts = [
+        restorer.restore_fast(stack.select(some)) if fast else restorer.restore(stack.select(some))
+        for some, fast in batches
+    ]
+    return _joined(parts).select(order.argsort())
 
 
 def _joined(parts: Sequence[LearntRestoration]) -> LearntRestoration:

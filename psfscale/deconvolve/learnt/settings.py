@@ -35,6 +35,11 @@ class LearntSettings(BaseModel):
         description="round Gaussian PSF that the result is given; unset = the beam [CCD pixel]",
     )
     clumps: bool = Field(default=True, description="restore what an elliptical profile leaves over")
+    fast: bool = Field(
+        default=False,
+        description="fit galaxies without masked pixels by their low frequencies alone, and look "
+        "for no clumps and no neighbours",
+    )
     error: bool = Field(default=True, description="standard error of each pixel")
     n_learn: int = Field(
         default=250,

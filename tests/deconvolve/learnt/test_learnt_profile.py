@@ -32,6 +32,7 @@ def sight(image, *, sigma=1e-3, psf=None):
     psf = gaussian_psf() if psf is None else psf
     beam = CANVAS.transfer(torch.from_numpy(psf)[None]) * BEAMED
     return Sight(
+        canvas=CANVAS,
         image=image,
         root_weight=torch.full_like(image, 1 / sigma),
         beam=beam.expand(len(image), -1, -1),

@@ -1,0 +1,170 @@
+r"""Galaxies by their low frequencies alone: ten times fewer numbers than a stamp has pixels.
+
+The stamp, dark outside, is taken for one period of the sky, a little wider than itself, and of its
+transform only frequencies up to `HIGHEST` are compared with the model's. The noise there is as that
+of a stamp whose pixels all have the harmonic mean of its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.fft import next_fast_len
+
+from psfscale.arrays import centre_index
+from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex, Float
+    from torch import Tensor
+
+    from psfscale.deconvolve.stack import GalaxyStack
+
+__all__ = ["Band", "BandSight"]
+
+HIGHEST = 0.3
+"""Radius of the frequencies kept [cycle/CCD pixel]: a stamp's noise is 70 % outside, little of a
+blurred galaxy is."""
+MARGIN = 0.16
+"""Sky round a stamp, of its side, before light that leaves it comes in again opposite."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Band(FourierPlane):
+    """The low frequencies of stamps.
+
+    Attributes
+    ----------
+    shape : (y, x) CCD pixels of the stamps
+    psf_shape : (y, x) fine pixels of the PSFs
+    oversampling : fine pixels per CCD pixel
+    dtype, device : of the arrays to work on
+    """
+
+    shape: tuple[int, int]
+    psf_shape: tuple[int, int]
+    oversampling: int = 1
+    dtype: torch.dtype = torch.float32
+    device: torch.device | None = None
+
+    @classmethod
+    def of(cls, canvas: Canvas) -> Band:
+        """Of the stamps of a canvas."""
+        return cls(
+            shape=canvas.shape,
+            psf_shape=canvas.psf_shape,
+            oversampling=canvas.oversampling,
+            dtype=canvas.dtype,
+            device=canvas.device,
+        )
+
+    @cached_property
+    def sides(self) -> tuple[int, int]:
+        """(y, x) CCD pixels of a period."""
+        y, x = (
+            next_fast_len(max(math.ceil(n * (1 + MARGIN)), -(-k // self.oversampling)), real=True)
+            for n, k in zip(self.shape, self.psf_shape, strict=True)
+        )
+        return y, x
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns, in the half plane, of the frequencies kept: each once."""
+        ny, nx = self.sides
+        fy = torch.fft.fftfreq(ny, dtype=torch.float64)[:, None]
+        fx = torch.fft.rfftfreq(nx, dtype=torch.float64)[None]
+        kept = (fy**2 + fx**2 <= HIGHEST**2) & ((fx > 0) | (fy >= 0))
+        rows, columns = torch.nonzero(kept.to(self.device), as_tuple=True)
+        return rows, columns
+
+    @cached_property
+    def fy(self) -> Float[Tensor, "1 frequency"]:
+        """Vertical frequencies [cycle/CCD pixel]."""
+        return self._of(torch.fft.fftfreq(self.sides[0], dtype=torch.float64), self._places[0])
+
+    @cached_property
+    def fx(self) -> Float[Tensor, "1 frequency"]:
+        """Horizontal frequencies [cycle/CCD pixel]."""
+        return self._of(torch.fft.rfftfreq(self.sides[1], dtype=torch.float64), self._places[1])
+
+    def _of(self, frequencies: Tensor, places: Tensor) -> Tensor:
+        return frequencies.to(device=self.device, dtype=self.dtype)[places][None]
+
+    @cached_property
+    def scale(self) -> Float[Tensor, " frequency"]:
+        """Factors that make squares of this half plane add up to a stamp's."""
+        alone = (self.fx[0] == 0) & (self.fy[0] == 0)
+        times = torch.where(alone, 1.0, 2.0).to(self.fy)
+        return (times / math.prod(self.sides)).sqrt()
+
+    @cached_property
+    def share(self) -> float:
+        """Of a stamp's noise, what lies in the band."""
+        return float((self.scale.double() ** 2).sum())
+
+    def spectra(
+        self, stamps: Float[Tensor, "object y x"], *, fine: int = 1
+    ) -> Complex[Tensor, "object 1 frequency"]:
+        """Transforms about the centre of stamps whose pixels are `fine` times finer."""
+        n, ny, nx = stamps.shape
+        plane = stamps.new_zeros((n, fine * self.sides[0], fine * self.sides[1]))
+        plane[:, :ny, :nx] = stamps
+        rows, columns = self._places
+        rows = torch.where(self.fy[0] < 0, rows + (fine - 1) * self.sides[0], rows)
+        found: Tensor = torch.fft.rfft2(plane)[:, rows, columns]
+        cy, cx = (self.fy.new_tensor(-centre_index(m) / fine) for m in (ny, nx))
+        return found[:, None] * self.phase(cy, cx)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BandSight:
+    """Some galaxies as their low frequencies show them; see `fit.Sight`.
+
+    Attributes
+    ----------
+    data : (object, value) over the noise
+    beam : (object, 1, frequency) transfer functions from the sky
+    scale : (object, 1, frequency) one over the noise
+    n_values : (object,) numbers whose noise has unit variance
+    """
+
+    data: Float[Tensor, "object value"]
+    beam: Complex[Tensor, "object 1 frequency"]
+    scale: Float[Tensor, "object 1 frequency"]
+    n_values: Float[Tensor, " object"]
+
+    @classmethod
+    def of(cls, stack: GalaxyStack, band: Band, beam: Float[Tensor, "1 frequency"]) -> BandSight:
+        """Galaxies without masked pixels, through a beam and their PSFs."""
+        level = (1 / stack.weight).mean((1, 2)).rsqrt()
+        scale = level[:, None, None] * band.scale
+        data = torch.view_as_real(band.spectra(stack.image) * scale).flatten(1)
+        transfer = band.spectra(stack.psf, fine=band.oversampling) * beam
+        n_values = level.new_full((len(stack),), band.share * math.prod(band.shape))
+        return cls(
+            data=data,
+            beam=transfer.expand(len(stack), -1, -1),
+            scale=scale,
+            n_values=n_values,
+        )
+
+    def select(self, chosen: Tensor) -> BandSight:
+        """The galaxies picked by indices."""
+        if len(chosen) == len(self.data):
+            return self
+        return BandSight(
+            data=self.data[chosen],
+            beam=self.beam[chosen],
+            scale=self.scale[chosen],
+            n_values=self.n_values[chosen],
+        )
+
+    def seen(
+        self, spectra: Complex[Tensor, "object model 1 frequency"]
+    ) -> Float[Tensor, "object model value"]:
+        """What models of the galaxies would be in place of `data`."""
+        return torch.view_as_real(spectra * self.scale[:, None]).flatten(2)
