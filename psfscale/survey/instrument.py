@@ -78,6 +78,9 @@ class Detector(Part):
     gain: ElectronPerAdu = Field(gt=0, description="electrons per unit of the image [e/ADU]")
     read_noise: Electron = Field(ge=0, description="read noise, rms [electron]")
     saturation: Electron | None = Field(default=None, description="full well [electron]")
+    diffusion: Micron | None = Field(
+        default=None, description="σ of the diffusion of charge between pixels [µm]; unset: none"
+    )
 
 
 class GridLayout(Part):

@@ -62,6 +62,8 @@ class BroadbandPsf:
     response : (pixel, sample) of the detector along y and x
     axis : image sample of the optical axis, along y and x
     normalised : each wavelength to 1 inside the stamp, or to 1 in the whole focal plane
+    kernel : transfer (y, half of x) of a symmetric blur of the samples that is not along the axes,
+        as of `torch.fft.rfft2`, or None; the samples' border is wide enough for it
     batch_bytes : working set of a batch
     """
 
@@ -71,6 +73,7 @@ class BroadbandPsf:
     response: Float[Tensor, "pixel sample"]
     axis: float
     normalised: Literal["stamp", "energy"] = "stamp"
+    kernel: Float[Tensor, "y half"] | None = None
     batch_bytes: float = CACHE_BYTES
 
     @cached_property
@@ -132,7 +135,7 @@ class BroadbandPsf:
             if self.normalised == "stamp":
                 s = s - (s * light.image).sum((-2, -1), keepdim=True)
             s = s * light.norm * weights[part, q, None, None]
-            samples = self.response.T @ (s @ self.response)
+            samples = self._blurred(self.response.T @ (s @ self.response))
             back = self._transforms[q].adjoint(light.focus * samples)
             g, k = light.pupil, 4 * math.pi / self.wavelengths[q]
             out[part] += k * (back[1] * g[0] - back[0] * g[1])
@@ -213,7 +216,15 @@ class BroadbandPsf:
 
     def _seen(self, intensity: Tensor) -> Tensor:
         """What the detector makes of the samples."""
-        return self.response @ (intensity @ self.response.T)
+        return self.response @ (self._blurred(intensity) @ self.response.T)
+
+    def _blurred(self, samples: Tensor) -> Tensor:
+        """The samples under the kernel, which is its own adjoint."""
+        if self.kernel is None:
+            return samples
+        spectrum = torch.fft.rfft2(samples) * self.kernel
+        blurred: Tensor = torch.fft.irfft2(spectrum, s=samples.shape[-2:])
+        return blurred
 
 
 class _Broadband(torch.autograd.Function):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import FieldPoints, PixelGrid
     from psfscale.models.position import PositionPolynomials
+    from psfscale.models.wavediff.blur import Blur
     from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings
@@ -46,7 +47,7 @@ class Drawing:
     surface : (function, cosine, cosine) beyond the Zernikes [µm]
     positions, field : the functions of position of both
     width : σ of the window that defines the centroid [CCD pixel]
-    jitter : σ of the blur [CCD pixel]
+    blur : by the jitter [CCD pixel]
     on_axis : whether the stars' stamps were registered to the optical axis
     fixed : wavefront that the field is added to, or None
     """
@@ -59,7 +60,7 @@ class Drawing:
     positions: PositionPolynomials
     field: FieldFunctions
     width: float
-    jitter: float
+    blur: Blur
     on_axis: bool
     fixed: FixedWavefront | None = None
 
@@ -117,7 +118,7 @@ class Drawing:
             size,
             oversampling=grid.oversampling,
             pixel=grid.pixel,
-            jitter=self.jitter,
+            blur=self.blur,
         )
         rows, columns = (slice(size // 2 - n // 2, size // 2 - n // 2 + n) for n in grid.shape)
         spectra = torch.from_numpy(weights).to(self.path.amplitude)
@@ -144,7 +145,7 @@ class Drawing:
         """The wavefronts, tilted so that the windowed centroid falls on the stamp's centre."""
         fine = CENTRING_OVERSAMPLING
         side = 2 * int(4 * self.width * fine) + 1
-        seen = self.path.camera(nodes, side, oversampling=fine, jitter=self.jitter)
+        seen = self.path.camera(nodes, side, oversampling=fine, blur=self.blur)
         # The axis of the camera that draws may lie off its centre, for binned pixels.
         binned = self.optics.binned if grid.pixel == "native" and grid.oversampling == 1 else None
         own = (binned - 1) / (2 * binned) if binned else 0.0

@@ -245,9 +245,9 @@ def moved(here: Wavefronts, change: Tensor, blocks: Sequence[Block], own: Own | 
     sizes = [len(rows) * f.shape[1] for rows, f in blocks]
     for (rows, functions), part in zip(blocks, torch.split(change, sizes), strict=True):
         step = part.reshape(len(rows), -1)
-        if rows == [-1]:
-            step = step.clamp(min=-blur)
-            blur += float(step)
+        if rows[-1] < 0:
+            blur = here.blur.moved(part.tolist())
+            step = step.new_tensor(blur.since(here.blur)[-len(rows) :])[:, None]
         elif rows[0] < len(zernike):
             zernike[rows] += step.to(zernike.dtype)
         if own is not None:
@@ -299,7 +299,7 @@ def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) ->
 
 def blur_error(normal: Normal, functions: Tensor, nuisances: Nuisances) -> float:
     """Standard deviation of the blur σ² [pixel²], all else fitted with it."""
-    n = normal.matrix.shape[1] - 1
+    n = normal.matrix.shape[1] - (3 if nuisances.stretch else 1)
     reduced, _ = without_tilts(normal, nuisances)
     whole, _ = assembled(reduced, field_blocks(n, nuisances, functions.double()))
     unit = torch.zeros_like(whole[:, 0])

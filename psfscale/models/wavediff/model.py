@@ -19,6 +19,7 @@ from psfscale.kernels.centroid import matched_width, windowed_centroid
 from psfscale.models.base import Checkpoint, FitReport, StateArray
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.wavediff.blur import Blur
 from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.fixed import FixedWavefront, fixed_arrays
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 __all__ = ["WaveDiff"]
 
 T = TypeVar("T")
+
+STRETCH = StateArray(
+    name="stretch",
+    dims=("stretch",),
+    shape=(2,),
+    dtype="float64",
+    units="pixel^2",
+    long_name="half the difference of the blur's variances along x and y, and their covariance",
+)
 
 
 class WaveDiff(StoredField[WaveDiffSettings]):
@@ -101,6 +111,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         waves = n_cosines(max(stamp_shape), limit)
         return (
             *fixed_arrays(settings.fixed),
+            *((STRETCH,) if settings.jitter_shape == "elliptical" else ()),
             StateArray(
                 name="zernike",
                 dims=("mode", "function"),
@@ -133,7 +144,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
                 shape=(),
                 dtype="float64",
                 units="pixel",
-                long_name="σ of the Gaussian blur [CCD pixel]",
+                long_name="σ of the Gaussian blur, the rms of those along x and y [CCD pixel]",
             ),
             StateArray(
                 name="on_axis",
@@ -249,7 +260,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             field=field_functions(self._settings, ((x0, x1), (y0, y1))),
             positions=PositionPolynomials(degree=self._settings.degree, box=((x0, x1), (y0, y1))),
             width=float(state["width"]),
-            jitter=float(state["jitter"]),
+            blur=_blur_of(state),
             on_axis=bool(state["on_axis"]),
             fixed=self._fixed,
         )
@@ -260,6 +271,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         if trained.surface is not None:
             surface[:] = trained.surface.cpu().numpy()
         mean = trained.stamp[trained.used].mean(0)
+        blur, stretched = trained.wavefronts.blur, self._settings.jitter_shape == "elliptical"
         return {
             **({} if self._fixed is None else self._fixed.state()),
             "zernike": trained.wavefronts.zernike.double().cpu().numpy(),
@@ -267,10 +279,16 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             "box": np.array(trained.positions.box),
             "width": np.array(float(matched_width(mean.double().cpu(), start=1.5, smallest=0.5))),
             "surface": surface,
-            "jitter": np.array(trained.wavefronts.blur**0.5),
+            "jitter": np.array(blur.round**0.5),
+            **({"stretch": np.array([blur.plus, blur.cross])} if stretched else {}),
             "on_axis": np.array(not trained.nuisances.centroids, dtype=np.int8),
             "stamp": np.array(stars.stamp_shape, dtype=np.int32),
         }
+
+
+def _blur_of(state: Mapping[str, np.ndarray]) -> Blur:
+    plus, cross = state.get("stretch", np.zeros(2)).tolist()
+    return Blur(round=float(state["jitter"]) ** 2, plus=plus, cross=cross)
 
 
 def _stamp_of(state: Mapping[str, np.ndarray]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from psfscale.kernels.response import (
     pixel_matrix,
     square_pixel,
 )
+from psfscale.models.wavediff.blur import SHARP, Blur
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class LightPath:
     band_limit : of images at that wavelength [cycle/CCD pixel]
     binned : point samples along a CCD pixel, or None for its integral
     normalised : how each wavelength is
+    diffusion : σ of the charge in the detector [CCD pixel]
     batch_bytes : working set of a batch
     """
 
@@ -63,6 +65,7 @@ class LightPath:
     band_limit: float
     binned: int | None
     normalised: Literal["stamp", "energy"]
+    diffusion: float = 0.0
     batch_bytes: float = CACHE_BYTES
 
     @classmethod
@@ -78,6 +81,7 @@ class LightPath:
             band_limit=reach / optics.minimum,
             binned=optics.binned,
             normalised=optics.normalised,
+            diffusion=optics.diffusion,
         )
 
     def to(self, device: torch.device) -> LightPath:
@@ -118,7 +122,7 @@ class LightPath:
         *,
         oversampling: int = 1,
         pixel: Literal["native", "none"] = "native",
-        jitter: float = 0.0,
+        blur: Blur = SHARP,
     ) -> BroadbandPsf:
         """Draws square stamps.
 
@@ -130,8 +134,8 @@ class LightPath:
         wavelengths : [µm]
         size : side [stamp pixel]
         oversampling : stamp pixels per CCD pixel
-        pixel : whether the CCD's pixel is in the PSF
-        jitter : σ of a Gaussian blur [CCD pixel]
+        pixel : whether the CCD is in the PSF: its pixel, and the diffusion of its charge
+        blur : by the telescope's jitter [CCD pixel]
 
         Raises
         ------
@@ -147,7 +151,9 @@ class LightPath:
             raise InputError(msg)
         binned = self.binned if pixel == "native" else None
         samples = self._samples(oversampling, binned)
-        taps = self._taps(samples, pixel, jitter)
+        diffusion = self.diffusion if pixel == "native" else 0.0
+        taps = self._taps(samples, pixel, math.sqrt(blur.least + diffusion**2))
+        taps = np.pad(taps, math.ceil(BLUR_REACH * blur.longest * samples))
         reach = len(taps) // 2
         stride = samples // oversampling
         axis = stride * (size // 2) + reach
@@ -161,8 +167,16 @@ class LightPath:
             response=torch.from_numpy(response).to(self.amplitude),
             axis=float(axis),
             normalised=self.normalised,
+            kernel=self._kernel(blur, samples, response.shape[1]),
             batch_bytes=self.batch_bytes,
         )
+
+    def _kernel(self, blur: Blur, samples: int, n: int) -> Tensor | None:
+        """What a blur has beyond a round one, on `n` samples a side."""
+        if not blur.spread:
+            return None
+        fy, fx = np.fft.fftfreq(n, 1 / samples), np.fft.rfftfreq(n, 1 / samples)
+        return torch.from_numpy(blur.beyond_round(fy, fx)).to(self.amplitude)
 
     def _samples(self, oversampling: int, binned: int | None) -> int:
         """Samples per CCD pixel: beyond Nyquist, and whole on both grids."""
@@ -171,8 +185,8 @@ class LightPath:
             unit = math.lcm(oversampling, binned if binned % 2 else 2 * binned)
         return unit * math.ceil(2 * SPARE_BAND * self.band_limit / unit)
 
-    def _taps(self, samples: int, pixel: str, jitter: float) -> np.ndarray:
-        reach = math.ceil(BLUR_REACH * jitter * samples)
+    def _taps(self, samples: int, pixel: str, sigma: float) -> np.ndarray:
+        reach = math.ceil(BLUR_REACH * sigma * samples)
         transfer: Transfer = _clear
         if pixel == "native" and self.binned:
             reach += (self.binned - 1) * samples // (2 * self.binned)
@@ -180,9 +194,9 @@ class LightPath:
         elif pixel == "native":
             reach += math.ceil(SQUARE_REACH * samples)
             transfer = square_pixel
-        blur = gaussian_blur(jitter)
+        gaussian = gaussian_blur(sigma)
         return filter_taps(
-            lambda f: transfer(f) * blur(f),
+            lambda f: transfer(f) * gaussian(f),
             samples=samples,
             reach=reach,
             band_limit=SPARE_BAND * self.band_limit,

@@ -55,7 +55,8 @@ def field_blocks(n: int, nuisances: Nuisances, functions: Tensor) -> list[Block]
     """
     blocks: list[Block] = [(free_rows(n, nuisances), functions)]
     if nuisances.jitter:
-        blocks.append(([-1], torch.ones_like(functions[:, :1])))
+        rows = [-3, -2, -1] if nuisances.stretch else [-1]
+        blocks.append((rows, torch.ones_like(functions[:, :1])))
     return blocks
 
 

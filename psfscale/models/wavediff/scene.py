@@ -12,7 +12,6 @@ e       the star's own tip and tilt, where its centre is not known             �
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from psfscale.kernels.optics.zernike import legendre_products, radial_order
+from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.surface import cosines
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Nuisances:
     background: bool
     centroids: bool
     jitter: bool
+    stretch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,13 +62,13 @@ class Wavefronts:
     ----------
     zernike : (zernike, function) C [µm]; tip and tilt are 0 where the stars have their own
     tilt : (star, 2) e [µm]
-    blur : σ² of the jitter [pixel²]
+    blur : by the jitter
     surface : (function, cosine, cosine) what lies beyond [µm], or None
     """
 
     zernike: Float[Tensor, "zernike function"]
     tilt: Float[Tensor, "star 2"]
-    blur: float = 0.0
+    blur: Blur = SHARP
     surface: Float[Tensor, "feature cosine cosine"] | None = None
 
     def at(self, functions: Float[Tensor, "star function"]) -> Float[Tensor, "star zernike"]:
@@ -88,7 +89,7 @@ class Normal:
     Attributes
     ----------
     matrix : (star, parameter, parameter) [1/µm²]; the Zernikes, then cosines where asked for, and
-        last the blur where fitted
+        last the blur where fitted: its two stretches, if they are, and its round part
     vector : (star, parameter) [1/µm], half the descent of χ²
     """
 
@@ -109,7 +110,7 @@ class Scene:
     modes : (zernike, y, x) on that pupil, at least those of the field and of `known`
     surfaces : the basis of what lies beyond the Zernikes, or None
     offset : (star, y, x) added to the camera's stamps: what a better camera sees, less this one
-    blur : σ² of the jitter in the camera [pixel²]
+    blur : by the jitter, in the camera
     known : (star, zernike) [µm], what the stars' wavefronts have beside the field, or None
     """
 
@@ -121,17 +122,17 @@ class Scene:
     modes: Float[Tensor, "zernike y x"]
     surfaces: SurfaceBasis | None = None
     offset: Float[Tensor, "star y x"] | None = None
-    blur: float = 0.0
+    blur: Blur = SHARP
     known: Float[Tensor, "star zernike"] | None = None
 
     def __len__(self) -> int:
         return len(self.functions)
 
-    def with_blur(self, blur: float) -> Scene:
-        """The same through a camera with this σ² of jitter [pixel²]."""
+    def with_blur(self, blur: Blur) -> Scene:
+        """The same through a camera with this jitter."""
         old = self.camera
         size = old.response.shape[0]
-        camera = self.path.camera(old.wavelengths, size, jitter=math.sqrt(blur))
+        camera = self.path.camera(old.wavelengths, size, blur=blur)
         return replace(self, camera=camera, blur=blur)
 
     def opd(self, at: Wavefronts, part: slice = slice(None)) -> Float[Tensor, "star y x"]:
@@ -168,17 +169,30 @@ class Scene:
 
     def aged(self, old: Normal, at: Wavefronts, nuisances: Nuisances) -> Normal:
         """Matrices of elsewhere with the descent of here: no derivative of each pixel is taken."""
-        stamp = self.stamps(at)
-        light = self.pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
-        slope = self.pixels.weight * (self.pixels.image - light.of(stamp))
-        slope = slope * light.flux[:, None, None]
-        down = self.pullback(at, slope).double()
-        if nuisances.jitter:
-            more = (self.stamps(replace(at, blur=at.blur + BLUR_STEP)) - stamp) / BLUR_STEP
-            down = torch.cat(
-                [down, (slope * more).sum((1, 2), keepdim=True)[..., 0].double()], dim=1
-            )
-        return replace(old, vector=down)
+        if at.blur != self.blur:
+            return self.with_blur(at.blur).aged(old, at, nuisances)
+        modes, wider = self.modes[: len(at.zernike)], self._wider(nuisances)
+        vectors = []
+        for p in self._parts():
+            opd, spectra = self.opd(at, p), self.spectra[p]
+            stamp = self.camera.draw(opd, spectra)
+            seen = stamp if self.offset is None else stamp + self.offset[p]
+            slope = _descent(self.pixels.part(p), seen, nuisances)
+            back = self.camera.pullback(opd, spectra, slope)
+            by_blur = _by_blur(stamp, [camera.draw(opd, spectra) for camera in wider])
+            more = [(slope * s).sum((1, 2))[:, None] for s in by_blur]
+            down = [torch.einsum("syx,jyx->sj", back, modes), *more]
+            vectors.append(torch.cat(down, dim=1).double())
+        return replace(old, vector=torch.cat(vectors))
+
+    def _wider(self, nuisances: Nuisances) -> list[BroadbandPsf]:
+        """Cameras of a little more blur: stretched two ways where that is fitted, and round."""
+        if not nuisances.jitter:
+            return []
+        blurs = [wide := self.blur.moved([BLUR_STEP])]
+        if nuisances.stretch:
+            blurs = [wide.moved([BLUR_STEP, 0, 0]), wide.moved([0, BLUR_STEP, 0]), wide]
+        return [self.with_blur(blur).camera for blur in blurs]
 
     def _parts(self) -> list[slice]:
         """Runs of stars whose wavefronts are held at once: a few of the camera's batches."""
@@ -203,7 +217,7 @@ class Scene:
         if at.blur != self.blur:
             return self.with_blur(at.blur).normal(at, nuisances, waves)
         factors = self._factors(len(at.zernike), waves)
-        blurred = self.with_blur(at.blur + BLUR_STEP).camera if nuisances.jitter else None
+        wider = self._wider(nuisances)
         matrices, vectors = [], []
         for p in self.camera.batches(len(self), copies=len(factors.polynomials)):
             opd = self.opd(at, p)
@@ -211,9 +225,9 @@ class Scene:
                 opd, self.spectra[p], products=factors.products, polynomials=factors.polynomials
             )
             design = factors.design(slopes.flatten(2))
-            if blurred is not None:
-                more = (blurred.draw(opd, self.spectra[p]) - stamp) / BLUR_STEP
-                design = torch.cat([design, more.flatten(1)[:, None]], dim=1)
+            drawn = [camera.draw(opd, self.spectra[p]) for camera in wider]
+            if by_blur := _by_blur(stamp, drawn):
+                design = torch.cat([design, torch.stack(by_blur, dim=1).flatten(2)], dim=1)
             stamp = stamp if self.offset is None else stamp + self.offset[p]
             matrix, vector = _normal(self.pixels.part(p), stamp, design, nuisances)
             matrices.append(matrix)
@@ -254,6 +268,20 @@ class _Factors:
         n = self.turn.shape[1]
         zernike = torch.einsum("jp,psn->sjn", self.turn, slopes[:n])
         return torch.cat([zernike, slopes[n:].transpose(0, 1)], dim=1)
+
+
+def _by_blur(stamp: Tensor, wider: list[Tensor]) -> list[Tensor]:
+    """Derivatives of the stamps by the blur, from those of the cameras of `Scene._wider`."""
+    if not wider:
+        return []
+    round_ = wider[-1]
+    return [*((w - round_) / BLUR_STEP for w in wider[:-1]), (round_ - stamp) / BLUR_STEP]
+
+
+def _descent(pixels: StarPixels, stamp: Tensor, nuisances: Nuisances) -> Tensor:
+    """Half the descent of χ² by the stamps, flux and background eliminated."""
+    light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
+    return pixels.weight * (pixels.image - light.of(stamp)) * light.flux[:, None, None]
 
 
 def _normal(

@@ -41,6 +41,9 @@ class OpticsSettings(BaseModel):
     normalised: Literal["stamp", "energy"] = Field(
         default="energy", description="each wavelength to 1 in the stamp, or in the focal plane"
     )
+    diffusion: float = Field(
+        default=0.0, ge=0, description="σ of the diffusion of charge in the detector [CCD pixel]"
+    )
 
     @model_validator(mode="after")
     def _band_is_open(self) -> Self:
@@ -67,6 +70,7 @@ class OpticsSettings(BaseModel):
             maximum=instrument.passband.maximum,
             discs=() if cap is None else ((cap.x, cap.y, cap.diameter),),
             vanes=tuple((v.x, v.y, v.angle, v.width, v.length) for v in pupil.spiders),
+            diffusion=(instrument.detector.diffusion or 0.0) / instrument.detector.pixel_size,
             **rendering.model_dump(),
         )
 
@@ -105,6 +109,11 @@ class WaveDiffSettings(BaseModel):
         default="auto",
         description="σ of a Gaussian blur [CCD pixel], or whether to fit it; "
         "auto: where it is significant",
+    )
+    jitter_shape: Literal["round", "elliptical"] = Field(
+        default="round",
+        description="elliptical: the blur that is fitted may be stretched along a direction, as "
+        "by guiding; three numbers in place of one",
     )
     surfaces: Switch = Field(
         default="auto",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from psfscale.models.wavediff.blur import Blur
 from psfscale.models.wavediff.fit import Refined
 from psfscale.models.wavediff.prior import Roughness
 from psfscale.models.wavediff.result import Phase
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "restore", "snapshot"]
 
-COURSE_VERSION = 3
+COURSE_VERSION = 4
 """To be raised when a phase computes something else, so that older snapshots are not taken up."""
 
 
@@ -70,12 +71,13 @@ def snapshot(training: Training, told: Sequence[Phase], own: str) -> dict[str, n
         "vector": normal.vector,
     }
     arrays = {name: t.cpu().numpy() for name, t in tensors.items() if t is not None}
-    numbers = {"blur": here.blur, "moved": training.moved, "chi2": found.chi2}
+    numbers = {"moved": training.moved, "chi2": found.chi2}
     law = training.roughness
     roughness = [] if law is None else [*law.rms, law.slope]
     return {
         **arrays,
         "roughness": np.array(roughness, np.float64),
+        "blur": np.array(json.dumps(asdict(here.blur))),
         **{name: np.array(value, np.float64) for name, value in numbers.items()},
         "n_steps": np.array(found.n_steps),
         "converged": np.array(found.converged),
@@ -104,7 +106,7 @@ def restore(training: Training, arrays: Mapping[str, np.ndarray] | None, own: st
     training.wavefronts = Wavefronts(
         zernike=tensors["zernike"],
         tilt=tensors["tilt"],
-        blur=float(arrays["blur"]),
+        blur=Blur(**json.loads(str(arrays["blur"]))),
         surface=tensors.get("surface"),
     )
     training.nuisances = Nuisances(**json.loads(str(arrays["nuisances"])))

@@ -11,6 +11,7 @@ import torch
 from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.models.wavediff.beyond import Trial, solved, split
+from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.fit import Refined, blur_error, refine, search, silent
 from psfscale.models.wavediff.joint import linearised
 from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
@@ -159,7 +160,7 @@ class Training:
         self.wavefronts = Wavefronts(
             zernike=self.functions.new_zeros((n, self.settings.n_functions)),
             tilt=shift * micron if own else torch.zeros_like(shift),
-            blur=0.0 if isinstance(jitter, str | bool) else float(jitter) ** 2,
+            blur=SHARP if isinstance(jitter, str | bool) else Blur(round=float(jitter) ** 2),
         )
 
     def _scattered(self, shift: Tensor) -> bool:
@@ -228,7 +229,8 @@ class Training:
     def free_jitter(self) -> None:
         """Fit the blur from here on, unless the settings hold it."""
         if self.settings.jitter in ("auto", True) and not isinstance(self.settings.jitter, float):
-            self.nuisances = replace(self.nuisances, jitter=True)
+            stretch = self.settings.jitter_shape == "elliptical"
+            self.nuisances = replace(self.nuisances, jitter=True, stretch=stretch)
 
     @property
     def reduced_chi2(self) -> float | None:
@@ -251,9 +253,9 @@ class Training:
             return
         functions = self.functions[self.refined]
         error = blur_error(self.found.normal, functions, self.nuisances)
-        if self.wavefronts.blur < SIGNIFICANT * error:
-            self.wavefronts = replace(self.wavefronts, blur=0.0)
-            self.nuisances = replace(self.nuisances, jitter=False)
+        if self.wavefronts.blur.round < SIGNIFICANT * error:
+            self.wavefronts = replace(self.wavefronts, blur=SHARP)
+            self.nuisances = replace(self.nuisances, jitter=False, stretch=False)
 
     def settle(self) -> None:
         """Hold what the stars do not show to vary, and free what they do."""

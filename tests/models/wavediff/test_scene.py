@@ -9,12 +9,13 @@ import pytest
 import torch
 from wave_scene import OPTICS, WAVELENGTH, points, spectra
 
+from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
 from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.stars import StarPixels
 
 N_STARS, N_MODES = 4, 8
-ALL = Nuisances(fluxes=True, background=True, centroids=False, jitter=True)
+ALL = Nuisances(fluxes=True, background=True, centroids=False, jitter=True, stretch=True)
 
 
 def double_scene(*, noise: float) -> tuple[Scene, Wavefronts]:
@@ -39,7 +40,7 @@ def double_scene(*, noise: float) -> tuple[Scene, Wavefronts]:
     here = Wavefronts(
         zernike=torch.from_numpy(0.03 * rng.normal(size=(N_MODES, 3))),
         tilt=torch.from_numpy(0.02 * rng.normal(size=(N_STARS, 2))),
-        blur=0.05,
+        blur=Blur(round=0.05, plus=0.02, cross=-0.01),
     )
     flux = torch.from_numpy(rng.uniform(0.5, 2, N_STARS))[:, None, None]
     image = (
@@ -56,7 +57,7 @@ def residual(scene: Scene, here: Wavefronts) -> torch.Tensor:
 
 
 def slopes(scene: Scene, here: Wavefronts, step: float = 1e-5) -> torch.Tensor:
-    """(star, parameter, pixel) of the residual, by central differences; last the blur."""
+    """(star, parameter, pixel) of the residual, by central differences; last the blur's three."""
     found = []
     for mode in range(N_MODES):
         moved = []
@@ -65,24 +66,29 @@ def slopes(scene: Scene, here: Wavefronts, step: float = 1e-5) -> torch.Tensor:
             zernike[mode, 0] += sign * step
             moved.append(residual(scene, replace(here, zernike=zernike)))
         found.append((moved[0] - moved[1]) / (2 * step))
-    blurs = (residual(scene, replace(here, blur=here.blur + s * 1e-4)) for s in (1, -1))
-    wide, narrow = blurs
-    return torch.stack([*found, (wide - narrow) / 2e-4], dim=1)
+    for way in ([1e-4, 0, 0], [0, 1e-4, 0], [0, 0, 1e-4]):
+        there, back = (
+            residual(scene, replace(here, blur=here.blur.moved([s * w for w in way])))
+            for s in (1, -1)
+        )
+        found.append((there - back) / 2e-4)
+    return torch.stack(found, dim=1)
 
 
 def test_normal_vector__is_half_the_descent_of_chi2() -> None:
     scene, here = double_scene(noise=3e-3)
     exact = -(slopes(scene, here) @ residual(scene, here)[..., None])[..., 0]
     found = scene.normal(here, ALL).vector
-    torch.testing.assert_close(found[:, :-1], exact[:, :-1], rtol=1e-6, atol=1e-4)
-    # The blur's derivative is a finite difference itself, to one side.
-    assert torch.corrcoef(torch.stack([found[:, -1], exact[:, -1]]))[0, 1] > 0.99
+    torch.testing.assert_close(found[:, :-3], exact[:, :-3], rtol=1e-6, atol=1e-4)
+    # The blur's derivatives are finite differences themselves, to one side.
+    for k in (-3, -2, -1):
+        assert torch.corrcoef(torch.stack([found[:, k], exact[:, k]]))[0, 1] > 0.99
 
 
 def test_aged_normal__has_the_descent_of_here() -> None:
     scene, here = double_scene(noise=3e-3)
     old = scene.normal(here, ALL)
-    there = replace(here, zernike=here.zernike * 1.1, blur=0.06)
+    there = replace(here, zernike=here.zernike * 1.1, blur=here.blur.moved([0.01]))
     fresh, aged = scene.normal(there, ALL), scene.aged(old, there, ALL)
     torch.testing.assert_close(aged.vector, fresh.vector, rtol=1e-8, atol=1e-6)
     assert aged.matrix is old.matrix
@@ -104,7 +110,7 @@ def test_normal_matrix__is_that_of_the_residuals() -> None:
 def test_scene__does_not_depend_on_its_batches(bytes_: float) -> None:
     scene, here = double_scene(noise=3e-3)
     one = replace(scene, camera=replace(scene.camera, batch_bytes=bytes_))
-    plain = replace(here, blur=0.0)
+    plain = replace(here, blur=SHARP)
     for found, expected in (
         (one.stamps(plain), scene.stamps(plain)),
         (one.normal(plain, ALL).matrix, scene.normal(plain, ALL).matrix),

@@ -14,6 +14,7 @@ from wave_scene import (
     blurred_stars,
     coefficients,
     draw,
+    draw_blurred,
     points,
     ripple,
     stars,
@@ -29,7 +30,9 @@ from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.model import WaveDiff
 from psfscale.models.wavediff.result import Phase, Step
+from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.store.models import load_model, save_model
+from psfscale.survey import load_survey
 
 SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
 GRID = PixelGrid(shape=(16, 16))
@@ -220,7 +223,7 @@ def test_wavediff__refuses_what_it_cannot_do(fitted) -> None:
 
 def test_wavediff__finds_the_jitter() -> None:
     scene = stars(n=60, snr=300, shifts=0.3)
-    blurred = blurred_stars(scene, sigma=0.4)
+    blurred = blurred_stars(scene, covariance=(0.16, 0.0, 0.16))
     model = WaveDiff(**SMALL)
     report = model.fit(blurred)
     assert float(model.state()["jitter"]) == pytest.approx(0.4, abs=0.02)
@@ -244,6 +247,44 @@ def test_surfaces__are_found_where_the_zernikes_do_not_reach(rough) -> None:
     assert report.reduced_chi2 < 1.15
     back = WaveDiff.from_state(more.state(), more.settings)
     assert np.array_equal(back.predict(at, GRID), more.predict(at, GRID))
+
+
+def test_wavediff__finds_the_jitter_of_an_elliptical_guiding_error(tmp_path: Path) -> None:
+    covariance = (0.16, 0.05, 0.08)
+    blurred = blurred_stars(stars(n=60, snr=300), covariance=covariance)
+    model = WaveDiff(**SMALL, surfaces=False, jitter_shape="elliptical")
+    report = model.fit(blurred)
+    state = model.state()
+    assert float(state["jitter"]) ** 2 == pytest.approx(0.12, abs=0.01)
+    np.testing.assert_allclose(state["stretch"], [0.04, 0.05], atol=0.005)
+    assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
+    at = points(20, seed=77)
+    truth = draw_blurred(coefficients(at.x, at.y), at.sed, covariance=covariance)
+    assert error(model.predict(at, PixelGrid(shape=(16, 16), centre="axis")).numpy(), truth) < 0.005
+    save_model(model, tmp_path / "model.zarr")
+    back = load_model(tmp_path / "model.zarr")
+    assert np.array_equal(back.predict(at, GRID), model.predict(at, GRID))
+    round_ = WaveDiff(**SMALL, surfaces=False)
+    assert round_.fit(blurred).reduced_chi2 > 1.2
+
+
+def test_diffusion__blurs_the_effective_psf_alone(fitted) -> None:
+    """Fixed, of the detector: as a jitter of its width, but not in the optical PSF."""
+    model, _ = fitted
+    state, at = model.state(), points(3)
+    diffuse = OPTICS.model_copy(update={"diffusion": 0.3})
+    there = WaveDiff.from_state(state, WaveDiff(**{**SMALL, "optics": diffuse}).settings)
+    shaken = WaveDiff.from_state({**state, "jitter": np.array(0.3)}, model.settings)
+    grid = PixelGrid(shape=(16, 16), centre="axis")
+    torch.testing.assert_close(there.predict(at, grid), shaken.predict(at, grid))
+    optical = PixelGrid(shape=(48, 48), oversampling=3, pixel="none", centre="axis")
+    torch.testing.assert_close(there.predict(at, optical), model.predict(at, optical))
+    assert (there.predict(at, grid) - model.predict(at, grid)).abs().max() > 0.01
+    telescope = load_survey(Path(__file__).parents[3] / "catalogs/euclid_vis.yaml").instrument
+    detector = telescope.detector.model_copy(update={"diffusion": 3.0})
+    told = OpticsSettings.of(telescope.model_copy(update={"detector": detector}))
+    assert told.diffusion == pytest.approx(3 / 12)
+    assert OpticsSettings.of(telescope).diffusion == 0
 
 
 @pytest.mark.parametrize("spatial", ["graph", "polygraph"])

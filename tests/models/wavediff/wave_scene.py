@@ -97,12 +97,16 @@ def stars(
     )
 
 
-def blurred_stars(scene: StarBatch, *, sigma: float) -> StarBatch:
-    """The same stars under a Gaussian blur of σ [pixel], drawn again without their noise."""
+Covariance = tuple[float, float, float]
+"""(xx, xy, yy) of a Gaussian blur [pixel²]."""
+
+
+def blurred_stars(scene: StarBatch, *, covariance: Covariance) -> StarBatch:
+    """The same stars under a Gaussian blur, drawn again without their noise."""
     at = scene.points
     rng = np.random.default_rng(11)
     z = coefficients(at.x, at.y)
-    wide = draw_blurred(z, at.sed, sigma=sigma)
+    wide = draw_blurred(z, at.sed, covariance=covariance)
     noise = np.sqrt((wide**2).sum((1, 2))) / 300
     image = wide + noise[:, None, None] * rng.normal(size=wide.shape)
     weight = np.broadcast_to(1 / noise[:, None, None] ** 2, image.shape).copy()
@@ -111,7 +115,7 @@ def blurred_stars(scene: StarBatch, *, sigma: float) -> StarBatch:
     )
 
 
-def draw_blurred(z: np.ndarray, sed: np.ndarray, *, sigma: float) -> np.ndarray:
+def draw_blurred(z: np.ndarray, sed: np.ndarray, *, covariance: Covariance) -> np.ndarray:
     """`draw` of wider stamps at 3 samples a pixel, convolved in Fourier space, binned, cut."""
     n = N + 8
     shape = PupilShape(diameter=1200, discs=OPTICS.discs, vanes=OPTICS.vanes)
@@ -119,7 +123,8 @@ def draw_blurred(z: np.ndarray, sed: np.ndarray, *, sigma: float) -> np.ndarray:
     axis = pupil_axis(32, grid="areas")
     opd = np.einsum("sj,jyx->syx", z, zernikes(z.shape[1], *np.meshgrid(axis, axis)))
     f = np.fft.fftfreq(3 * n, 1 / 3)
-    blur = np.exp(-2 * (np.pi * sigma) ** 2 * (f[:, None] ** 2 + f[None, :] ** 2))
+    (xx, xy, yy), (fy, fx) = covariance, (f[:, None], f[None, :])
+    blur = np.exp(-2 * np.pi**2 * (xx * fx**2 + 2 * xy * fx * fy + yy * fy**2))
     total = 0.0
     for k, wavelength in enumerate(WAVELENGTH):
         camera = BroadbandPsf(
