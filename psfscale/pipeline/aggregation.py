@@ -223,6 +223,7 @@ def _load(path: Path, stamp: str) -> Tally | None:
 def _keep(path: Path, stamp: str, tally: Tally) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(exist_ok=True)
         with partial.open("wb") as file:
             exposures = np.asarray(tally.exposures, dtype=np.str_)
             np.savez_compressed(
