@@ -247,30 +247,27 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Show units by state and the reason of every failure, from the store alone."""
-    from psfscale.pipeline import status as read_status
+    from psfscale.pipeline import status_of
 
-    blocks = [] if (path / "zarr.json").exists() else sorted(path.glob("*.zarr"))
-    states = [read_status(block) for block in blocks or [path]]
-    if as_json:
-        told = [state.as_dict() for state in states]
-        typer.echo(json.dumps(told if blocks else told[0], indent=2))
-        return
-    typer.echo("\n".join(map(str, states)))
+    state = status_of(path)
+    typer.echo(json.dumps(state.as_dict(), indent=2) if as_json else str(state))
 
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(help="run store")],
+    path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     repair: Annotated[
         bool, typer.Option(help="have the next run make what is damaged anew")
     ] = False,
 ) -> None:
     """Read every product of a run and check it against checksums and books; 1 where damaged."""
+    from psfscale.pipeline import run_stores
     from psfscale.pipeline import verify as check
 
-    found = check(path, repair=repair)
-    typer.echo(str(found))
-    raise typer.Exit(0 if found.ok else 1)
+    found = [check(store, repair=repair) for store in run_stores(path)]
+    for one in found:
+        typer.echo(f"{one.run.stem}: {one}" if len(found) > 1 else str(one))
+    raise typer.Exit(0 if all(one.ok for one in found) else 1)
 
 
 @app.command()
@@ -301,7 +298,7 @@ def metrics(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="run store")],
+    path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     output: Annotated[Path, typer.Option("-o", "--output", help="page to write")],
 ) -> None:
     """Write one self-contained HTML page about a run."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         is_index,
         plan_blocks,
         run_blocks,
+        run_stores,
         write_index,
     )
     from psfscale.pipeline.consume import Run, open_run
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     )
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
     from psfscale.pipeline.state import RunStatus, status
+    from psfscale.pipeline.state_blocks import BlocksStatus, status_of
     from psfscale.pipeline.verification import Verification, verify
 
 __all__ = [
+    "BlocksStatus",
     "BlocksSummary",
     "ClusterProfile",
     "Event",
@@ -52,14 +55,23 @@ __all__ = [
     "report_run",
     "run",
     "run_blocks",
+    "run_stores",
     "status",
+    "status_of",
     "verify",
     "write_index",
     "write_tables",
 ]
 
 _HOMES = {
-    "blocks": ("BlocksSummary", "is_index", "plan_blocks", "run_blocks", "write_index"),
+    "blocks": (
+        "BlocksSummary",
+        "is_index",
+        "plan_blocks",
+        "run_blocks",
+        "run_stores",
+        "write_index",
+    ),
     "consume": ("Run", "open_run"),
     "events": ("Event", "Observer"),
     "plan": ("Plan", "plan_run"),
@@ -73,6 +85,7 @@ _HOMES = {
     "profiles": ("ClusterProfile", "load_profile"),
     "launch": ("RunSummary", "run"),
     "state": ("RunStatus", "status"),
+    "state_blocks": ("BlocksStatus", "status_of"),
     "verification": ("Verification", "verify"),
 }
 

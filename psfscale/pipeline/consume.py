@@ -11,10 +11,13 @@ import xarray as xr
 
 from psfscale.arrays import FieldPoints, PixelGrid, Role, UnitState
 from psfscale.errors import InputError, StoreError
+from psfscale.pipeline.aggregation import read_aggregates
+from psfscale.pipeline.blocks import run_stores
 from psfscale.pipeline.ccd import stored_model
 from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.psf.drawing import PREDICT_BLOCK
 from psfscale.store.layout import open_tree
+from psfscale.store.stacked import stacked
 from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
@@ -37,23 +40,29 @@ _GROUPS: dict[Level, str] = {
 
 
 class Run:
-    """A run store, read lazily; nothing of it is changed.
+    """A run, read lazily; nothing of it is changed.
 
     Parameters
     ----------
-    path : of the run store
+    path : of the run store, or of the folder of a run in blocks
 
     Raises
     ------
     StoreError
-        There is no run store at `path`.
+        There is no run at `path`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tree = open_tree(path)
-        """All arrays by name, as a lazy `xarray.DataTree`."""
+        self.stores = run_stores(path)
+        """The run stores, one a block."""
         self._field = lru_cache(maxsize=_FIELDS_KEPT)(self._found_field)
+
+    @cached_property
+    def tree(self) -> xr.DataTree:
+        """All arrays by name, as a lazy `xarray.DataTree`; blocks follow one another."""
+        trees = [open_tree(store) for store in self.stores]
+        return trees[0] if len(trees) == 1 else stacked(trees)
 
     def __getitem__(self, name: str) -> Any:
         return self.tree[name]
@@ -69,8 +78,9 @@ class Run:
 
     @cached_property
     def survey(self) -> xr.DataTree:
-        """The survey store that the run reads."""
-        return open_tree(self._context.config.survey)
+        """The survey that the run reads; its blocks follow one another."""
+        trees = [open_tree(read_context(store).config.survey) for store in self.stores]
+        return trees[0] if len(trees) == 1 else stacked(trees)
 
     def model(self, *, exposure: str, ccd: int) -> PsfModel | OnCcd:
         """The PSF field of a CCD; of several models the one chosen for it.
@@ -91,6 +101,8 @@ class Run:
         return self._field(exposure, ccd)
 
     def _found_field(self, exposure: str, ccd: int) -> PsfModel | OnCcd:
+        if len(self.stores) > 1:
+            return self._block_of(exposure, ccd).model(exposure=exposure, ccd=ccd)
         at, context = self._place(exposure, ccd), self._context
         stage = "fit" if len(context.models) == 1 else "choose"
         state = UnitState(int(self.tree["ccds/state"].sel(stage=stage).isel(at)))
@@ -188,6 +200,8 @@ class Run:
         InputError
             The run has no such exposure or CCD, or holds no galaxies.
         """
+        if len(self.stores) > 1:
+            return self._block_of(exposure, ccd).galaxies(exposure=exposure, ccd=ccd)
         if "galaxies" not in self.tree.children or "galaxies" not in self.survey.children:
             msg = f"{self.path} holds no galaxies: the survey has none, or the run asked for none"
             raise InputError(msg)
@@ -210,21 +224,60 @@ class Run:
         if level not in _GROUPS:
             msg = f"there is no level {level!r}; choose one of {list(_GROUPS)}"
             raise InputError(msg)
+        if level == "survey" and len(self.stores) > 1:
+            return self._summary()
         return self.tree[_GROUPS[level]].to_dataset()
+
+    def table(self, name: str) -> xr.Dataset:
+        """A table or map that `psfscale metrics` made, such as ``stars/by_magnitude`` or ``rho``.
+
+        Raises
+        ------
+        InputError
+            There is no such table.
+        """
+        tables = read_aggregates(self.path)
+        if name not in tables:
+            have = ", ".join(tables) or f"none; `psfscale metrics {self.path}` makes them"
+            msg = f"there is no table {name!r}; there are: {have}"
+            raise InputError(msg)
+        return tables[name]
+
+    def _summary(self) -> xr.Dataset:
+        """Metrics of the survey from those of the exposures of all blocks."""
+        from psfscale.metrics.aggregate import summarise
+
+        told = open_tree(self.stores[0])["summary"].to_dataset()
+        exposures = self.tree["exposures"].to_dataset().reset_coords(drop=True).load()
+        found = summarise(exposures)
+        return found.assign({n: found[n].assign_attrs(told[n].attrs) for n in found})
 
     @cached_property
     def _context(self) -> RunContext:
-        return read_context(self.path)
+        return read_context(self.stores[0])
+
+    @cached_property
+    def _blocks(self) -> list[Run]:
+        return [Run(store) for store in self.stores]
+
+    def _block_of(self, exposure: str, ccd: int) -> Run:
+        """The block that holds an exposure: blocks may differ in the sizes of their arrays."""
+        self._place(exposure, ccd)
+        return next(block for block in self._blocks if exposure in _ids(block.tree, "exposure"))
 
     def _place(self, exposure: str, ccd: int) -> dict[str, int]:
         found = {}
         for axis, identity in (("exposure", exposure), ("ccd", ccd)):
-            ids = np.asarray(self.tree[axis].values).tolist()
+            ids = _ids(self.tree, axis)
             if identity not in ids:
                 msg = f"{self.path} has no {axis} {identity!r}; its first are {ids[:3]}"
                 raise InputError(msg)
             found[axis] = ids.index(identity)
         return found
+
+
+def _ids(tree: xr.DataTree, axis: str) -> list[Any]:
+    return list(np.asarray(tree.dataset[axis].values).tolist())
 
 
 def _group(tree: xr.DataTree, path: str) -> xr.Dataset:
@@ -235,11 +288,11 @@ def _group(tree: xr.DataTree, path: str) -> xr.Dataset:
 
 
 def open_run(path: Path | str) -> Run:
-    """A run store, to be read.
+    """A run, to be read: a run store, or the folder of a run in blocks, which are read as one.
 
     Raises
     ------
     StoreError
-        There is no run store at `path`.
+        There is no run at `path`.
     """
     return Run(Path(path))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from psfscale.errors import HeldError, InputError
 from psfscale.pipeline.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.blocks import run_stores
+from psfscale.pipeline.consume import Run
 from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage import array_of
@@ -81,17 +81,9 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
 
 def read_summary(path: Path) -> MetricsSummary:
     """Metrics of the whole survey, as its runs have written them."""
-    stores = run_stores(path)
-    trees = [open_tree(store) for store in stores]
-    summary = trees[0]["summary"].to_dataset()
-    values = summary
-    if len(trees) > 1:
-        from psfscale.metrics.aggregate import summarise
-
-        parts = [tree.children["exposures"].to_dataset(inherit=False).load() for tree in trees]
-        values = summarise(xr.concat(parts, dim="exposure"))
+    summary = Run(path).metrics("survey")
     return MetricsSummary(
-        values={str(k): float(values[k]) for k in summary},
+        values={str(k): float(v) for k, v in summary.items()},
         units={str(k): v.attrs["units"] for k, v in summary.items()},
         meanings={str(k): v.attrs["long_name"] for k, v in summary.items()},
     )
@@ -190,13 +182,15 @@ def report_run(path: Path, output: Path) -> None:
     StoreError
         There is no run store at `path`.
     """
-    from psfscale.pipeline.state import status
+    from psfscale.pipeline.state_blocks import status_of
     from psfscale.report import write_report
 
-    context = read_context(path)
+    run = Run(path)
     write_report(
-        open_tree(path),
-        survey=open_tree(context.config.survey),
-        status=status(path).as_dict(),
+        run.tree,
+        survey=run.survey,
+        summary=run.metrics("survey"),
+        tables=read_aggregates(path),
+        status=status_of(path).as_dict(),
         output=output,
     )

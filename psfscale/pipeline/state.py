@@ -53,6 +53,31 @@ class StageCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostCost:
+    """What a host gave to the finished units.
+
+    Attributes
+    ----------
+    n_units : finished there
+    seconds, cpu_seconds : wall and CPU time, summed over units
+    peak_memory : largest of any unit [byte]
+    devices : that computed them
+    """
+
+    n_units: int
+    seconds: float
+    cpu_seconds: float
+    peak_memory: int
+    devices: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_units} units, {self.cpu_seconds:.1f} CPU s in {self.seconds:.1f} s, "
+            f"peak {self.peak_memory / 2**20:.0f} MiB, on {', '.join(self.devices)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """How a run stands.
 
@@ -68,6 +93,7 @@ class RunStatus:
     deaths : per unit ``stage/exposure`` that killed its process, the reasons
     failures : of all quarantined CCDs
     costs : per stage, what its finished units took
+    hosts : per host, what it gave to them
     """
 
     run: Path
@@ -78,6 +104,7 @@ class RunStatus:
     deaths: dict[str, list[str]]
     failures: tuple[Failure, ...]
     costs: dict[str, StageCost]
+    hosts: dict[str, HostCost]
 
     @property
     def finished(self) -> bool:
@@ -95,6 +122,7 @@ class RunStatus:
             "units": self.units,
             "ccds": self.ccds,
             "costs": {name: asdict(cost) for name, cost in self.costs.items()},
+            "hosts": {name: asdict(cost) for name, cost in self.hosts.items()},
             "deaths": self.deaths,
             "failures": [asdict(failure) for failure in self.failures],
         }
@@ -109,6 +137,7 @@ class RunStatus:
         for stage, counts in self.ccds.items():
             lines.append(f"{stage:10}" + "".join(f"{counts[name]:12}" for name in names))
         lines += [f"{stage:10}{cost}" for stage, cost in self.costs.items()]
+        lines += [f"host {host}: {cost}" for host, cost in self.hosts.items()]
         lines += [f"{unit} killed its process: {'; '.join(d)}" for unit, d in self.deaths.items()]
         lines += [str(failure) for failure in self.failures]
         return "\n".join(lines)
@@ -140,6 +169,7 @@ def status(path: Path) -> RunStatus:
     current = [
         m for m in markers.values() if m.stage in stages and done[m.exposure, stages.index(m.stage)]
     ]
+    columns = _columns(stages, root, markers.values())
     return RunStatus(
         run=path,
         driver=driver,
@@ -148,7 +178,8 @@ def status(path: Path) -> RunStatus:
         ccds=count_ccds(stages, known, done),
         deaths={f"{k[0]}/{k[1]}": list(h.deaths) for k, h in begun.items() if h.deaths},
         failures=tuple(f for marker in current for f in marker.failures),
-        costs=_costs(stages, root, markers.values(), done),
+        costs=_costs(stages, columns, done),
+        hosts=_hosts(columns, done),
     )
 
 
@@ -183,23 +214,34 @@ def _units(
     }
 
 
-def _costs(
-    stages: list[str], root: zarr.Group, markers: Iterable[Marker], done: np.ndarray
-) -> dict[str, StageCost]:
-    names = ("seconds", "cpu_seconds", "stage_seconds", "peak_memory", "attempt")
+_NUMBERS = ("seconds", "cpu_seconds", "stage_seconds", "peak_memory")
+
+
+def _columns(
+    stages: list[str], root: zarr.Group, markers: Iterable[Marker]
+) -> dict[str, np.ndarray]:
+    """What every unit took, (exposure, stage), from the books and the markers not yet in them."""
+    names = (*_NUMBERS, "attempt", "host", "device")
     columns = {name: values_of(root, f"units/{name}") for name in names}
-    for marker in markers:  # those that are not in the books yet
+    for marker in markers:
         if marker.stage in stages:
             at = marker.exposure, stages.index(marker.stage)
-            for name in names[:-1]:
+            for name in _NUMBERS:
                 columns[name][at] = getattr(marker.cost, name)
-            columns["attempt"][at] = marker.attempt
+            for name in ("attempt", "host", "device"):
+                columns[name][at] = getattr(marker, name)
+    return columns
+
+
+def _costs(
+    stages: list[str], columns: Mapping[str, np.ndarray], done: np.ndarray
+) -> dict[str, StageCost]:
     return {
         name: StageCost(
             n_units=int(done[:, k].sum()),
-            seconds=_total(columns["seconds"], done, k),
-            cpu_seconds=_total(columns["cpu_seconds"], done, k),
-            stage_seconds=_total(columns["stage_seconds"], done, k),
+            seconds=_total(columns["seconds"][done[:, k], k]),
+            cpu_seconds=_total(columns["cpu_seconds"][done[:, k], k]),
+            stage_seconds=_total(columns["stage_seconds"][done[:, k], k]),
             peak_memory=int(columns["peak_memory"][done[:, k], k].max()),
             n_attempts=int(columns["attempt"][done[:, k], k].sum()),
         )
@@ -208,5 +250,19 @@ def _costs(
     }
 
 
-def _total(column: np.ndarray, done: np.ndarray, k: int) -> float:
-    return round(float(np.nansum(column[done[:, k], k], dtype=np.float64)), 3)
+def _hosts(columns: Mapping[str, np.ndarray], done: np.ndarray) -> dict[str, HostCost]:
+    hosts = columns["host"][done].astype(object)
+    return {
+        str(host): HostCost(
+            n_units=int((hosts == host).sum()),
+            seconds=_total(columns["seconds"][done][hosts == host]),
+            cpu_seconds=_total(columns["cpu_seconds"][done][hosts == host]),
+            peak_memory=int(columns["peak_memory"][done][hosts == host].max()),
+            devices=tuple(sorted({str(d) for d in columns["device"][done][hosts == host]})),
+        )
+        for host in np.unique(hosts)
+    }
+
+
+def _total(values: np.ndarray) -> float:
+    return round(float(np.nansum(values, dtype=np.float64)), 3)

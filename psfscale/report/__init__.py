@@ -20,7 +20,13 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any], output: Path
+    tree: xr.DataTree,
+    *,
+    survey: xr.DataTree,
+    summary: xr.Dataset,
+    tables: Mapping[str, xr.Dataset],
+    status: Mapping[str, Any],
+    output: Path,
 ) -> None:
     """Write one self-contained HTML page about a run.
 
@@ -28,10 +34,13 @@ def write_report(
     ----------
     tree : of the run store
     survey : of the survey store it was made from
+    summary : metrics of the whole survey, scalars
+    tables : tables and maps of `psfscale.metrics.survey.results` by path; what is missing is left
+        out of the page
     status : plain values of the run's status: ``units`` and ``ccds`` (stage → state →
-        count), ``seconds`` (stage → mean of a unit), ``failures`` (mappings with ``stage,
-        exposure_id, ccd_id, type, message``), ``driver``, ``finished``; whatever is missing is
-        left out of the page
+        count), ``costs`` (stage → what its units took), ``hosts`` (host → what it gave),
+        ``failures`` (mappings with ``stage, exposure_id, ccd_id, type, message``), ``driver``,
+        ``finished``; whatever is missing is left out of the page
     output : the page to write; replaced if it exists
 
     Raises
@@ -46,4 +55,7 @@ def write_report(
             raise
         msg = f"the report needs {error.name}; install it with: pip install 'psfscale[report]'"
         raise RunError(msg) from error
-    output.write_text(render(tree, survey=survey, status=status), encoding="utf-8")
+    output.write_text(
+        render(tree, survey=survey, summary=summary, tables=tables, status=status),
+        encoding="utf-8",
+    )

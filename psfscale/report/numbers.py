@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
 
 _WORST = 10
@@ -125,3 +127,39 @@ def worst_ccds(tree: xr.DataTree) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def cost_rows(costs: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+    """What the units of each stage took."""
+    return [
+        {
+            "stage": stage,
+            "units": f"{cost['n_units']:,}",
+            "attempts": f"{cost['n_attempts']:,}",
+            "each": _duration(cost["seconds"] / max(cost["n_units"], 1)),
+            "cpu": _duration(cost["cpu_seconds"]),
+            "own": f"{100 * cost['stage_seconds'] / max(cost['cpu_seconds'], 1e-9):.0f} %",
+            "memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB",
+        }
+        for stage, cost in costs.items()
+    ]
+
+
+def host_rows(hosts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What each host gave."""
+    return [
+        {
+            "host": host,
+            "units": f"{cost['n_units']:,}",
+            "cpu": _duration(cost["cpu_seconds"]),
+            "memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB",
+            "devices": ", ".join(cost["devices"]),
+        }
+        for host, cost in hosts.items()
+    ]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from psfscale.report.drawing import as_svg, style
+from psfscale.report.drawing import style
 from psfscale.report.figures import (
     exposure_trends,
     residual_histograms,
@@ -28,28 +26,26 @@ from psfscale.report.gather import (
     gather_stars,
 )
 from psfscale.report.images import component_stamps, residual_mosaic, stacked_stamps
-from psfscale.report.numbers import headline, tiles, worst_ccds
+from psfscale.report.numbers import cost_rows, headline, host_rows, tiles, worst_ccds
+from psfscale.report.plate import Plate
+from psfscale.report.tallies import galaxy_flags, galaxy_plates, galaxy_rows, star_plates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import xarray as xr
-    from matplotlib.figure import Figure
 
 _FAILURES_SHOWN = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A figure with its heading and caption."""
-
-    name: str
-    title: str
-    svg: Markup
-    caption: str
-
-
-def render(tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any]) -> str:
+def render(
+    tree: xr.DataTree,
+    *,
+    survey: xr.DataTree,
+    summary: xr.Dataset,
+    tables: Mapping[str, xr.Dataset],
+    status: Mapping[str, Any],
+) -> str:
     """The HTML of the page."""
     environment = Environment(
         loader=PackageLoader("psfscale.report", package_path=""),
@@ -58,7 +54,7 @@ def render(tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    summary = tree["summary"].to_dataset().load()
+    summary = summary.load()
     failures = list(status.get("failures", ()))
     attributes = tree.attrs
     return environment.get_template("page.html").render(
@@ -68,11 +64,14 @@ def render(tree: xr.DataTree, *, survey: xr.DataTree, status: Mapping[str, Any])
         tiles=tiles(summary),
         headline=headline(summary),
         summary={str(k): v.item() for k, v in summary.items()},
-        plates=_plates(tree, survey) if int(summary["n_ccds"]) else [],
+        plates=_plates(tree, survey, tables) if int(summary["n_ccds"]) else [],
         worst=worst_ccds(tree),
         units=status.get("units", {}),
         ccds=status.get("ccds", {}),
-        seconds=status.get("seconds", {}),
+        costs=cost_rows(status.get("costs", {})),
+        hosts=host_rows(status.get("hosts", {})),
+        galaxies=galaxy_rows(tables),
+        galaxy_flags=galaxy_flags(tables),
         deaths=status.get("deaths", {}),
         failures=failures[:_FAILURES_SHOWN],
         n_failures=len(failures),
@@ -114,18 +113,21 @@ def _flag_counts(tree: xr.DataTree) -> list[tuple[str, int]]:
     return sorted(((k, n) for k, n in counts.items() if n), key=lambda item: -item[1])
 
 
-def _plates(tree: xr.DataTree, survey: xr.DataTree) -> list[Plate]:
+def _plates(
+    tree: xr.DataTree, survey: xr.DataTree, tables: Mapping[str, xr.Dataset]
+) -> list[Plate]:
     stars, stacks = gather_stars(tree, survey), gather_stacks(tree)
     components = gather_components(tree)
     with style():
-        plates = _star_plates(stars)
+        plates = _star_plates(stars) + star_plates(tables)
         plates += _stack_plates(stacks, tree.dataset["ccd"].values)
         if components is not None and len(components.images):
             plates.append(_component_plate(components))
+        plates += galaxy_plates(tables)
         exposures = tree["exposures"].to_dataset().load()
         if exposures.sizes["exposure"] > 1:
             plates.append(
-                _plate(
+                Plate.of(
                     "trends",
                     "Exposure by exposure",
                     exposure_trends(exposures),
@@ -136,18 +138,13 @@ def _plates(tree: xr.DataTree, survey: xr.DataTree) -> list[Plate]:
     return plates
 
 
-def _plate(name: str, title: str, drawn: Figure, caption: str) -> Plate:
-    # The SVG is our own drawing; texts in it are escaped by matplotlib.
-    return Plate(name=name, title=title, svg=Markup(as_svg(drawn, name=name)), caption=caption)  # noqa: S704
-
-
 def _star_plates(stars: StarSample) -> list[Plate]:
     measured = int(np.isfinite(stars.residual("R2")).sum())
     modelled = int(np.isfinite(stars.columns["R2_model"]).sum())
     shown = f"{stars.n_exposures} of {stars.of_exposures} exposures"
     plane = "the focal plane" if stars.unit == "mm" else "the CCD (the survey has no layout)"
     return [
-        _plate(
+        Plate.of(
             "histograms",
             "Shape residuals",
             residual_histograms(stars),
@@ -155,14 +152,14 @@ def _star_plates(stars: StarSample) -> list[Plate]:
             f"n = {measured} reserved stars, {shown}. The orange line is the mean. The width is "
             "mostly the noise of single stars.",
         ),
-        _plate(
+        Plate.of(
             "residual-maps",
             "Shape residuals over the field",
             residual_maps(stars),
             f"The same residuals over {plane}: each star, or means in cells of at least three "
             f"where there are many; n = {measured} reserved stars, {shown}.",
         ),
-        _plate(
+        Plate.of(
             "shape-maps",
             "The PSF over the field",
             shape_maps(stars),
@@ -178,7 +175,7 @@ def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
     plates = []
     if n:
         plates.append(
-            _plate(
+            Plate.of(
                 "stack",
                 "Stacked stars",
                 stacked_stamps(stacks),
@@ -189,7 +186,7 @@ def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
         )
     if (stacks.n_stars > 0).sum() > 1:
         plates.append(
-            _plate(
+            Plate.of(
                 "mosaic",
                 "Residual of each CCD",
                 residual_mosaic(stacks, ccds),
@@ -200,7 +197,7 @@ def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
 
 
 def _component_plate(components: Components) -> Plate:
-    return _plate(
+    return Plate.of(
         "components",
         "Eigen-PSFs",
         component_stamps(components),

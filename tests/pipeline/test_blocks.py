@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import toy
@@ -7,11 +9,12 @@ from typer.testing import CliRunner
 
 from psfscale.cli import app
 from psfscale.errors import ConfigError, HeldError, InputError
-from psfscale.pipeline import open_run, run
+from psfscale.pipeline import open_run, run, status_of
 from psfscale.pipeline.blocks import configs, run_blocks, run_stores, write_index
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.storage.runstore import create_run_store
+from psfscale.store.index import list_stores
 
 
 @pytest.fixture
@@ -85,6 +88,43 @@ def test_run_blocks__takes_up_a_block_whose_driver_died(blocks, monkeypatch) -> 
     assert (list(summary.ended), summary.held) == (["second", "first"], {})
 
 
+def test_status__of_blocks_adds_them_up_and_names_those_not_begun(survey, blocks) -> None:
+    first = configs(blocks)["first"]
+    blocks.output.mkdir()
+    list_stores(blocks.output / "index.yaml", [c.output for c in configs(blocks).values()])
+    run(first, serial=True, observers=[])
+    begun = status_of(blocks.output)
+    assert (begun.finished, begun.not_begun) == (False, ("second",))
+    assert "not begun: second" in str(begun)
+    run_blocks(blocks, serial=True, observers=[])
+    found = status_of(blocks.output)
+    assert found.finished
+    assert "2 of 2 blocks finished" in str(found)
+    told = json.loads(json.dumps(found.as_dict()))
+    each = told["blocks"].values()
+    assert told["units"]["fit"]["done"] == sum(b["units"]["fit"]["done"] for b in each) == 4
+    assert told["ccds"]["fit"]["DONE"] == 8
+    (host,) = told["hosts"].values()
+    assert host["n_units"] == sum(c["n_units"] for c in told["costs"].values()) == 12
+    assert host["cpu_seconds"] == pytest.approx(
+        sum(c["cpu_seconds"] for c in told["costs"].values()), abs=1e-2
+    )
+    assert host["devices"] == ["cpu"]
+    assert told["costs"]["fit"]["peak_memory"] > 2**20
+
+
+def test_verify__looks_at_every_block(survey, blocks) -> None:
+    run_blocks(blocks, serial=True, observers=[])
+    told = CliRunner().invoke(app, ["verify", str(blocks.output)])
+    assert told.exit_code == 0
+    assert told.stdout.count("no damages") == 2
+    chunk = next((blocks.output / "second.zarr/stars/metrics/").glob("c.2.*"))
+    chunk.write_bytes(b"spoilt")
+    told = CliRunner().invoke(app, ["verify", str(blocks.output)])
+    assert told.exit_code == 1
+    assert "second: metrics of exposure 2" in told.stdout
+
+
 def test_index__is_planned_and_run_from_the_command_line(survey, blocks) -> None:
     stores = [str(survey / name) for name in ("first.zarr", "second.zarr")]
     index = survey / "other.yaml"
@@ -98,7 +138,7 @@ def test_index__is_planned_and_run_from_the_command_line(survey, blocks) -> None
     assert result.exit_code == 0
     assert "first: 6 units run" in result.stdout
     status = CliRunner().invoke(app, ["status", str(survey / "runs")])
-    assert status.stdout.count("finished") == 2
+    assert "2 of 2 blocks finished" in status.stdout
 
 
 def test_index__refuses_an_exposure_in_two_blocks_and_two_blocks_of_one_name(survey) -> None:

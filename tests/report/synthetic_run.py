@@ -144,7 +144,25 @@ STATUS: dict[str, Any] = {
     "finished": True,
     "units": {"fit": {"done": 1, "failed": 1, "pending": 0}},
     "ccds": {"fit": {"DONE": 5, "QUARANTINED": 1}},
-    "seconds": {"fit": 3.25},
+    "costs": {
+        "fit": {
+            "n_units": 2,
+            "n_attempts": 3,
+            "seconds": 6.4,
+            "cpu_seconds": 6.0,
+            "stage_seconds": 5.4,
+            "peak_memory": 2**29,
+        }
+    },
+    "hosts": {
+        "node-7": {
+            "n_units": 2,
+            "seconds": 6.4,
+            "cpu_seconds": 6.0,
+            "peak_memory": 2**29,
+            "devices": ["cpu", "H100"],
+        }
+    },
     "deaths": {},
     "failures": [
         {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from synthetic_run import STATUS, synthetic_run
+from synthetic_tables import synthetic_tables
 
 from psfscale.errors import RunError
 from psfscale.report import write_report
@@ -17,11 +18,16 @@ from psfscale.report.gather import gather_components, gather_stacks, gather_star
 from psfscale.report.numbers import beyond_noise, number
 
 
+def told(tree: Any, **tables: Any) -> dict[str, Any]:
+    """What the page is given beside the trees."""
+    return {"summary": tree["summary"].to_dataset(), "tables": tables}
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     tree, survey = synthetic_run()
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(tree, survey=survey, status=STATUS, output=path)
+    write_report(tree, survey=survey, **told(tree), status=STATUS, output=path)
     return path.read_text(encoding="utf-8")
 
 
@@ -110,7 +116,7 @@ def test_report__ink_of_the_figures_is_the_pages(page: str) -> None:
 def test_report__works_from_one_ccd_to_many(size: dict[str, Any], tmp_path: Path) -> None:
     tree, survey = synthetic_run(**size)
     path = tmp_path / "report.html"
-    write_report(tree, survey=survey, status={}, output=path)
+    write_report(tree, survey=survey, **told(tree), status={}, output=path)
     page = path.read_text(encoding="utf-8")
     assert outline(page).open == []
     assert ("CCD x [pixel]" in page) == (not size.get("layout", True))
@@ -122,7 +128,7 @@ def test_report__of_a_run_without_metrics_says_so(tmp_path: Path) -> None:
     for name, value in tree["summary"].to_dataset().items():
         tree["summary"][name] = value * 0 if value.dtype.kind == "i" else value * np.nan
     path = tmp_path / "report.html"
-    write_report(tree, survey=survey, status={"finished": False}, output=path)
+    write_report(tree, survey=survey, **told(tree), status={"finished": False}, output=path)
     page = path.read_text(encoding="utf-8")
     assert "No reserved star has been measured yet" in page
     assert "not finished" in page
@@ -142,7 +148,7 @@ def test_report__says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(builtins, "__import__", without)
     tree, survey = synthetic_run()
     with pytest.raises(RunError, match=r"needs matplotlib.*pip install 'psfscale\[report\]'"):
-        write_report(tree, survey=survey, status={}, output=tmp_path / "report.html")
+        write_report(tree, survey=survey, **told(tree), status={}, output=tmp_path / "report.html")
 
 
 def test_gather_stars__residuals_are_of_reserved_stars_alone() -> None:
@@ -195,3 +201,49 @@ def test_beyond_noise__takes_the_noise_out_in_quadrature() -> None:
     assert beyond_noise(0.5, 0.3) == pytest.approx(0.4)
     assert beyond_noise(0.3, 0.5) == 0
     assert np.isnan(beyond_noise(float("nan"), 0.1))
+
+
+@pytest.fixture(scope="module")
+def tallied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run that is tallied."""
+    tree, survey = synthetic_run()
+    path = tmp_path_factory.mktemp("tallied") / "report.html"
+    rest = told(tree, **synthetic_tables())
+    write_report(tree, survey=survey, **rest, status=STATUS, output=path)
+    return path.read_text(encoding="utf-8")
+
+
+PLATES = ("field", "by-magnitude", "by-colour", "by-ccd", "rho", "galaxies")
+
+
+def test_page__shows_the_tables_where_there_are_any(page: str, tallied: str) -> None:
+    for name in PLATES:
+        assert f'id="{name}"' in tallied
+        assert f'id="{name}"' not in page
+    found = outline(tallied)
+    assert found.open == []
+    assert len(set(found.ids)) == len(found.ids)
+    assert "n = 960 reserved stars of all exposures" in tallied
+    assert "Restored galaxies in numbers" in tallied
+    assert "Restored galaxies in numbers" not in page
+
+
+def test_page__tells_of_restored_galaxies_what_the_tables_say(tallied: str) -> None:
+    table = synthetic_tables(rho=False)["galaxies/overall"]
+    size = table.sel(quantity="R2")
+    weighted = number(float(size["flux_weighted_mean"]))
+    row = tallied[tallied.index("R2 of the restored galaxy") :].split("</tr>")[0]
+    assert f'<td class="n">{weighted}</td>' in row
+    assert f'<td class="n">{int(size["n"]):,}</td>' in row
+    flagged = int(table["n_flagged"].sel(flag="MOMENTS_FAILED_DATA"))
+    assert f'MOMENTS_FAILED_DATA</code></td><td class="n">{flagged}</td>' in tallied
+
+
+def test_page__says_what_units_took_and_where(page: str) -> None:
+    row = page[page.index("<h3>What the units took</h3>") :].split("</table>")[0]
+    assert re.findall(r"<td[^>]*>([^<]*)", row) == [
+        "fit", "2", "3", "3.2 s", "6.0 s", "90 %", "512 MiB",
+    ]  # fmt: skip
+    hosts = page[page.index("<h3>Where they ran</h3>") :].split("</table>")[0]
+    assert "node-7" in hosts
+    assert "cpu, H100" in hosts

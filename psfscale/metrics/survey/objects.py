@@ -35,7 +35,7 @@ STAR_QUANTITIES = (
     Quantity(name="R2_model", units="arcsec2", long_name="R2 of the model at every star"),
 )
 GALAXY_QUANTITIES = (
-    Quantity(name="flux_ratio", units="1", long_name="restored flux / catalogue's flux"),
+    Quantity(name="flux_residual", units="1", long_name="restored flux / catalogue's − 1"),
     Quantity(name="magnitude", units="mag", long_name="−2.5 log10 of the restored flux"),
     Quantity(name="chi2", units="1", long_name="mean squared residual in noise units"),
     Quantity(name="e1", units="1", long_name="e1 of the restored galaxy"),
@@ -97,12 +97,12 @@ def galaxy_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
     restored = flat["restored_flux"].astype(np.float64)
     flux = np.where(np.isfinite(flat["flux"]), flat["flux"], restored).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = restored / flat["flux"]
+        residual = restored / flat["flux"] - 1
     return {
         **{name: flat[name] for name in (*_PLACE, "ccd")},
         **{name: flat[f"restored_{name}"] for name in ("chi2", "e1", "e2", "R2")},
         "flux": flux,
-        "flux_ratio": ratio,
+        "flux_residual": residual,
         "brightness": magnitude(flux),
         "magnitude": magnitude(restored),
         "colour": flat.get("colour", np.full(flux.shape, np.nan)),
