@@ -19,7 +19,7 @@ from psfscale.arrays import centre_index
 from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
 
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
+    from jaxtyping import Complex, Float, Int
     from torch import Tensor
 
     from psfscale.deconvolve.stack import GalaxyStack
@@ -29,6 +29,8 @@ __all__ = ["Band", "BandSight"]
 HIGHEST = 0.3
 """Radius of the frequencies kept [cycle/CCD pixel]: a stamp's noise is 70 % outside, little of a
 blurred galaxy is."""
+WIDE = 0.49
+"""The same for what profiles leave over: all frequencies that a stamp holds whole."""
 MARGIN = 0.16
 """Sky round a stamp, of its side, before light that leaves it comes in again opposite."""
 
@@ -42,19 +44,22 @@ class Band(FourierPlane):
     shape : (y, x) CCD pixels of the stamps
     psf_shape : (y, x) fine pixels of the PSFs
     oversampling : fine pixels per CCD pixel
+    highest : radius of the frequencies kept, below 0.5 [cycle/CCD pixel]
     dtype, device : of the arrays to work on
     """
 
     shape: tuple[int, int]
     psf_shape: tuple[int, int]
     oversampling: int = 1
+    highest: float = HIGHEST
     dtype: torch.dtype = torch.float32
     device: torch.device | None = None
 
     @classmethod
-    def of(cls, canvas: Canvas) -> Band:
+    def of(cls, canvas: Canvas, *, highest: float = HIGHEST) -> Band:
         """Of the stamps of a canvas."""
         return cls(
+            highest=highest,
             shape=canvas.shape,
             psf_shape=canvas.psf_shape,
             oversampling=canvas.oversampling,
@@ -77,7 +82,7 @@ class Band(FourierPlane):
         ny, nx = self.sides
         fy = torch.fft.fftfreq(ny, dtype=torch.float64)[:, None]
         fx = torch.fft.rfftfreq(nx, dtype=torch.float64)[None]
-        kept = (fy**2 + fx**2 <= HIGHEST**2) & ((fx > 0) | (fy >= 0))
+        kept = (fy**2 + fx**2 <= self.highest**2) & ((fx > 0) | (fy >= 0))
         rows, columns = torch.nonzero(kept.to(self.device), as_tuple=True)
         return rows, columns
 
@@ -113,11 +118,27 @@ class Band(FourierPlane):
         n, ny, nx = stamps.shape
         plane = stamps.new_zeros((n, fine * self.sides[0], fine * self.sides[1]))
         plane[:, :ny, :nx] = stamps
-        rows, columns = self._places
-        rows = torch.where(self.fy[0] < 0, rows + (fine - 1) * self.sides[0], rows)
-        found: Tensor = torch.fft.rfft2(plane)[:, rows, columns]
+        found: Tensor = torch.fft.rfft2(plane)[:, self._rows(fine), self._places[1]]
         cy, cx = (self.fy.new_tensor(-centre_index(m) / fine) for m in (ny, nx))
         return found[:, None] * self.phase(cy, cx)
+
+    def image(self, spectra: Complex[Tensor, "object 1 frequency"]) -> Float[Tensor, "object y x"]:
+        """Stamps in fine pixels of a sky that has no other frequencies."""
+        fine = self.oversampling
+        sides, shape = ([fine * n for n in of] for of in (self.sides, self.shape))
+        plane = spectra.new_zeros((len(spectra), sides[0], sides[1] // 2 + 1))
+        cy, cx = (self.fy.new_tensor(centre_index(n) / fine) for n in shape)
+        rows, values = self._rows(fine), (spectra * self.phase(cy, cx))[:, 0]
+        plane[:, rows, self._places[1]] = values
+        edge = (self.fx[0] == 0) & (self.fy[0] > 0)
+        plane[:, sides[0] - rows[edge], 0] = values[:, edge].conj()
+        sky: Tensor = torch.fft.irfft2(plane, s=sides)
+        return sky[:, : shape[0], : shape[1]]
+
+    def _rows(self, fine: int) -> Int[Tensor, " frequency"]:
+        """Rows in the half plane of stamps whose pixels are `fine` times finer."""
+        rows = self._places[0]
+        return torch.where(self.fy[0] < 0, rows + (fine - 1) * self.sides[0], rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,3 +189,28 @@ class BandSight:
     ) -> Float[Tensor, "object model value"]:
         """What models of the galaxies would be in place of `data`."""
         return torch.view_as_real(spectra * self.scale[:, None]).flatten(2)
+
+    def left_over(
+        self, model: Complex[Tensor, "object 1 frequency"]
+    ) -> tuple[Complex[Tensor, "object 1 frequency"], Float[Tensor, " object"], Tensor]:
+        """What models leave over, by a Wiener filter of each galaxy's own excess.
+
+        Parameters
+        ----------
+        model : spectra as they are seen
+
+        Returns
+        -------
+        spectra of the sky, power of the white field that explains the excess, and the squared
+        residual that remains over the noise
+        """
+        rest = self.data - self.seen(model[:, None])[:, 0]
+        residual = torch.view_as_complex(rest.reshape(*self.beam.shape, 2))
+        response = self.beam * self.scale
+        gain = response.abs() ** 2
+        excess = (rest**2).sum(1) - self.n_values
+        power = (excess / gain.sum((1, 2))).clamp(min=0)
+        share = power[:, None, None] / (1 + gain * power[:, None, None])
+        found = response.conj() * share * residual
+        remains = (residual - response * found).abs().square().sum((1, 2))
+        return found, power, remains

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from psfscale.arrays import ObjectFlag
-from psfscale.deconvolve.learnt.band import Band, BandSight
+from psfscale.deconvolve.learnt.band import WIDE, Band, BandSight
 from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
 from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, Sight, join_fits
@@ -37,6 +37,9 @@ the noise's score, so that smooth galaxies lie near −1.4 ± 0.4."""
 NEIGHBOUR = 6.0
 """Significance of light beside a galaxy that calls it blended [σ]; isolated smooth ones reach 4.4
 (300 simulated, S/N 5 and 20), those with knots far out reach more."""
+STANDS_OUT = 3.0
+"""Excess of chi² over a band that calls a galaxy clumpy [σ]: on 400 simulated galaxies, 98
+knotted, 89 % of these and no other at S/N 5; 15 % and none at 1, all and 14 % at 20."""
 FWHM = 2.3548200450309493
 
 
@@ -117,6 +120,11 @@ class Restorer:
         return Band.of(self.canvas)
 
     @cached_property
+    def wide_band(self) -> Band:
+        """Nearly all frequencies of a stamp."""
+        return Band.of(self.canvas, highest=WIDE)
+
+    @cached_property
     def fast_fitter(self) -> ProfileFitter:
         """Of the profiles, by their low frequencies."""
         return ProfileFitter(canvas=self.band, prior=self.prior)
@@ -125,9 +133,12 @@ class Restorer:
         self, stack: GalaxyStack, *, start: Tensor | None = None, max_steps: int | None = None
     ) -> tuple[BandSight, ProfileFit]:
         """Profiles of galaxies without masked pixels, by their low frequencies alone."""
-        beam = self.band.gaussian(self.settings.resolution / self.settings.oversampling)
-        sight = BandSight.of(stack, self.band, beam)
+        sight = self._band_sight(stack, self.band)
         return sight, self.fast_fitter.fit(sight, start=start, max_steps=max_steps)
+
+    def _band_sight(self, stack: GalaxyStack, band: Band) -> BandSight:
+        width = self.settings.resolution / self.settings.oversampling
+        return BandSight.of(stack, band, band.gaussian(width))
 
     @cached_property
     def beam(self) -> Float[Tensor, "fy fx"]:
@@ -214,7 +225,7 @@ class Restorer:
         if self.settings.error:
             error = torch.cat([self._profile_variance(part) for part in parts])
             error = error.clamp(min=0).sqrt()
-        return LearntRestoration(
+        found = LearntRestoration(
             image=torch.cat(images),
             flags=torch.where(fit.converged, 0, int(ObjectFlag.NOT_CONVERGED)),
             sigma=stack.sigma,
@@ -223,6 +234,24 @@ class Restorer:
             profile=fit,
             clumpiness=torch.zeros_like(stack.sigma),
         )
+        excess = (fit.chi2 - sight.n_values) / (2 * sight.n_values).sqrt()
+        clumpy = torch.nonzero(excess > STANDS_OUT).flatten()
+        if self.settings.clumps and len(clumpy):
+            self._add_left_over(found, stack, clumpy)
+        return found
+
+    def _add_left_over(self, found: LearntRestoration, stack: GalaxyStack, clumpy: Tensor) -> None:
+        """Add what the profiles of some galaxies leave over, by a Wiener filter."""
+        band, fit = self.wide_band, found.profile.select(clumpy)
+        sight = self._band_sight(stack.select(clumpy), band)
+        basis = replace(self.fast_fitter.basis, canvas=band)
+        rest, power, remains = sight.left_over(basis.spectra(fit.z, sight.beam))
+        width = self.settings.resolution / self.settings.oversampling
+        if self.settings.target_fwhm is not None:
+            width = self.settings.target_fwhm / FWHM
+        found.image[clumpy] += band.image(rest * band.gaussian(width))
+        found.chi2[clumpy] = remains / sight.n_values
+        found.clumpiness[clumpy] = power / fit.flux.to(power) ** 2
 
     def restore(self, stack: GalaxyStack) -> LearntRestoration:
         """The galaxies of a batch."""

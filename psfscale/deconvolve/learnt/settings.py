@@ -37,8 +37,8 @@ class LearntSettings(BaseModel):
     clumps: bool = Field(default=True, description="restore what an elliptical profile leaves over")
     fast: bool = Field(
         default=False,
-        description="fit galaxies without masked pixels by their low frequencies alone, and look "
-        "for no clumps and no neighbours",
+        description="fit galaxies without masked pixels by their low frequencies alone, restore "
+        "what is left over by a Wiener filter, and look for no neighbours",
     )
     error: bool = Field(default=True, description="standard error of each pixel")
     n_learn: int = Field(

@@ -79,6 +79,59 @@ def test_band_sight__sees_a_galaxy_as_the_stamp_does(fine):
     assert float(gap) < 5e-3  # light beyond the stamp
 
 
+@pytest.mark.parametrize("fine", [1, 3])
+def test_image__is_the_sky_of_the_spectra(fine):
+    low = band(oversampling=fine)
+    stamps = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 11 * fine, 14 * fine)))
+    smooth = low.image(low.spectra(stamps, fine=fine))
+    assert smooth.shape == stamps.shape
+    inner = torch.zeros_like(stamps)
+    inner[:, 11 * fine // 2, 14 * fine // 2] = 1.0
+    direct = low.image(torch.ones(2, 1, low.fy.shape[1], dtype=torch.complex128))
+    torch.testing.assert_close(low.image(low.spectra(inner, fine=fine)), direct)
+    # All waves are at their crest there, a fine pixel holds 1 / fine² of a coarse one's flux.
+    assert float(direct[0].amax()) == pytest.approx(low.share / fine**2, rel=1e-9)
+
+
+def test_left_over__of_noise_alone_is_small_and_of_a_clump_is_the_clump():
+    low = band(shape=(33, 33), psf_shape=(21, 21), highest=0.49)
+    rng = np.random.default_rng(4)
+    noise = torch.from_numpy(rng.normal(size=(20, 33, 33)))
+    psf = torch.from_numpy(gaussian_psf())
+    sight = BandSight.of(galaxy_stack(noise, psf, sigma=1.0), low, low.gaussian(0.5))
+    zero = torch.zeros_like(sight.beam)
+    found, power, remains = sight.left_over(zero)
+    assert bool((power == 0).any())
+    assert float(found.abs()[power == 0].max()) == 0
+    assert float((remains / sight.n_values).mean()) == pytest.approx(1, abs=0.05)
+    clump = torch.zeros(1, 33, 33, dtype=torch.float64)
+    clump[0, 18, 14] = 3000.0
+    blurred = low.image(low.spectra(clump) * low.spectra(psf[None]) * low.gaussian(0.5))
+    sight = BandSight.of(galaxy_stack(blurred + noise[:1], psf, sigma=1.0), low, low.gaussian(0.5))
+    found, power, _ = sight.left_over(zero[:1])
+    image = low.image(found * low.gaussian(0.5))[0]
+    assert int(image.argmax()) == 18 * 33 + 14
+    assert float(power) ** 0.5 == pytest.approx(3000, rel=0.5)
+    assert float(image[11:26, 7:22].sum()) == pytest.approx(3000, rel=0.1)
+
+
+def test_fast__restores_what_an_elliptical_profile_leaves_over():
+    y, x = np.mgrid[:33, :33] - 16
+    knots = np.zeros_like(TRUTH[:8])
+    for k, (dy, dx) in enumerate([(3, 3), (-4, 1), (2, -4), (-3, -3)] * 2):
+        knots[k] = 40 * np.exp(-((y - dy) ** 2 + (x - dx) ** 2) / 2)
+    truth = TRUTH[:8] + knots
+    stack = observed(truth, PSF, sigma=0.5, seed=5)
+    smooth, whole = (
+        restore(stack, PRIOR, settings=FAST.model_copy(update={"clumps": clumps}))
+        for clumps in (False, True)
+    )
+    assert bool((whole.clumpiness > 0).all())
+    errors = [np.median(pixel_error(found.image.numpy(), truth)) for found in (smooth, whole)]
+    assert errors[1] < 0.85 * errors[0]
+    assert float(whole.chi2.median()) < float(smooth.chi2.median())
+
+
 def test_fast__comes_near_the_truth():
     error = pixel_error(RESTORED.image.numpy(), TRUTH)
     assert np.median(error) < 0.015
