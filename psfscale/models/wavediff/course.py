@@ -137,7 +137,7 @@ def _walked(training: Training, done: int, observe: Callable[[Step], None]) -> P
 def _trained(training: Training) -> Trained:
     light = training.light()
     return Trained(
-        wavefronts=training.wavefronts,
+        wavefronts=training.smoothed(),
         positions=training.positions,
         surface=training.wavefronts.surface,
         light=light,

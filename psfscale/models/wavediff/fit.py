@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from psfscale.kernels.optics.zernike import noll_index
 from psfscale.models.wavediff.packing import Block, Packing, assembled, field_blocks
-from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.scene import Normal, Nuisances, Scene, Wavefronts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def descend(
 
     def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = _cost(scene, packing.unpack(UNIT * vector), nuisances)
-        down = packing.pack(slope.T @ scene.functions, slope[:, list(TIP_TILT)])
+        down = packing.pack(slope.T @ scene.functions, slope[:, 1:])
         return value, UNIT * down
 
     found = minimize(
@@ -241,7 +241,9 @@ def moved(here: Wavefronts, change: Tensor, blocks: Sequence[Block], own: Own | 
     Blocks of what is beyond the Zernikes move the tilts alone.
     """
     zernike, blur = here.zernike.clone(), here.blur
-    tilt = here.tilt if own is None else here.tilt + own.still.to(here.tilt.dtype)
+    tilt = here.tilt.clone()
+    if own is not None:
+        tilt[:, own.columns] += own.still.to(tilt.dtype)
     sizes = [len(rows) * f.shape[1] for rows, f in blocks]
     for (rows, functions), part in zip(blocks, torch.split(change, sizes), strict=True):
         step = part.reshape(len(rows), -1)
@@ -252,7 +254,7 @@ def moved(here: Wavefronts, change: Tensor, blocks: Sequence[Block], own: Own | 
             zernike[rows] += step.to(zernike.dtype)
         if own is not None:
             follows = torch.einsum("saj,sj->sa", own.carry[:, :, rows], functions @ step.T)
-            tilt = tilt - follows.to(tilt.dtype)
+            tilt[:, own.columns] -= follows.to(tilt.dtype)
     return replace(here, zernike=zernike, tilt=tilt, blur=blur)
 
 
@@ -262,21 +264,23 @@ class Own:
 
     Attributes
     ----------
-    still : (star, 2) their change when nothing else changes [µm]
-    carry : (star, 2, parameter)
+    columns : of the tilts, which of them do
+    still : (star, own) their change when nothing else changes [µm]
+    carry : (star, own, parameter)
     """
 
-    still: Float[Tensor, "star 2"]
-    carry: Float[Tensor, "star 2 parameter"]
+    columns: list[int]
+    still: Float[Tensor, "star own"]
+    carry: Float[Tensor, "star own parameter"]
 
 
 def without_tilts(
     normal: Normal, nuisances: Nuisances, damping: float = 0.0
 ) -> tuple[Normal, Own | None]:
     """The problem with each star's own tilts, where it has any, solved for."""
-    if not nuisances.centroids:
+    if not nuisances.own:
         return normal, None
-    matrix, vector, own = normal.matrix, normal.vector, list(TIP_TILT)
+    matrix, vector, own = normal.matrix, normal.vector, nuisances.own
     block = matrix[:, own][:, :, own]
     block = block + damping * torch.diag_embed(block.diagonal(dim1=1, dim2=2))
     carry = torch.linalg.solve(block, matrix[:, own])
@@ -285,7 +289,7 @@ def without_tilts(
         matrix=matrix - torch.einsum("saj,sak->sjk", matrix[:, own], carry),
         vector=vector - torch.einsum("saj,sa->sj", matrix[:, own], still),
     )
-    return reduced, Own(still=still, carry=carry)
+    return reduced, Own(columns=[j - 1 for j in own], still=still, carry=carry)
 
 
 def field_covariance(normal: Normal, functions: Tensor, nuisances: Nuisances) -> Tensor:

@@ -147,7 +147,7 @@ def linearised(
 
     matrix: Tensor | float = 0.0
     vector: Tensor | float = 0.0
-    still, carry = [], []
+    followers: list[Own] = []
     for k in range(0, len(scene), STARS):
         chosen = torch.arange(k, min(k + STARS, len(scene)), device=features.device)
         normal = scene.select(chosen).normal(at.select(chosen), nuisances, waves)
@@ -155,13 +155,20 @@ def linearised(
         m, v = assembled(reduced, blocks(slice(k, k + STARS)))
         matrix, vector = matrix + m, vector + v
         if own is not None:
-            still.append(own.still)
-            carry.append(own.carry)
+            followers.append(own)
     return Joint(
         matrix=torch.as_tensor(matrix).cpu().numpy(),
         vector=torch.as_tensor(vector).cpu().numpy(),
         at=at,
         blocks=blocks(slice(None)),
-        own=Own(still=torch.cat(still), carry=torch.cat(carry)) if still else None,
+        own=_together(followers) if followers else None,
         waves=waves,
+    )
+
+
+def _together(parts: Sequence[Own]) -> Own:
+    return Own(
+        columns=parts[0].columns,
+        still=torch.cat([own.still for own in parts]),
+        carry=torch.cat([own.carry for own in parts]),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Wavefronts
+from psfscale.models.wavediff.scene import Normal, Nuisances, Wavefronts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ __all__ = ["Block", "Packing", "assembled", "field_blocks", "free_rows"]
 
 
 def free_rows(n: int, nuisances: Nuisances) -> list[int]:
-    """Zernikes that the field has: all but the piston, and the tilts where stars have their own."""
-    return [j for j in range(1, n) if not (nuisances.centroids and j in TIP_TILT)]
+    """Zernikes that the field has: all but the piston, and what stars have of their own."""
+    return [j for j in range(1, n) if j not in nuisances.own]
 
 
 Block = tuple[list[int], "Tensor"]
@@ -72,11 +72,14 @@ class Packing:
         """Zernikes that are fitted."""
         return free_rows(len(self.like.zernike), self.nuisances)
 
+    @property
+    def columns(self) -> list[int]:
+        """Columns of the stars' own tilts that are fitted."""
+        return [j - 1 for j in self.nuisances.own]
+
     def pack(self, zernike: Tensor, tilt: Tensor) -> np.ndarray:
-        """Rows of the Zernikes, and the stars' tilts where free."""
-        parts = [zernike[self.rows].flatten()]
-        if self.nuisances.centroids:
-            parts.append(tilt.flatten())
+        """Rows of the Zernikes, and what is free of the stars' own."""
+        parts = [zernike[self.rows].flatten(), tilt[:, self.columns].flatten()]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
 
     def unpack(self, vector: np.ndarray) -> Wavefronts:
@@ -86,5 +89,6 @@ class Packing:
         n = len(rows) * like.zernike.shape[1]
         zernike = like.zernike.clone()
         zernike[rows] = values[:n].reshape(len(rows), zernike.shape[1])
-        tilt = values[n:].reshape(like.tilt.shape) if self.nuisances.centroids else like.tilt
+        tilt = like.tilt.clone()
+        tilt[:, self.columns] = values[n:].reshape(len(tilt), -1)
         return replace(like, zernike=zernike, tilt=tilt)

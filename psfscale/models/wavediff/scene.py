@@ -6,7 +6,7 @@ symbol  name                                                                   u
 z       Zernike coefficients of a star's wavefront, ``z = C π(x, y) + e``      µm
 C       coefficients of the field: (Zernike, function of position)             µm
 π       functions of position                                                  1
-e       the star's own tip and tilt, where its centre is not known             µm
+e       the star's own tip, tilt and defocus, where they are not known          µm
 ======  =====================================================================  ====
 """
 
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from psfscale.models.wavediff.stars import StarPixels
     from psfscale.models.wavediff.surface import SurfaceBasis, Wave
 
-__all__ = ["TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
+__all__ = ["DEFOCUS", "TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
 
 TIP_TILT = (1, 2)
 """Indices of tip and tilt among the Zernikes."""
+DEFOCUS = 3
+"""The same of defocus."""
 FEWEST, HELD_BATCHES = 64, 2
 """Stars whose wavefronts are held at once, at least, and in batches of the camera."""
 BLUR_STEP = 0.01
@@ -52,6 +54,12 @@ class Nuisances:
     centroids: bool
     jitter: bool
     stretch: bool = False
+    defocus: bool = False
+
+    @property
+    def own(self) -> list[int]:
+        """Indices of the Zernikes that each star has of its own, and the field does not."""
+        return [*(TIP_TILT if self.centroids else ()), *((DEFOCUS,) if self.defocus else ())]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,21 +68,21 @@ class Wavefronts:
 
     Attributes
     ----------
-    zernike : (zernike, function) C [µm]; tip and tilt are 0 where the stars have their own
-    tilt : (star, 2) e [µm]
+    zernike : (zernike, function) C [µm]; 0 for those that the stars have of their own
+    tilt : (star, 2) e [µm], or (star, 3) with the stars' own defocus
     blur : by the jitter
     surface : (function, cosine, cosine) what lies beyond [µm], or None
     """
 
     zernike: Float[Tensor, "zernike function"]
-    tilt: Float[Tensor, "star 2"]
+    tilt: Float[Tensor, "star own"]
     blur: Blur = SHARP
     surface: Float[Tensor, "feature cosine cosine"] | None = None
 
     def at(self, functions: Float[Tensor, "star function"]) -> Float[Tensor, "star zernike"]:
         """Zernike coefficients of the stars [µm]."""
         z = functions @ self.zernike.T
-        z[:, TIP_TILT[0] : TIP_TILT[1] + 1] += self.tilt
+        z[:, 1 : 1 + self.tilt.shape[1]] += self.tilt
         return z
 
     def select(self, chosen: Tensor) -> Wavefronts:

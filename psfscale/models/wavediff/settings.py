@@ -105,6 +105,11 @@ class WaveDiffSettings(BaseModel):
         default="auto",
         description="fit each star's centre; auto: unless a smooth field explains the centres",
     )
+    defocus: Switch = Field(
+        default=False,
+        description="fit each star's defocus, and predict the field that they follow; auto: where "
+        "the stars' own lower χ² by more than noise would",
+    )
     jitter: Switch | float = Field(
         default="auto",
         description="σ of a Gaussian blur [CCD pixel], or whether to fit it; "

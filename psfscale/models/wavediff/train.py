@@ -14,7 +14,7 @@ from psfscale.models.wavediff.beyond import Trial, solved, split
 from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.fit import Refined, blur_error, refine, search, silent
 from psfscale.models.wavediff.joint import linearised
-from psfscale.models.wavediff.scene import TIP_TILT, Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.scene import DEFOCUS, TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, StarPixels
 from psfscale.models.wavediff.surface import (
@@ -270,8 +270,13 @@ class Training:
             excess = (((light.flux - 1) / light.flux_error) ** 2)[used].mean()
             self.nuisances = replace(self.nuisances, fluxes=float(excess) > limit)
         held = settings.centroids == "auto" and not self.nuisances.centroids
-        if held and _restless(self.found.normal):
+        if held and _restless(self.found.normal, list(TIP_TILT), self.nuisances.own):
             self.free_centroids()
+        wanted = settings.defocus
+        if wanted == "auto":
+            wanted = _restless(self.found.normal, [DEFOCUS], self.nuisances.own)
+        if wanted:
+            self.free_defocus()
 
     def polish(self) -> None:
         """Gauss-Newton through the full optics."""
@@ -338,6 +343,27 @@ class Training:
         self.wavefronts = replace(self.wavefronts, zernike=zernike, tilt=tilt)
         self.nuisances = replace(self.nuisances, centroids=True)
 
+    def free_defocus(self) -> None:
+        """Turn the field's defocus into the stars' own."""
+        zernike = self.wavefronts.zernike.clone()
+        defocus = self.functions @ zernike[DEFOCUS]
+        zernike[DEFOCUS] = 0
+        tilt = torch.cat([self.wavefronts.tilt, defocus[:, None]], dim=1)
+        self.wavefronts = replace(self.wavefronts, zernike=zernike, tilt=tilt)
+        self.nuisances = replace(self.nuisances, defocus=True)
+
+    def smoothed(self) -> Wavefronts:
+        """The wavefronts with a field of defocus where stars have their own: its weighted mean."""
+        if not self.nuisances.defocus:
+            return self.wavefronts
+        root = self.found.normal.matrix[:, DEFOCUS, DEFOCUS].sqrt()[:, None]
+        functions = self.functions[self.refined].double()
+        own = self.wavefronts.tilt[self.refined, -1:].double()
+        smooth = torch.linalg.lstsq(root * functions, root * own).solution[:, 0]
+        zernike = self.wavefronts.zernike.clone()
+        zernike[DEFOCUS] = smooth.to(zernike.dtype)
+        return replace(self.wavefronts, zernike=zernike)
+
     def clip(self) -> bool:
         """Leave out stars whose χ² stands out; whether that changed anything."""
         light = self.light()
@@ -352,10 +378,12 @@ class Training:
         return changed
 
 
-def _restless(normal: Normal) -> bool:
-    """Whether the stars' own tilts would lower χ² by more than noise does, and noticeably."""
-    own = list(TIP_TILT)
-    block, vector = normal.matrix[:, own][:, :, own], normal.vector[:, own]
-    gain = (vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum(1)
-    n = len(gain)
-    return float(gain.sum()) > 2 * n + SIGNIFICANT * math.sqrt(4 * n)
+def _restless(normal: Normal, modes: list[int], own: list[int]) -> bool:
+    """Whether these modes of each star's own, beside others, would lower χ² by more than noise."""
+
+    def gain(rows: list[int]) -> float:
+        block, vector = normal.matrix[:, rows][:, :, rows], normal.vector[:, rows]
+        return float((vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum())
+
+    n = len(normal.vector) * len(modes)
+    return gain([*own, *modes]) - gain(own) > n + SIGNIFICANT * math.sqrt(2 * n)

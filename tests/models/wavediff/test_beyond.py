@@ -11,6 +11,7 @@ from wave_scene import OPTICS, WAVELENGTH, N, coefficients, stars
 
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.wavediff.beyond import Trial, split
+from psfscale.models.wavediff.blur import Blur
 from psfscale.models.wavediff.fit import refine
 from psfscale.models.wavediff.joint import Surfaces, linearised
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
@@ -59,7 +60,7 @@ def start(scene: Scene) -> Wavefronts:
     return Wavefronts(
         zernike=torch.from_numpy(0.02 * rng.normal(size=(10, 3))),
         tilt=torch.from_numpy(0.02 * rng.normal(size=(len(scene), 2))),
-        blur=0.05,
+        blur=Blur(round=0.05),
         surface=surface,
     )
 

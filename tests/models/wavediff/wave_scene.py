@@ -81,13 +81,18 @@ def stars(
     background: float = 0.0,
     shifts: float = 0.0,
     rippled: bool = False,
+    defocus: float = 0.0,
     seed: int = 5,
 ) -> StarBatch:
-    """Noisy stars; `shifts` is the half-width of their centres' scatter [pixel]."""
+    """Noisy stars; `shifts` is the half-width of their centres' scatter [pixel].
+
+    `defocus` is the rms of that of their own [µm].
+    """
     at = points(n, seed=seed)
     rng = np.random.default_rng(seed)
     z = coefficients(at.x, at.y)
     z[:, 1:3] += rng.uniform(-1, 1, (n, 2)) * shifts * 1.2 * 12 / 24.5 / 4
+    z[:, 3] += defocus * np.random.default_rng(seed + 1).normal(size=n)
     clean = flux * draw(z, at.sed, surface=ripple(at.x) if rippled else 0.0)
     sigma = np.sqrt((clean**2).sum((1, 2))) / snr
     image = clean + background + sigma[:, None, None] * rng.normal(size=clean.shape)
