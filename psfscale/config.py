@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -110,6 +110,11 @@ class RunConfig(_Part):
     checks: Checks = Field(default_factory=Checks)
     metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)
+    resources: dict[str, dict[str, Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="what a stage demands of its workers, such as {fit: {GPU: 1}}; refused where "
+        "the cluster has none",
+    )
 
     @model_validator(mode="after")
     def _models_are_clear(self) -> Self:

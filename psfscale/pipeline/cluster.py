@@ -14,8 +14,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -34,6 +34,7 @@ from psfscale.pipeline.executor import (
     run_parcel,
 )
 from psfscale.pipeline.profiles import ClusterProfile
+from psfscale.pipeline.resources import GPU, Amounts, lacking, require
 from psfscale.pipeline.unit import MEMORY_LIMIT, OVERDUE, Task
 
 SETTINGS: dict[str, Any] = {
@@ -100,20 +101,30 @@ class DaskExecutor:
     ----------
     profile : where the workers come from
     work : what a worker does with a parcel, `run_on_worker` if not given
+    demands : resources that some worker must have, by the stage that wants them
 
     Raises
     ------
     RunError
-        No worker came within the profile's patience, or the scheduler cannot be reached.
+        No worker came within the profile's patience, the scheduler cannot be reached, or no worker
+        has what is demanded.
     """
 
-    def __init__(self, profile: ClusterProfile, *, work: Work | None = None) -> None:
-        self.profile, self._work = profile, work or run_on_worker
+    def __init__(
+        self,
+        profile: ClusterProfile,
+        *,
+        work: Work | None = None,
+        demands: Mapping[str, Amounts] | None = None,
+    ) -> None:
+        self.profile, self._work, self._demands = profile, work or run_on_worker, demands or {}
         self._told: queue.SimpleQueue[tuple[int, list[dict[str, Any]]]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._topic = f"unit-{uuid.uuid4().hex}"
         self._numbers = count()
         self._checked = self._seen = self._process_seen = self._sifted = time.monotonic()
+        self._equipped, self._resources = self._checked, dict[str, float]()
+        self._wanting = False
         self._stack = contextlib.ExitStack()
         try:
             self._start()
@@ -128,12 +139,33 @@ class DaskExecutor:
 
     def submit(self, parcels: Sequence[Parcel]) -> None:
         """Take parcels; the more at a time, the less each costs."""
+        alike: dict[tuple[tuple[str, float], ...], list[Parcel]] = {}
+        for parcel in parcels:
+            wanted = parcel[0].resources
+            self._wanting |= bool(wanted)
+            found = () if lacking(dict(wanted), self._resources) else wanted
+            alike.setdefault(found, []).append(parcel)
+        for found, some in alike.items():
+            self._send(some, dict(found))
+
+    def _send(self, parcels: Sequence[Parcel], resources: dict[str, float]) -> None:
+        """Hand parcels to workers that have these resources, else to the processors of any."""
         numbers = list(islice(self._numbers, len(parcels)))
         work = partial(_report, self._work, self._topic)
         keys = [(self._topic, number) for number in numbers]
-        futures = self._client.map(work, numbers, parcels, key=keys, pure=False)
+        device = "auto" if GPU in resources else "cpu"
+        told = [tuple(replace(task, device=device) for task in parcel) for parcel in parcels]
+        futures = self._client.map(
+            work,
+            numbers,
+            told,
+            key=keys,
+            pure=False,
+            resources=resources or None,
+            priority=int(bool(resources)),  # what others can do must not keep it from its worker
+        )
         for number, parcel, future in zip(numbers, parcels, futures, strict=True):
-            self._sent[number] = _Sent(parcel, future)
+            self._sent[number] = _Sent(parcel, future, wants=resources)
 
     def collect(self, timeout: float) -> list[Outcome]:
         """What ended; waits up to `timeout` seconds for a first one.
@@ -178,6 +210,12 @@ class DaskExecutor:
             raise RunError(msg) from error
         self.n_workers = 1
         self._look()
+        require(
+            self._demands,
+            self._resources,
+            where=f"none of the cluster's {self.n_workers} workers has it",
+            advice='start workers with --resources, such as "GPU=1"',
+        )
 
     def _listen(self, event: tuple[float, tuple[int, list[dict[str, Any]]]]) -> None:
         """Take what a worker tells, in the client's own thread."""
@@ -235,9 +273,10 @@ class DaskExecutor:
             msg = f"the scheduler is lost (client is {self._client.status})"
             raise ExecutorLostError(msg)
         try:
-            threads = self._client.sync(
-                self._client.scheduler.ncores, callback_timeout=ANSWER_WITHIN
-            )
+            threads = self._ask(self._client.scheduler.ncores)
+            if self._wanting or not self._sent:
+                workers = self._ask(self._client.scheduler.identity)["workers"].values()
+                self._resources = most_of(worker["resources"] for worker in workers)
         except (OSError, TimeoutError) as error:
             msg = f"the scheduler does not answer: {error!r}"
             raise ExecutorLostError(msg) from error
@@ -252,6 +291,18 @@ class DaskExecutor:
             self._seen = self._checked
         elif self._checked - self._seen > self.profile.patience:
             msg = f"there has been no worker for {self.profile.patience:g} s"
+            raise ExecutorLostError(msg)
+        self._require_resources()
+
+    def _ask(self, what: Any) -> Any:
+        return self._client.sync(what, callback_timeout=ANSWER_WITHIN)
+
+    def _require_resources(self) -> None:
+        """Give up where the workers are gone that alone can run what was handed out."""
+        if not any(lacking(sent.wants, self._resources) for sent in self._sent.values()):
+            self._equipped = self._checked
+        elif self._checked - self._equipped > self.profile.patience:
+            msg = f"no worker with the resources of some units for {self.profile.patience:g} s"
             raise ExecutorLostError(msg)
 
     def _has_processes(self) -> bool:
@@ -282,12 +333,23 @@ class _Sent:
     Attributes
     ----------
     parcel, future : what, and Dask's hold on it
+    wants : resources of the workers that it was handed to
     finished : when it was first seen to be finished, as told by `time.monotonic`
     """
 
     parcel: Parcel
     future: Future
+    wants: Mapping[str, float] = field(default_factory=dict)
     finished: float | None = None
+
+
+def most_of(workers: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of every resource the most that one worker has."""
+    found: dict[str, float] = {}
+    for resources in workers:
+        for name, amount in resources.items():
+            found[name] = max(found.get(name, 0.0), float(amount))
+    return found
 
 
 def _report(work: Work, topic: str, number: int, parcel: Parcel) -> None:

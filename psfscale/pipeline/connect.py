@@ -36,6 +36,7 @@ def make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:
             memory_limit=profile.memory_per_worker,
             local_directory=None if profile.scratch is None else str(profile.scratch),
             silence_logs=logging.CRITICAL,
+            resources=profile.resources or None,
         )
         stack.callback(_close, cluster)
         return cluster
@@ -57,6 +58,8 @@ def _slurm_cluster(profile: SlurmProfile) -> Any:
 
 def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
     """What dask-jobqueue is told of a profile."""
+    amounts = ",".join(f"{name}={n:g}" for name, n in profile.resources.items())
+    declared = ["--resources", amounts] if amounts else []
     return {
         "queue": profile.partition,
         "account": profile.account,
@@ -68,7 +71,13 @@ def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
         "job_extra_directives": list(profile.directives),
         "job_script_prologue": list(profile.prologue),
         "log_directory": None if profile.log_directory is None else str(profile.log_directory),
-        "worker_extra_args": ["--lifetime", profile.lifetime, "--lifetime-stagger", "2m"],
+        "worker_extra_args": [
+            "--lifetime",
+            profile.lifetime,
+            "--lifetime-stagger",
+            "2m",
+            *declared,
+        ],
         "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
         "security": _security(profile),
     }

@@ -40,10 +40,11 @@ from psfscale.pipeline.unit import Task, overdue, quarantine
 from psfscale.pipeline.watch import blame_overdue, require_success
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from psfscale.config import Limits
     from psfscale.pipeline.ledger.lease import Lease
+    from psfscale.pipeline.resources import Amounts
 
 WAIT = 0.5
 """Longest single wait for an outcome [s]: how soon an interruption is seen."""
@@ -93,6 +94,7 @@ class Driver:
     restarts: int
     stop: Callable[[], bool]
     observers: tuple[Observer, ...]
+    resources: Mapping[str, Amounts] = field(default_factory=dict)
     n_finished: int = 0
     n_good: int = 0
     n_failed: int = 0
@@ -123,7 +125,7 @@ class Driver:
             Too many CCDs failed, nothing can be written, executors were lost again and again,
             or another driver took the run over.
         """
-        frontier = Frontier(plan)
+        frontier = Frontier(plan, self.resources)
         self._stale = (plan.why > 0) & (plan.known.fingerprints > 0)
         self._stages = plan.wanted.stages
         if plan.gathers_anew:  # what others did with the old results must not pass for done
@@ -200,9 +202,10 @@ class Driver:
             self._strike_out(items[0].unit.exposure)
             n = self._together(items)
             special = n == 1 and self._is_special(items[0])
-            for item in items[0 if special and parcel else n :]:
+            apart = bool(parcel) and (special or self._wants(items[0]) != parcel[0].resources)
+            for item in items[0 if apart else n :]:
                 frontier.give_back(item.unit.key)
-            if special and parcel:
+            if apart:
                 break
             tasks = [self._begin(item, number) for item in items[:n]]
             if self._history(items[0]).condemned:
@@ -222,6 +225,9 @@ class Driver:
     def _is_special(self, item: Todo) -> bool:
         history = self._history(item)
         return history.alone or history.condemned
+
+    def _wants(self, item: Todo) -> tuple[tuple[str, float], ...]:
+        return tuple(sorted(self.resources.get(item.unit.stage, {}).items()))
 
     def _history(self, item: Todo) -> History:
         return self._histories.get(item.unit.key, History())
@@ -263,6 +269,7 @@ class Driver:
             sample=item.sample,
             alone=history.alone,
             timeout=self.limits.unit_timeout,
+            resources=self._wants(item),
         )
 
     def _take(self, frontier: Frontier, outcome: Outcome) -> None:

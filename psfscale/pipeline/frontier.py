@@ -10,8 +10,11 @@ import numpy as np
 from psfscale.pipeline.plan import gathered, needed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from psfscale.pipeline.ledger.marker import Key
     from psfscale.pipeline.plan import Plan, Todo
+    from psfscale.pipeline.resources import Amounts
 
 
 class Frontier:
@@ -19,10 +22,16 @@ class Frontier:
 
     Exposures go in order, and an exposure is finished before a later one is begun, so that
     products become whole early and the inputs of a stage are still warm. Units of an exposure
-    that need only one another are handed out together, to be run one after the other.
+    that need only one another are handed out together, to be run one after the other, as far as
+    they want the same of a worker.
+
+    Parameters
+    ----------
+    plan : of the run
+    resources : that units want of a worker, by stage
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, resources: Mapping[str, Amounts] | None = None) -> None:
         self._plan = plan
         self._stages = plan.wanted.stages
         self._left = plan.why > 0
@@ -30,6 +39,7 @@ class Frontier:
         self._left_of = self._left.sum(axis=0)
         self._needs = [needed(self._stages, k) for k in range(len(self._stages))]
         self._gathers = [gathered(self._stages, k) for k in range(len(self._stages))]
+        self._wants = [dict((resources or {}).get(name, {})) for name in self._stages]
         self._next = 0
         self._again: list[int] = []
 
@@ -43,6 +53,8 @@ class Frontier:
             chosen = self._ready(exposure)
             if chosen:
                 self._flying[exposure, chosen] = True
+                if any(self._wants) and self._ready(exposure):
+                    heappush(self._again, exposure)
                 return [self._plan.item(exposure, k) for k in chosen]
         return []
 
@@ -83,6 +95,8 @@ class Frontier:
         left, flying = self._left[exposure], self._flying[exposure]
         chosen: list[int] = []
         for k in np.flatnonzero(left & ~flying).tolist():
+            if chosen and self._wants[k] != self._wants[chosen[0]]:
+                continue
             free = not any(self._left_of[g] for g in self._gathers[k])
             if free and all(not left[need] or need in chosen for need in self._needs[k]):
                 chosen.append(k)

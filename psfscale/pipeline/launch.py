@@ -23,11 +23,13 @@ from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import Failure, read_markers
 from psfscale.pipeline.plan import Plan, remaining, wanted_units
 from psfscale.pipeline.profiles import LocalProfile
+from psfscale.pipeline.resources import GPU, Amounts, demanded, require
+from psfscale.pipeline.stages import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 from psfscale.pipeline.unit import HOPELESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from types import FrameType
 
@@ -126,6 +128,8 @@ def run(
         raise ConfigError(msg)
     start = time.time()
     context = RunContext.build(config)
+    stages = {name: stage.resources for name, stage in stages_of(context).items()}
+    demands = demanded(context, stages)
     create_run_store(context)
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
@@ -141,7 +145,10 @@ def run(
             books=books,
             lease=lease,
             limits=config.limits,
-            make_executor=_executors(serial, cluster or LocalProfile(), interrupt),
+            make_executor=_executors(
+                serial, cluster or LocalProfile(), interrupt, _still(demands, plan)
+            ),
+            resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
             restarts=(cluster or LocalProfile()).restarts,
             stop=interrupt.caught,
             observers=(log, *(_bar() if observers is None else observers)),
@@ -157,18 +164,35 @@ def _plan(context: RunContext, books: Books, retry_failed: bool) -> Plan:
     return remaining(wanted, known, retry_failed=retry_failed)
 
 
+def _still(demands: Mapping[str, Amounts], plan: Plan) -> dict[str, Amounts]:
+    """Demands of the stages that have something to do."""
+    at = plan.wanted.stages.index
+    return {name: want for name, want in demands.items() if (plan.why[:, at(name)] > 0).any()}
+
+
 def _executors(
-    serial: bool, profile: ClusterProfile, interrupt: Interrupt
+    serial: bool, profile: ClusterProfile, interrupt: Interrupt, demands: Mapping[str, Amounts]
 ) -> Callable[[], Executor]:
     if serial:
-        return lambda: SerialExecutor(interrupt.caught)
+        return lambda: _serial(interrupt, demands)
 
     def make() -> Executor:
         from psfscale.pipeline.cluster import DaskExecutor
 
-        return DaskExecutor(profile)
+        return DaskExecutor(profile, demands=demands)
 
     return make
+
+
+def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts]) -> Executor:
+    """Units in this process; the accelerators that it sees are what it has."""
+    if demands:
+        import torch
+
+        here = {GPU: float(torch.cuda.device_count())}
+        advice = "run on a cluster whose workers declare it"
+        require(demands, here, where=f"this process sees {here[GPU]:g} GPUs", advice=advice)
+    return SerialExecutor(interrupt.caught)
 
 
 def _bar() -> tuple[Observer, ...]:

@@ -35,6 +35,9 @@ class LocalProfile(_Profile):
         default="auto", description="limit at which a worker is killed, such as 4GB; auto: a share"
     )
     scratch: Path | None = Field(default=None, description="folder for Dask's own files")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="that each worker has to itself, such as {GPU: 1}"
+    )
 
 
 class _Networked(_Profile):
@@ -68,6 +71,9 @@ class SlurmProfile(_Networked):
     interface: str | None = Field(default=None, description="network interface, such as ib0")
     directives: tuple[str, ...] = Field(default=("--requeue",), description="more for #SBATCH")
     prologue: tuple[str, ...] = Field(default=(), description="shell lines before the worker")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="that each job has to itself, such as {GPU: 1}"
+    )
     log_directory: Path | None = Field(default=None, description="folder for the jobs' output")
     patience: float = Field(default=3600, gt=0, description="longest wait for a first job [s]")
 

@@ -21,6 +21,7 @@ from psfscale.pipeline.learning import learn_galaxies, sample_galaxies
 from psfscale.pipeline.psf.choice import choose_model, fit_stage
 from psfscale.pipeline.psf.drawing import draw_psfs, measure_stars
 from psfscale.pipeline.psf.fitting import fit_ccd, fit_exposure, release_ccd
+from psfscale.pipeline.resources import wished
 from psfscale.pipeline.restoration import restore_galaxies
 from psfscale.store.models import run_specs
 from psfscale.store.schema import RUN_SCHEMA, STAR_RESULTS, ArraySpec, star_results_of
@@ -97,6 +98,7 @@ def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
         gathers=GATHERS[name],
         settings=settings_of(name, context),
         outputs=outputs,
+        resources=rest.pop("resources", {}),
         **rest,
     )
 
@@ -162,6 +164,7 @@ def _fit_stage(context: RunContext, name: str | None = None) -> Stage:
         outputs=(*told, *model_arrays(context, model)),
         objects="stars/role",
         missing=f"{results}/fit_flags",
+        resources=wished(model),
         whole=model.of_exposure,
         release=partial(release_ccd, model=model) if model.of_exposure else None,
     )

@@ -72,6 +72,8 @@ class Task:
     sample : exposures whose results the stage gathers
     alone : run it in a process of its own
     timeout : longest it may take [s]
+    resources : that its worker should have, by name
+    device : where to compute what the settings leave open
     """
 
     run: str
@@ -84,6 +86,8 @@ class Task:
     sample: tuple[int, ...] = ()
     alone: bool = False
     timeout: float | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+    device: str = "auto"
 
     @property
     def key(self) -> Key:
@@ -139,7 +143,7 @@ def overdue(task: Task) -> str:
 
 def prepare(task: Task) -> None:
     """Load and open what units of the run need; that is no unit's time."""
-    _ = session_of(Path(task.run), task.lease).stages
+    _ = session_of(Path(task.run), task.lease, task.device).stages
 
 
 def _cause(code: int) -> str:
@@ -150,7 +154,7 @@ def _cause(code: int) -> str:
 
 def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
     run, meter = Path(task.run), Meter()
-    session = session_of(run, task.lease)
+    session = session_of(run, task.lease, task.device)
     stage = session.stages[task.stage]
     reader = ExposureReader(stage, session, task.exposure, sample=task.sample)
     note_start(run, task.key, attempt=task.attempt, lease=task.lease)
@@ -212,7 +216,7 @@ def _require_lease(run: Path, task: Task) -> None:
 
 def quarantine(task: Task, reason: Reason) -> Marker:
     """Give a whole unit up: every CCD that holds objects is marked as failed for `reason`."""
-    session, meter = session_of(Path(task.run), task.lease), Meter()
+    session, meter = session_of(Path(task.run), task.lease, task.device), Meter()
     reader = ExposureReader(session.stages[task.stage], session, task.exposure)
     writer = ExposureWriter(reader.stage, session, task.exposure, keep=False)
     _require_lease(session.context.run, task)

@@ -17,6 +17,7 @@ class PlaneStarSettings(MeanStarSettings):
 
     kill_once: str = ""
     device: str = "auto"
+    note: str = ""
 
 
 class PlaneStar(MeanStar):
@@ -37,7 +38,14 @@ class PlaneStar(MeanStar):
         )
         return mean, told
 
+    def _note(self, what):
+        """Tell a file on which device this is done."""
+        if self.settings.note:
+            with open(self.settings.note, "a") as file:  # noqa: PTH123
+                file.write(f"{what} {self.settings.device} {os.getpid()}\n")
+
     def fit(self, stars):
+        self._note("fit")
         report = super().fit(stars)
         phases = 0
         if self.checkpoint is not None:
@@ -63,5 +71,6 @@ class PlaneStar(MeanStar):
     @classmethod
     def from_state(cls, state, settings):
         model = cls(settings)
+        model._note("draw")
         model.mean, model.told = np.array(state["mean"][0]), np.array(state["told"])
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,11 @@ class Session:
 
 
 @lru_cache(maxsize=2)
-def session_of(run: Path, lease: str) -> Session:  # noqa: ARG001 (a new driver opens all anew)
+def session_of(
+    run: Path,
+    lease: str,  # noqa: ARG001 (a new driver opens all anew)
+    device: str = "auto",
+) -> Session:
     """The session of a process that works for the driver of this lease.
 
     Raises
@@ -159,4 +164,4 @@ def session_of(run: Path, lease: str) -> Session:  # noqa: ARG001 (a new driver 
     StoreError
         There is no run store, or it does not hold a run.
     """
-    return Session(read_context(run))
+    return Session(replace(read_context(run), device=device))
