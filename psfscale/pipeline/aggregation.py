@@ -185,10 +185,13 @@ class _Reader:
     ) -> dict[str, np.ndarray]:
         session = self.session
         found = {name: session.of_survey(f"{group}/{name}").read((exposure,)) for name in survey}
+        packs: dict[str, np.ndarray] = {}
         for name in run:
             stored, place = session.of_run(f"{group}/{name}")
-            values = session.read(stored, (exposure,))
-            found[name] = values if place is None else place.take(values, axis=1)
+            path = stored.array.path
+            if path not in packs:
+                packs[path] = stored.read((exposure,))
+            found[name] = packs[path] if place is None else place.take(packs[path], axis=1)
         if self.colours.size and f"{group}/sed_id" in self.survey:
             template = session.of_survey(f"{group}/sed_id").read((exposure,))
             found["colour"] = self.colours[template]
