@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import galsim
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from scipy.special import j1
 
 from psfscale.errors import InputError
-from psfscale.kernels.optics.broadband import BroadbandPsf
+from psfscale.kernels.optics.broadband import CACHE_BYTES, BroadbandPsf, working_set
 from psfscale.kernels.optics.propagate import MatrixDFT, pupil_field
 from psfscale.kernels.optics.zernike import legendre_products, zernikes
 
@@ -166,6 +168,42 @@ def test_jacobian__holds_the_derivative_along_every_mode(normalised: str) -> Non
         expected = model.push(opd, weights, modes[j].expand_as(opd))
         found = torch.einsum("p,psyx->syx", torch.from_numpy(turn[j]), slopes)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_batches__follow_the_free_memory_of_an_accelerator(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40e9, 80e9))
+    wide = working_set(torch.device("cuda:1"))
+    assert wide == pytest.approx(4e9)
+    assert working_set(torch.device("cpu")) == CACHE_BYTES
+    model = replace(optics(pupil(24)[0]), batch_bytes=wide)
+    assert model.batches(10_000) == [slice(0, 10_000)]
+    few = replace(model, batch_bytes=4 * 32**2 * 8 * 3.5)
+    assert few.batches(8) == [slice(0, 3), slice(3, 6), slice(6, 8)]
+    assert few.batches(2, copies=9) == [slice(0, 1), slice(1, 2)]
+
+
+def test_kernel__is_a_blur_that_is_its_own_adjoint() -> None:
+    """Derivatives under a kernel agree, and a round one does what the detector's filter does."""
+    amplitude, opd, weights = scene()
+    f = np.fft.fftfreq(32)
+    xx, xy, yy = 0.8, 0.5, 0.6
+    across = xx * np.fft.rfftfreq(32) ** 2 + yy * f[:, None] ** 2
+    across = across + 2 * xy * f[:, None] * np.fft.rfftfreq(32)
+    kernel = torch.from_numpy(np.exp(-2 * np.pi**2 * across))
+    model = replace(optics(amplitude, normalised="energy"), kernel=kernel)
+    rng = np.random.default_rng(6)
+    change = torch.from_numpy(0.02 * rng.normal(size=opd.shape))
+    slope = torch.from_numpy(rng.normal(size=(3, 16, 16)))
+    pushed = model.push(opd, weights, change)
+    there, back = (model.draw(opd + s * 1e-4 * change, weights) for s in (1, -1))
+    torch.testing.assert_close(pushed, (there - back) / 2e-4, rtol=1e-6, atol=1e-10)
+    pulled = model.pullback(opd, weights, slope)
+    torch.testing.assert_close((pulled * change).sum(), (slope * pushed).sum(), rtol=1e-10, atol=0)
+    sharp = replace(model, kernel=None).draw(opd, weights)
+    blurred = model.draw(opd, weights)
+    assert blurred.amax() < 0.9 * sharp.amax()
+    # The kernel keeps the light: what leaves the samples on one side comes in on the other.
+    torch.testing.assert_close(blurred.sum((1, 2)), sharp.sum((1, 2)), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

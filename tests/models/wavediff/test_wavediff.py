@@ -25,10 +25,12 @@ from psfscale.cli import app
 from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.optics.pupil import PupilShape, pupil_amplitude
+from psfscale.kernels.optics.zernike import project
 from psfscale.models import load_model_class, settings_class
 from psfscale.models.wavediff.course import train
 from psfscale.models.wavediff.draw import Drawing
 from psfscale.models.wavediff.model import WaveDiff
+from psfscale.models.wavediff.optics import LightPath
 from psfscale.models.wavediff.result import Phase, Step
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.store.models import load_model, save_model
@@ -247,6 +249,15 @@ def test_surfaces__are_found_where_the_zernikes_do_not_reach(rough) -> None:
     assert report.reduced_chi2 < 1.15
     back = WaveDiff.from_state(more.state(), more.settings)
     assert np.array_equal(back.predict(at, GRID), more.predict(at, GRID))
+    # The wavefront itself: its Zernikes, surfaces included, are those of the true one.
+    light = LightPath.of(OPTICS, more.state()["pupil"])
+    modes, amplitude = light.modes(10).double(), light.amplitude.double()
+    share = project(torch.from_numpy(ripple(at.x)), modes, amplitude=amplitude).numpy()
+    exact = (coefficients(at.x, at.y) + share)[:, 3:]
+    alone = more.positions(at.x, at.y) @ more.state()["zernike"].T
+    missed, split = (np.linalg.norm(z[:, 3:] - exact) for z in (more.zernikes(at), alone))
+    assert missed < 0.06 * np.linalg.norm(exact)
+    assert missed < 0.3 * split
 
 
 def test_wavediff__finds_the_jitter_of_an_elliptical_guiding_error(tmp_path: Path) -> None:
@@ -431,8 +442,6 @@ def test_zernikes__hold_the_surfaces_share() -> None:
     at = points(4)
     path = other.wavefront(at).double().numpy()
     # The projection leaves nothing that another one would find.
-    from psfscale.models.wavediff.optics import LightPath
-
     light = LightPath.of(OPTICS, state["pupil"])
     modes = light.modes(10).double().numpy()
     rest = path - np.einsum("sj,jyx->syx", other.zernikes(at), modes)
