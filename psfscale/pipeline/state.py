@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +79,41 @@ class HostCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a run goes, from when its units ended.
+
+    Attributes
+    ----------
+    n_left : units to do
+    rate : units a second over the last quarter of an hour of work; 0 where nothing has ended
+    """
+
+    n_left: int
+    rate: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None where it is not known."""
+        if not self.n_left:
+            return 0.0
+        return self.n_left / self.rate if self.rate else None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain values, for JSON."""
+        left = self.seconds_left
+        return {
+            "n_left": self.n_left,
+            "units_per_second": round(self.rate, 6),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+    def __str__(self) -> str:
+        left = self.seconds_left
+        told = "" if left is None else f", {timedelta(seconds=round(left))} left at this rate"
+        return f"{self.n_left} units to do, {self.rate:.3g} units a second{told}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """How a run stands.
 
@@ -94,6 +130,7 @@ class RunStatus:
     failures : of all quarantined CCDs
     costs : per stage, what its finished units took
     hosts : per host, what it gave to them
+    pace : how fast it goes
     """
 
     run: Path
@@ -105,6 +142,7 @@ class RunStatus:
     failures: tuple[Failure, ...]
     costs: dict[str, StageCost]
     hosts: dict[str, HostCost]
+    pace: Pace
 
     @property
     def finished(self) -> bool:
@@ -123,12 +161,15 @@ class RunStatus:
             "ccds": self.ccds,
             "costs": {name: asdict(cost) for name, cost in self.costs.items()},
             "hosts": {name: asdict(cost) for name, cost in self.hosts.items()},
+            "pace": self.pace.as_dict(),
             "deaths": self.deaths,
             "failures": [asdict(failure) for failure in self.failures],
         }
 
     def __str__(self) -> str:
         lines = [f"{self.run}: {self._driver_text()}"]
+        if self.driver == "running":
+            lines.append(str(self.pace))
         lines.append("units     " + "".join(f"{name:>12}" for name in UNIT_STATES))
         for stage, states in self.units.items():
             lines.append(f"{stage:10}" + "".join(f"{states[name]:12}" for name in UNIT_STATES))
@@ -180,6 +221,7 @@ def status(path: Path) -> RunStatus:
         failures=tuple(f for marker in current for f in marker.failures),
         costs=_costs(stages, columns, done),
         hosts=_hosts(columns, done),
+        pace=Pace(n_left=int(((wanted > 0) & ~done).sum()), rate=_rate(columns["finished"][done])),
     )
 
 
@@ -215,20 +257,23 @@ def _units(
 
 
 _NUMBERS = ("seconds", "cpu_seconds", "stage_seconds", "peak_memory")
+_OF_MARKERS = ("attempt", "finished", "host", "device")
+_RECENT = 900.0
+"""Seconds over which a rate is taken."""
 
 
 def _columns(
     stages: list[str], root: zarr.Group, markers: Iterable[Marker]
 ) -> dict[str, np.ndarray]:
     """What every unit took, (exposure, stage), from the books and the markers not yet in them."""
-    names = (*_NUMBERS, "attempt", "host", "device")
+    names = (*_NUMBERS, *_OF_MARKERS)
     columns = {name: values_of(root, f"units/{name}") for name in names}
     for marker in markers:
         if marker.stage in stages:
             at = marker.exposure, stages.index(marker.stage)
             for name in _NUMBERS:
                 columns[name][at] = getattr(marker.cost, name)
-            for name in ("attempt", "host", "device"):
+            for name in _OF_MARKERS:
                 columns[name][at] = getattr(marker, name)
     return columns
 
@@ -266,3 +311,13 @@ def _hosts(columns: Mapping[str, np.ndarray], done: np.ndarray) -> dict[str, Hos
 
 def _total(values: np.ndarray) -> float:
     return round(float(np.nansum(values, dtype=np.float64)), 3)
+
+
+def _rate(ended: np.ndarray) -> float:
+    """Units a second, from the times at which units ended, up to the last of them."""
+    known = ended[np.isfinite(ended)]
+    if known.size < 2:
+        return 0.0
+    recent = known[known >= known.max() - _RECENT]
+    span = float(np.ptp(recent))
+    return float((recent.size - 1) / span) if span > 0 else 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psfscale.pipeline.blocks import INDEX, run_stores
-from psfscale.pipeline.state import HostCost, RunStatus, StageCost, status
+from psfscale.pipeline.state import HostCost, Pace, RunStatus, StageCost, status
 from psfscale.store.index import read_index
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ class BlocksStatus:
         """Whether every wanted unit of every block is done."""
         return not self.not_begun and all(block.finished for block in self.blocks.values())
 
+    @property
+    def pace(self) -> Pace:
+        """Of the blocks begun: what is left, and how fast those go that have a driver."""
+        return Pace(
+            n_left=sum(block.pace.n_left for block in self.blocks.values()),
+            rate=sum(b.pace.rate for b in self.blocks.values() if b.driver == "running"),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Sums over the blocks as `RunStatus.as_dict` has them, and ``blocks``, each for itself."""
         each = {name: block.as_dict() for name, block in self.blocks.items()}
@@ -48,6 +56,7 @@ class BlocksStatus:
             "ccds": _added(part["ccds"] for part in each.values()),
             "costs": _costs(self.blocks.values()),
             "hosts": _hosts(self.blocks.values()),
+            "pace": self.pace.as_dict(),
             "deaths": {k: v for part in each.values() for k, v in part["deaths"].items()},
             "failures": [failure for part in each.values() for failure in part["failures"]],
             "not_begun": list(self.not_begun),

@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 from psfscale.arrays import Role
 from psfscale.cli import app
 from psfscale.errors import InputError, RunError, StoreError
-from psfscale.pipeline import aggregate_run, metrics_of_stars, open_run, run, verify, write_tables
+from psfscale.pipeline import (
+    aggregate_run,
+    metrics_of_stars,
+    open_run,
+    report_run,
+    run,
+    verify,
+    write_tables,
+)
 from psfscale.pipeline.aggregation import aggregate_stores, read_aggregates
 from psfscale.pipeline.blocks import configs, run_blocks, write_index
 from psfscale.pipeline.ledger.lease import Lease
@@ -132,6 +140,17 @@ def test_aggregate_run__of_blocks_is_that_of_one_store(in_blocks, workers, monke
     stores = [block.output for block in configs(blocks).values()]
     again = aggregate_stores(stores[::-1], blocks.output, rho=True)
     xr.testing.assert_identical(again["rho"], alone["rho"])
+
+
+def test_report_run__of_blocks_shows_the_tables_of_all(in_blocks, tmp_path) -> None:
+    _, blocks = in_blocks
+    aggregate_run(blocks.output, rho=True)
+    report_run(blocks.output, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    n = 4 * 2 * toy.N_FILLED // 4
+    assert 'id="by-ccd"' in page
+    assert f"n = {n} reserved stars of all exposures" in page
+    assert "<h3>Where they ran</h3>" in page
 
 
 def test_aggregate_run__refuses_a_run_that_goes_on_but_takes_its_block(in_blocks) -> None:
