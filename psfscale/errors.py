@@ -17,6 +17,11 @@ raise                       when
 ==========================  ==========================================================
 """
 
+import errno
+
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Numbers of errors of the system that come again until somebody mends their cause."""
+
 
 class PsfscaleError(Exception):
     """Root of all errors that psfscale raises on purpose."""

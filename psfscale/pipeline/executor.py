@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from psfscale.arrays import UnitState
+from psfscale.errors import HOPELESS
 from psfscale.pipeline.ledger.marker import read_marker
 from psfscale.pipeline.mapping import Reason, UnitInterrupted, explain
 from psfscale.pipeline.stages import NEEDS
 from psfscale.pipeline.unit import (
-    HOPELESS,
     Task,
     execute,
     execute_alone,

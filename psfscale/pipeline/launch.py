@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from psfscale.arrays import UnitState
-from psfscale.errors import ConfigError, RunError
+from psfscale.errors import HOPELESS, ConfigError, RunError
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.cost import peak_memory
 from psfscale.pipeline.driver import Driver
@@ -26,7 +26,6 @@ from psfscale.pipeline.profiles import LocalProfile
 from psfscale.pipeline.resources import GPU, Amounts, demanded, require
 from psfscale.pipeline.stages import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
-from psfscale.pipeline.unit import HOPELESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -6,7 +6,6 @@ runs one unit in a process of its own: ``python -m psfscale.pipeline.unit TASK``
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psfscale.arrays import Role, UnitState
-from psfscale.errors import PsfscaleError, RunError
+from psfscale.errors import HOPELESS, PsfscaleError, RunError
 from psfscale.pipeline.context import versions
 from psfscale.pipeline.cost import Meter, device
 from psfscale.pipeline.ledger.journal import note_end, note_start
@@ -54,8 +53,6 @@ START_WITHIN = 60.0
 IO_ATTEMPTS = 4
 PAUSE = 0.5
 """Seconds before the first new attempt; twice as long before each next."""
-HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors that every unit will meet until somebody mends their cause."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ import time
 import pytest
 import toy
 import yaml
+from distributed.core import Status
 
 from psfscale.errors import RunError
 from psfscale.pipeline import cluster, load_profile, open_run, run, status
@@ -87,6 +88,38 @@ def test_arrays__do_not_depend_on_the_number_of_workers(survey) -> None:
     toy.require_same_arrays(survey / "run.zarr", survey / "run-1.zarr")
     toy.require_same_arrays(survey / "run.zarr", survey / "run-2.zarr")
     assert (open_run(survey / "run-2.zarr")["ccds/state"].sel(stage=list(toy.STAGES)) == 1).all()
+
+
+def test_local_cluster_without_processes__is_replaced_and_the_run_goes_on(
+    survey, monkeypatch
+) -> None:
+    """A nanny does not replace a worker that dies as it starts; the scheduler may list it on."""
+    made, events = [], []
+
+    class Watched(cluster.DaskExecutor):
+        def __init__(self, profile, **rest) -> None:
+            super().__init__(profile, **rest)
+            made.append(self)
+
+    def lose_all_workers(event) -> None:
+        events.append(event)
+        if isinstance(event, UnitFinished) and not lost:
+            lost.extend(made[0]._cluster.workers.values())
+            for nanny in lost:
+                nanny.status = Status.closing_gracefully
+            made[0]._kill_workers()
+
+    lost: list = []
+    monkeypatch.setattr(cluster, "DaskExecutor", Watched)
+    monkeypatch.setattr(cluster, "GONE_AFTER", 1.0)
+    config = toy.make_config(survey, model={"settings": {"sleep": 0.5}})
+    summary = run(config, cluster=LocalProfile(workers=2), observers=[lose_all_workers])
+    assert (summary.exit_code, len(made)) == (0, 2)
+    (event,) = [e for e in events if isinstance(e, ClusterLost)]
+    assert "all worker processes are gone" in event.reason
+    quiet = config.model_copy(update={"output": survey / "quiet.zarr"})
+    run(quiet, serial=True, observers=[])
+    toy.require_same_arrays(config.output, quiet.output)
 
 
 class Finished:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psfscale.errors import HOPELESS, PsfscaleError, StoreError
 from psfscale.store.ingest.events import CcdCount, FileRefusal, IngestEvent, IngestSummary
 from psfscale.store.ingest.formats.images import ImagesReader
 from psfscale.store.ingest.formats.ldac import LdacReader
@@ -62,7 +63,8 @@ def ingest(
         A file is missing, the recipe does not fit a file (column, unit, stamps), an exposure
         comes twice or stands in the store already, or no file is readable. Nothing is written.
     StoreError
-        The store exists and `append` is False, or another ingest is writing to it.
+        The store exists and `append` is False, another ingest is writing to it, or the disk is
+        full or may not be written: mended, the same call goes on.
     """
     tell = observer or (lambda _: None)
     with reader_of(survey) as reader:
@@ -98,11 +100,23 @@ def write_plan(
     tell: Callable[[IngestEvent], None],
 ) -> IngestSummary:
     """The second pass: write what was planned to one store, as `ingest` says."""
-    with prepared(survey, plan, output, append=append) as target:
+    with _mendable(), prepared(survey, plan, output, append=append) as target:
         todo = {exposure.facts.id for exposure in target.todo}
         drop_refusals(target.path, exposures=todo, files={Path(path) for path in files})
         write_refusals(target.path, map(file_line, plan.refused))
         return _Ingest(survey, reader, target, tell).run(plan)
+
+
+@contextmanager
+def _mendable() -> Iterator[None]:
+    """Say of a full or forbidden disk what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PsfscaleError) or error.errno not in HOPELESS:
+            raise
+        msg = f"{error}: mend that; the same command goes on"
+        raise StoreError(msg) from error
 
 
 def _reader(survey: Survey) -> Reader:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from ingest_samples import (
 )
 
 from psfscale.errors import InputError, StoreError
+from psfscale.store import objects
 from psfscale.store.ingest import Refusal, ingest
 from psfscale.store.layout import open_tree
 
@@ -434,3 +436,23 @@ def test_content__changes_with_the_pixels_and_not_with_the_company(tmp_path, fil
     np.testing.assert_array_equal(
         stored(tmp_path / "a.zarr")["image"], stored(tmp_path / "b.zarr", exposure=1)["image"]
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_full_disk__stops_ingest_and_the_same_call_goes_on(tmp_path, files, monkeypatch, number):
+    survey, real = make_survey(ldac_recipe()), objects._replace
+
+    def full(path, raw):
+        if "stars/image/c/1/" in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        real(path, raw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "_replace", full)
+        with pytest.raises(StoreError, match=f"{os.strerror(number)}.*the same command goes on"):
+            ingest(survey, files, tmp_path / "s.zarr")
+    assert exposures(tmp_path / "s.zarr")["complete"].values.tolist() == [1, 0, 0]
+    again = ingest(survey, files, tmp_path / "s.zarr")
+    assert (again.ok, again.resumed) == (True, ("1",))
+    ingest(survey, files, tmp_path / "whole.zarr")
+    same(tmp_path / "s.zarr", tmp_path / "whole.zarr")
