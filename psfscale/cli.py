@@ -218,6 +218,9 @@ def run(
     ] = "local",
     serial: Annotated[bool, typer.Option(help="in this process, without a cluster")] = False,
     workers: Annotated[int | None, typer.Option(help="workers; overrides the profile")] = None,
+    drivers: Annotated[
+        int, typer.Option(min=1, help="of a survey in blocks, drivers that share the workers")
+    ] = 1,
     retry_failed: Annotated[bool, typer.Option(help="try quarantined CCDs again")] = False,
     dump_config: Annotated[bool, typer.Option(help="print the full run file and stop")] = False,
 ) -> None:
@@ -231,12 +234,11 @@ def run(
 
         typer.echo(yaml.safe_dump(run_config.model_dump(mode="json"), sort_keys=False), nl=False)
         return
-    from psfscale.pipeline import is_index, load_profile, run_blocks
-    from psfscale.pipeline import run as run_one
+    from psfscale.pipeline import load_profile, run_survey
 
     profile = None if serial else load_profile(cluster, workers=workers)
-    start = run_blocks if is_index(run_config.survey) else run_one
-    summary = start(run_config, cluster=profile, serial=serial, retry_failed=retry_failed)
+    options = {"cluster": profile, "serial": serial, "retry_failed": retry_failed}
+    summary = run_survey(run_config, drivers=drivers, **options)
     typer.echo(str(summary))
     raise typer.Exit(summary.exit_code)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.profiles import ClusterProfile, load_profile
     from psfscale.pipeline.state import RunStatus, status
     from psfscale.pipeline.state_blocks import BlocksStatus, status_of
+    from psfscale.pipeline.together import run_survey, run_together
     from psfscale.pipeline.verification import Verification, verify
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "run",
     "run_blocks",
     "run_stores",
+    "run_survey",
+    "run_together",
     "status",
     "status_of",
     "verify",
@@ -86,6 +89,7 @@ _HOMES = {
     "launch": ("RunSummary", "run"),
     "state": ("RunStatus", "status"),
     "state_blocks": ("BlocksStatus", "status_of"),
+    "together": ("run_survey", "run_together"),
     "verification": ("Verification", "verify"),
 }
 

@@ -7,10 +7,11 @@ on one index: a block that another driver holds is passed by.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import HeldError, StoreError
-from psfscale.pipeline.launch import run
+from psfscale.pipeline.launch import INTERRUPTED, run
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.plan import plan_run
 from psfscale.store.index import is_index, list_stores, read_index, write_index
@@ -45,19 +46,23 @@ class BlocksSummary:
     ----------
     ended : how its run ended, by name, of the blocks that this driver ran
     held : why not, by name, of the blocks that another driver runs
+    signal : that ended a driver between two blocks, or None
     """
 
     ended: dict[str, RunSummary]
     held: dict[str, str]
+    signal: int | None = None
 
     @property
     def exit_code(self) -> int:
         """The largest of the blocks'; 128 and a signal's number where one interrupted."""
-        return max((summary.exit_code for summary in self.ended.values()), default=0)
+        own = 0 if self.signal is None else 128 + self.signal
+        return max([own, *(summary.exit_code for summary in self.ended.values())])
 
     def __str__(self) -> str:
         lines = [f"{name}: {summary}" for name, summary in self.ended.items()]
         lines += [f"{name}: {why}" for name, why in self.held.items()]
+        lines += [INTERRUPTED.format(Signals(self.signal).name)] if self.signal is not None else []
         return "\n".join(lines)
 
 

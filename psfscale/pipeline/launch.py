@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from psfscale.pipeline.ledger.marker import Key
     from psfscale.pipeline.profiles import ClusterProfile
 
+INTERRUPTED = "interrupted by {}; the same command resumes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -89,8 +91,7 @@ class RunSummary:
         if self.failures:
             lines.append(f"{len(self.failures)} CCDs quarantined; `psfscale status {self.run}`")
         if self.signal is not None:
-            name = signal.Signals(self.signal).name
-            lines.append(f"interrupted by {name}; the same command resumes")
+            lines.append(INTERRUPTED.format(signal.Signals(self.signal).name))
         return "\n".join(lines)
 
 
