@@ -65,7 +65,7 @@ def test_version__is_the_package_version() -> None:
     ("words", "sentence"),
     [
         (["plan", "none.yaml"], "no such file: none.yaml"),
-        (["status", "none.zarr"], "no psfscale store at none.zarr"),
+        (["status", "none.zarr"], "no run store at none.zarr"),
         (["fit", "rca", "none.npz", "-o", "m.zarr"], "no such file: none.npz"),
         (["fit", "magic", "none.npz", "-o", "m.zarr"], "there is no PSF model 'magic'"),
         (["predict", "none.zarr", "at.npz", "-o", "p.npz"], "no psfscale store at none.zarr"),
