@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import xarray as xr
@@ -214,13 +216,13 @@ class _Reader:
 def _load(path: Path, stamp: str) -> Tally | None:
     """The tally kept under this stamp, if it is whole."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["stamp"]) != stamp:
                 return None
             arrays = {name: stored[name] for name in stored if "/" in name}
             return Tally(exposures=tuple(stored["exposures"].tolist()), arrays=arrays)
-    except (OSError, ValueError, KeyError, EOFError):
-        return None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None  # it is missing or damaged, and is counted again
 
 
 def _keep(path: Path, stamp: str, tally: Tally) -> None:

@@ -119,7 +119,12 @@ def _plates(
     stars, stacks = gather_stars(tree, survey), gather_stacks(tree)
     components = gather_components(tree)
     with style():
-        plates = _star_plates(stars) + star_plates(tables)
+        tallied = star_plates(tables)
+        sampled = [] if any(plate.name == "field" for plate in tallied) else ["residual-maps"]
+        plates = [
+            p for p in _star_plates(stars) if p.name in ("histograms", "shape-maps", *sampled)
+        ]
+        plates += tallied
         plates += _stack_plates(stacks, tree.dataset["ccd"].values)
         if components is not None and len(components.images):
             plates.append(_component_plate(components))

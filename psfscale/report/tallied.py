@@ -81,19 +81,21 @@ def _mean_and_band(axes: Axes, one: xr.Dataset, dim: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
-def residuals_over_field(table: xr.Dataset) -> Figure:
-    """Mean residuals in cells of the focal plane, as fine as the number of stars allows."""
-    n = table["n"].sel(quantity="R2_residual").values
+def residuals_over(table: xr.Dataset, *, dims: tuple[str, str], labels: tuple[str, str]) -> Figure:
+    """Mean residuals in square cells of the focal plane or the CCD, as fine as stars allow.
+
+    Parameters
+    ----------
+    table : with the quantities over `dims`
+    dims : of the map, (y, x)
+    labels : of its axes, (y, x)
+    """
+    n = table["n"].sel(quantity="R2_residual").transpose(*dims).values
     rows, columns = _extent(n.sum(axis=1)), _extent(n.sum(axis=0))
-    part = table.isel(field_y=rows, field_x=columns)
+    part = table.isel({dims[0]: rows, dims[1]: columns}).transpose(..., *dims)
     k = coarsening(table)
-    cell = k * float(table["field_x"][1] - table["field_x"][0])
-    height, width = (-(-part.sizes[dim] // k) for dim in ("field_y", "field_x"))
-    edges = [
-        float(part[dim][0]) - cell / k / 2 + cell * np.arange(cells + 1)
-        for dim, cells in (("field_x", width), ("field_y", height))
-    ]
-    aspect = float(np.clip(height / width, 0.3, 1.6))
+    edges = [_edges(part[dim].values, table[dim].values, k) for dim in dims[::-1]]
+    aspect = float(np.clip(np.ptp(edges[1]) / np.ptp(edges[0]), 0.3, 1.6))
     drawn = figure(8.4, float(np.clip(2.6 * aspect + 0.9, 1.8, 4.8)))
     for axes, (name, symbol) in zip(
         drawn.subplots(1, 3, sharex=True, sharey=True), RESIDUALS, strict=True
@@ -105,14 +107,20 @@ def residuals_over_field(table: xr.Dataset) -> Figure:
             *edges, means, cmap=DIVERGING, vmin=-reach, vmax=reach, rasterized=True
         )
         axes.set_aspect("equal", adjustable="box")
-        axes.set_xlabel("field x [mm]")
+        axes.set_xlabel(labels[1])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         bar = drawn.colorbar(
             shown, ax=axes, label=symbol, location="bottom", shrink=0.85, aspect=30, extend="both"
         )
         bar.locator = MaxNLocator(nbins=3)
-    drawn.axes[0].set_ylabel("field y [mm]")
+    drawn.axes[0].set_ylabel(labels[0])
     return drawn
+
+
+def _edges(shown: np.ndarray, all_centres: np.ndarray, k: int) -> np.ndarray:
+    """Borders of cells, `k` together; the last may reach beyond the map."""
+    cell = float(all_centres[1] - all_centres[0])
+    return np.asarray(shown[0] - cell / 2 + k * cell * np.arange(-(-len(shown) // k) + 1))
 
 
 def coarsening(table: xr.Dataset) -> int:

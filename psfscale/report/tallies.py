@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 
 from psfscale.report.numbers import number
 from psfscale.report.plate import Plate
@@ -13,14 +14,12 @@ from psfscale.report.tallied import (
     coarsening,
     galaxies_along,
     residuals_along,
-    residuals_over_field,
+    residuals_over,
     rho_curves,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import xarray as xr
 
     Tables = Mapping[str, xr.Dataset]
 
@@ -37,7 +36,7 @@ _ALONG = (
 
 def star_plates(tables: Tables) -> list[Plate]:
     """Residuals of all reserved stars over the field and along magnitude, colour and CCD; ρ."""
-    return [*_field_plate(tables), *_along_plates(tables), *_rho_plate(tables)]
+    return [*_field_plate(tables), *_ccd_plate(tables), *_along_plates(tables), *_rho_plate(tables)]
 
 
 def galaxy_plates(tables: Tables) -> list[Plate]:
@@ -101,11 +100,40 @@ def _field_plate(tables: Tables) -> Iterator[Plate]:
         return
     table = table.load()
     cell = coarsening(table) * float(table["field_x"][1] - table["field_x"][0])
-    caption = (
-        f"Means of star − model in cells of {number(cell, 2)} mm with at least {LEAST} of the "
+    drawn = residuals_over(
+        table, dims=("field_y", "field_x"), labels=("field y [mm]", "field x [mm]")
+    )
+    yield Plate.of(
+        "field",
+        "Residuals over the focal plane",
+        drawn,
+        _map_caption(table, f"{number(cell, 2)} mm"),
+    )
+
+
+def _ccd_plate(tables: Tables) -> Iterator[Plate]:
+    table = tables.get("stars/over_ccd")
+    if table is None or _measured(table) < LEAST:
+        return
+    table = on_one_ccd(table.load())
+    cell = coarsening(table) * float(table["x"][1] - table["x"][0])
+    drawn = residuals_over(table, dims=("y", "x"), labels=("CCD y [pixel]", "CCD x [pixel]"))
+    caption = f"{_map_caption(table, f'{cell:.0f} pixels')} All CCDs lie on one another."
+    yield Plate.of("ccd-map", "Residuals over the CCD", drawn, caption)
+
+
+def on_one_ccd(table: xr.Dataset) -> xr.Dataset:
+    """Numbers and means of maps of CCDs laid on one another."""
+    n = table["n"].sum("ccd")
+    total = (table["mean"].fillna(0) * table["n"]).sum("ccd")
+    return xr.Dataset({"n": n, "mean": total / n.where(n > 0)})
+
+
+def _map_caption(table: xr.Dataset, cell: str) -> str:
+    return (
+        f"Means of star − model in cells of {cell} with at least {LEAST} of the "
         f"n = {_measured(table):,} reserved stars of all exposures."
     )
-    yield Plate.of("field", "Residuals over the focal plane", residuals_over_field(table), caption)
 
 
 def _along_plates(tables: Tables) -> Iterator[Plate]:

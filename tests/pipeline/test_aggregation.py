@@ -97,6 +97,35 @@ def test_aggregate_run__counts_again_only_what_changed(finished, monkeypatch) ->
     assert read_aggregates(finished.output)["stars/overall"]["n_objects"] == 12 * 5
 
 
+@pytest.mark.parametrize("damage", ["cut", "spoilt", "emptied"])
+def test_aggregate_run__counts_again_where_what_it_kept_is_damaged(finished, damage) -> None:
+    aggregate_run(finished.output)
+    before = files_of(finished.output / "aggregates")
+    kept = finished.output / ".psfscale/tally.npz"
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    told = {"cut": content[: len(content) // 2], "spoilt": content, "emptied": b""}
+    kept.write_bytes(told[damage])
+    aggregate_run(finished.output)
+    assert files_of(finished.output / "aggregates") == before
+
+
+def test_aggregate_run__sorts_by_the_colour_of_each_spectrum(survey) -> None:
+    toy.place_and_colour(survey)
+    config = toy.make_config(survey)
+    run(config, serial=True, observers=[])
+    aggregate_run(config.output)
+    table = read_aggregates(config.output)["stars/by_colour"].sel(quantity="e1_model")
+    held = table.where(table["n"] > 0, drop=True)
+    wavelengths = (toy.SPECTRA @ toy.WAVELENGTHS)[1:]  # the flat one stands for none
+    np.testing.assert_allclose(held["wavelength"], wavelengths, atol=0.006)
+    given = open_tree(config.survey)["stars"]
+    for k in (1, 2):
+        chosen = (given["sed_id"] == k) & (given["role"] > 0)
+        assert int(held["n"][k - 1]) == int(chosen.sum())
+    assert "stars/over_field" in read_aggregates(config.output)
+
+
 def test_aggregates__open_with_plain_xarray(finished) -> None:
     aggregate_run(finished.output)
     with xr.open_datatree(finished.output, engine="zarr") as tree:

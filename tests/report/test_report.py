@@ -16,6 +16,7 @@ from psfscale.errors import RunError
 from psfscale.report import write_report
 from psfscale.report.gather import gather_components, gather_stacks, gather_stars, shown_exposures
 from psfscale.report.numbers import beyond_noise, number
+from psfscale.report.tallies import on_one_ccd
 
 
 def told(tree: Any, **tables: Any) -> dict[str, Any]:
@@ -213,19 +214,30 @@ def tallied(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text(encoding="utf-8")
 
 
-PLATES = ("field", "by-magnitude", "by-colour", "by-ccd", "rho", "galaxies")
+PLATES = ("field", "ccd-map", "by-magnitude", "by-colour", "by-ccd", "rho", "galaxies")
 
 
 def test_page__shows_the_tables_where_there_are_any(page: str, tallied: str) -> None:
     for name in PLATES:
         assert f'id="{name}"' in tallied
         assert f'id="{name}"' not in page
+    assert 'id="residual-maps"' in page
+    assert 'id="residual-maps"' not in tallied  # the map of all stars takes its place
     found = outline(tallied)
     assert found.open == []
     assert len(set(found.ids)) == len(found.ids)
     assert "n = 960 reserved stars of all exposures" in tallied
     assert "Restored galaxies in numbers" in tallied
     assert "Restored galaxies in numbers" not in page
+
+
+def test_map__of_ccds_on_one_another_holds_all_their_stars() -> None:
+    table = synthetic_tables(rho=False)["stars/over_ccd"]
+    together, each = on_one_ccd(table), table.sel(quantity="R2_residual")
+    one = together.sel(quantity="R2_residual")
+    assert int(one["n"].sum()) == int(each["n"].sum()) == 960
+    total = float((each["mean"] * each["n"]).sum())
+    assert float((one["mean"] * one["n"]).sum()) == pytest.approx(total, rel=1e-9)
 
 
 def test_page__tells_of_restored_galaxies_what_the_tables_say(tallied: str) -> None:
