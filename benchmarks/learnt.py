@@ -170,6 +170,7 @@ def row_scaling(galaxies, settings, largest):
     start = time.process_time()
     prior = learn_prior([stack.select(slice(0, 500))], settings=settings)
     print(f"\nscaling, S/N 5: prior learnt from 500 in {time.process_time() - start:.1f} CPU s")
+    restore(stack.select(slice(0, 100)), prior, settings=settings)  # not timed: first use
     block, n = 500, 100
     while n <= largest:
         start = time.process_time()

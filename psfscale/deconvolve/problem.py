@@ -116,6 +116,7 @@ class DataTerm:
     def _normal_at(self, x: Tensor) -> Tensor:
         """``Hᵀ(w ⊙ Hx)``, once for the gradient and the cost at one x."""
         if self._at is not x:
+            self._at, self._normal = None, self.right  # the last one's memory is free
             self._at, self._normal = x, self.blur.normal(x, self.weight)
         return self._normal
 

@@ -109,11 +109,16 @@ class Convolution:
     @cached_property
     def transfer(self) -> Complex[Tensor, "*object fy fx"]:
         """K, computed once."""
-        py, px = self.padded
-        plane = self.psf.new_zeros((*self.psf.shape[:-2], py * px))
-        plane.index_add_(plane.ndim - 1, self._kernel_bins, self.psf.flatten(-2))
-        spectra: Tensor = torch.fft.rfft2(plane.reshape(*plane.shape[:-1], py, px))
-        return spectra
+        (py, px), n_batch = self.padded, self.psf.shape[:-2]
+        psf = self.psf.reshape(-1, *self.psf.shape[-2:])
+        spectra = torch.empty(
+            (len(psf), py, px // 2 + 1), dtype=psf.dtype.to_complex(), device=psf.device
+        )
+        for block in self._blocks(psf):
+            plane = psf.new_zeros((len(psf[block]), py * px))
+            plane.index_add_(1, self._kernel_bins, psf[block].flatten(1))
+            spectra[block] = torch.fft.rfft2(plane.reshape(-1, py, px))
+        return spectra.reshape(*n_batch, py, px // 2 + 1)
 
     def norm(self) -> float:
         """Largest singular value: exact where circular, an upper bound where not."""
@@ -183,13 +188,20 @@ class Convolution:
         ny, nx = self.shape
         column = torch.arange(nx, device=self.psf.device)
         mirrored = (-torch.arange(ny, device=self.psf.device)) % ny
-        half = self.power
-        # Beyond the half plane |K(ky, kx)|² is |K(−ky, nx − kx)|².
-        right = half[..., column.clamp(max=nx // 2)]
-        left = half[..., mirrored, :][..., torch.minimum(nx - column, column)]
-        here = torch.where(column <= nx // 2, right, left)
-        there = here[..., mirrored, :]
-        return (there + here) / 2, ((there - here) / 2)[..., 1:, 1:].contiguous()
+        transfer = self.transfer.reshape(-1, *self.transfer.shape[-2:])
+        even = self.psf.new_empty((len(transfer), ny, nx))
+        odd = self.psf.new_empty((len(transfer), ny - 1, nx - 1))
+        for block in self._blocks(even):
+            half = transfer[block].real ** 2 + transfer[block].imag ** 2
+            # Beyond the half plane |K(ky, kx)|² is |K(−ky, nx − kx)|².
+            right = half[..., column.clamp(max=nx // 2)]
+            left = half[..., mirrored, :][..., torch.minimum(nx - column, column)]
+            here = torch.where(column <= nx // 2, right, left)
+            there = here[..., mirrored, :]
+            even[block] = (there + here) / 2
+            odd[block] = ((there - here) / 2)[..., 1:, 1:]
+        n_batch = self.psf.shape[:-2]
+        return even.reshape(*n_batch, ny, nx), odd.reshape(*n_batch, ny - 1, nx - 1)
 
     def _convolved(self, x: Tensor, transfer: Tensor) -> Tensor:
         spectra = torch.fft.rfft2(x, s=self.padded) * transfer

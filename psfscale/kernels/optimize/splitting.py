@@ -145,6 +145,12 @@ def _ending(n_iterations: int, stop: StopTest, *, stopped: bool) -> Ending:
     )
 
 
+def _dual_step(term: DualTerm, u: Tensor, ahead: Tensor, *, sigma: float, rho: float) -> Tensor:
+    ascent = u.add(term.operator.forward(ahead), alpha=sigma)
+    nearest = term.prox_conjugate(ascent, sigma)
+    return nearest if rho == 1 else u.lerp(nearest, rho)
+
+
 def primal_dual(
     gradient: Callable[[Tensor], Tensor],
     terms: Sequence[DualTerm],
@@ -170,11 +176,11 @@ def primal_dual(
         for term, dual in zip(terms, u, strict=True):
             pull = pull.add(term.operator.adjoint(dual))
         ahead = project(x.sub(pull, alpha=tau))
-        pull = ahead.mul(2).sub_(x)
+        del pull  # a stack less in memory, as below
+        beyond = ahead.mul(2).sub_(x)
         for i, term in enumerate(terms):
-            ascent = u[i].add(term.operator.forward(pull), alpha=sigma)
-            nearest = term.prox_conjugate(ascent, sigma)
-            u[i] = nearest if rho == 1 else u[i].lerp(nearest, rho)
+            u[i] = _dual_step(term, u[i], beyond, sigma=sigma, rho=rho)
+        del beyond
         step = ahead.sub_(x).mul_(rho)
         x = x + step
         done += 1
