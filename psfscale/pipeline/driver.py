@@ -56,6 +56,8 @@ SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
 """Finished units, or seconds, after which their markers are copied into the books."""
 PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
 """Work that a worker is given at a time where units are short."""
+PARCELS_A_SECOND = 100
+"""Of all workers, at most: a third of what driver and scheduler can serve; binds beyond 200."""
 REFILL = 3
 """The executor's window is filled again when one part in so many of it is empty."""
 
@@ -109,6 +111,7 @@ class Driver:
     _histories: dict[Key, History] = field(default_factory=dict)
     _flight: dict[Key, _Flying] = field(default_factory=dict)
     _stages: tuple[str, ...] = ()
+    _n_together: int = 1
     _stale: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
 
     def tell(self, event: Event) -> None:
@@ -128,6 +131,7 @@ class Driver:
         frontier = Frontier(plan, self.resources)
         self._stale = (plan.why > 0) & (plan.known.fingerprints > 0)
         self._stages = plan.wanted.stages
+        self._n_together = max(int((plan.wanted.fingerprints > 0).sum(axis=1).max(initial=1)), 1)
         if plan.gathers_anew:  # what others did with the old results must not pass for done
             self._strike_out(0, len(self._stale))
         self._histories = begun_units(self.run)
@@ -238,11 +242,12 @@ class Driver:
         return task
 
     def _exposures_a_parcel(self, n_left: int, executor: Executor) -> int:
-        """As many as take about `PARCEL_SECONDS`, and leave some for every worker."""
+        """As many as take long enough for so many workers, and leave some for each of them."""
         if not self.n_finished or executor.window == 1:
             return 1
-        wanted = PARCEL_SECONDS * self.n_finished / max(self._seconds, 1e-3) / len(self._stages)
-        share = n_left / (4 * executor.window * len(self._stages))
+        seconds = max(PARCEL_SECONDS, executor.n_workers / PARCELS_A_SECOND)
+        wanted = seconds * self.n_finished / max(self._seconds, 1e-3) / self._n_together
+        share = n_left / (4 * executor.window * self._n_together)
         return int(max(1, min(wanted, share, PARCEL_EXPOSURES)))
 
     def _strike_out(self, first: int, n: int = STRIDE) -> None:
@@ -384,7 +389,7 @@ class Driver:
             n = len(blamed)
             msg = f"{n} units have not ended in their time, nor has their worker ended them"
             raise ExecutorLostError(msg)
-        if self._flight and silence > limit * len(self._stages) + GRACE:
+        if self._flight and silence > limit * self._n_together + GRACE:
             msg = f"no unit has ended for {silence:.0f} s"
             raise ExecutorLostError(msg)
 

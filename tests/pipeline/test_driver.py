@@ -212,3 +212,18 @@ def test_lost_lease__stops_the_driver(drive, survey) -> None:
     with pytest.raises(RunError, match=r"another driver has taken .* over"):
         drive(fault)
     assert not status(survey / "run.zarr").units["fit"]["done"]
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "n_left", "exposures"),
+    [(100, 10**7, 1), (200, 10**7, 1), (1000, 10**7, 5), (10**4, 10**7, 32), (1000, 3000, 1)],
+)
+def test_parcels__grow_with_the_workers_that_one_scheduler_serves(
+    drive, n_workers, n_left, exposures
+) -> None:
+    """Of units of 1 s, 2 an exposure: a hundred parcels a second at the most, while work lasts."""
+    driver, _ = drive(lambda task: None)
+    driver.n_finished, driver._seconds, driver._n_together = 1000, 1000.0, 2
+    executor = FaultyExecutor(None, window=3 * n_workers)
+    executor.n_workers = n_workers
+    assert driver._exposures_a_parcel(n_left, executor) == exposures
