@@ -22,6 +22,8 @@ SIDE = 1000.0
 BINS = 20
 N_ZERNIKES = 45
 MEAN_ERROR = 0.080  # µm rms
+DRIFTS, DRIFT_LENGTH = 16, 400.0
+"""Maps of a drifting surface, and the length over which their shares vary [pixel]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,22 +111,34 @@ def smooth_field(rng, n_rows, degree=2):
     return rows / np.linalg.norm(monomials(gx, gy, degree) @ rows.T, axis=0)[:, None] * 4
 
 
-def rough_surface(rng, amplitude, n, *, x, y, rms, slope=2.5):
-    """Surface errors orthogonal to the Zernikes, power-law spectrum, quadratic over the field."""
+def rough_surface(rng, amplitude, n, *, x, y, rms, slope=2.5, law="poly"):
+    """Surface errors orthogonal to the Zernikes, of a power-law spectrum.
+
+    They vary over the field as ``law`` says: poly, quadratically, each term its own map; drift, one
+    map that stays, and sixteen whose shares are harmonics of random period, of half its strength.
+    """
     side = len(amplitude)
+    if law == "poly":
+        share = monomials(x, y) * np.array([1, 0.5, 0.5, 0.3, 0.3, 0.3])
+    else:
+        wave = rng.normal(size=(2, DRIFTS)) / DRIFT_LENGTH
+        turn = np.outer(x, wave[0]) + np.outer(y, wave[1]) + rng.uniform(0, 2 * np.pi, DRIFTS)
+        share = np.concatenate(
+            [np.ones((len(x), 1)), 0.5 * np.sqrt(2 / DRIFTS) * np.cos(turn)], axis=1
+        )
     k = np.hypot(np.fft.fftfreq(2 * side)[:, None], np.fft.fftfreq(2 * side)[None, :]) * 2 * side
     k[0, 0] = np.inf
-    noise = np.fft.fft2(rng.normal(size=(6, 2 * side, 2 * side)))
+    n_maps = share.shape[1]
+    noise = np.fft.fft2(rng.normal(size=(n_maps, 2 * side, 2 * side)))
     maps = np.fft.ifft2(noise * k ** (-slope / 2)).real[:, :side, :side]
     modes = _modes(side).reshape(N_ZERNIKES, -1)
     inside = amplitude.ravel() > 0
     design = modes[:, inside].T
-    flat = maps.reshape(6, -1)[:, inside].T
+    flat = maps.reshape(n_maps, -1)[:, inside].T
     flat = flat - design @ np.linalg.lstsq(design, flat, rcond=None)[0]
-    maps = np.zeros((6, side * side))
+    maps = np.zeros((n_maps, side * side))
     maps[:, inside] = flat.T / flat.std(axis=0)[:, None]
-    weight = np.array([1, 0.5, 0.5, 0.3, 0.3, 0.3])
-    surface = (monomials(x, y) * weight @ maps).reshape(n, side, side)
+    surface = (share @ maps).reshape(n, side, side)
     norm = np.sqrt((surface.reshape(n, -1)[:, inside] ** 2).mean())
     return (surface * (rms / norm)).astype(np.float32)
 
@@ -141,6 +155,7 @@ def draw_field(
     jitter=0.0,
     centroids=0.0,
     slope=2.5,
+    law="poly",
 ):
     """Training and test stars of one telescope state; test stars have no centroid scatter."""
     rng = np.random.default_rng(seed)
@@ -161,7 +176,7 @@ def draw_field(
     surface = None
     if surface_rms:
         surface = rough_surface(
-            rng, np.asarray(amplitude), total, x=x, y=y, rms=surface_rms, slope=slope
+            rng, np.asarray(amplitude), total, x=x, y=y, rms=surface_rms, slope=slope, law=law
         )
 
     def part(chosen):

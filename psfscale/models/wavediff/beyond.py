@@ -1,4 +1,4 @@
-"""Whether stars show wavefronts beyond the Zernikes: some of them decide, kept aside."""
+"""Whether stars show wavefronts beyond the Zernikes: they decide themselves, kept aside in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.models.wavediff.joint import Joint
-from psfscale.models.wavediff.prior import Roughness, learnt
+from psfscale.models.wavediff.prior import Roughness, learnt, posterior
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,28 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "solved", "split"]
 
-SIGMAS = 6.0
-"""Gain of held-out stars, in its own σ under noise alone, that calls for surfaces."""
+SIGMAS = 4.0
+"""Gain of stars kept aside, in its own σ under noise alone, that calls for surfaces."""
 STEPS = 12
 """Steps of the search for the prior; it stops by itself before."""
 
 
-def split(chosen: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """(fitted, held out) indices of some stars; deterministic for a seed."""
+def split(chosen: Tensor, share: float, seed: int) -> list[Tensor]:
+    """Indices of stars in parts of about a `share` each; deterministic for a seed."""
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
-    n = max(1, round(share * len(chosen)))
-    held, fitted = order[:n].to(chosen.device), order[n:].to(chosen.device)
-    return chosen[fitted].sort().values, chosen[held].sort().values
+    n = min(round(1 / share), len(chosen))
+    return [chosen[order[k::n].to(chosen.device)].sort().values for k in range(n)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Surfaces fitted to some stars, and what others gain by them.
+    """What stars gain by surfaces that were fitted to others.
 
     Attributes
     ----------
-    roughness : learnt from the fitted stars
-    gain : fall of the others' χ² by the surfaces
+    roughness : learnt from all of them
+    gain : fall of the χ² of stars kept aside, by the surfaces of the others
     noise : what two models of no merit would differ by, σ
     """
 
@@ -55,21 +54,28 @@ class Trial:
         return self.gain > SIGMAS * self.noise
 
     @classmethod
-    def of(cls, fitted: Joint, held: Joint, degrees: Sequence[int]) -> Trial:
-        """Both problems are of the same field, about the same wavefronts."""
-        problem = fitted.surfaces()
-        start = Roughness.usual(max(degrees))
-        roughness, found = learnt(
-            problem, waves=fitted.waves, degrees=degrees, start=start, n_steps=STEPS
+    def of(cls, parts: Sequence[Joint], degrees: Sequence[int]) -> Trial:
+        """Each part of the stars is kept aside in turn; all are about the same wavefronts."""
+        whole = parts[0].joined(parts[1:])
+        waves = whole.waves
+        roughness, _ = learnt(
+            whole.surfaces(),
+            waves=waves,
+            degrees=degrees,
+            start=Roughness.usual(max(degrees)),
+            n_steps=STEPS,
         )
-        without = fitted.change(problem, fitted.start)
-        with_them = fitted.change(problem, found.mean)
+        sigma = roughness.sigma(waves, degrees).ravel()
+        gain = apart = 0.0
+        for aside in parts:
+            others = whole.without(aside)
+            problem = others.surfaces()
+            plain = others.change(problem, others.start)
+            rough = others.change(problem, posterior(problem, sigma).mean)
+            gain += aside.gain(rough) - aside.gain(plain)
+            apart += aside.apart(rough - plain)
         # If both are as far from the truth, their χ² differ by noise of variance 4·apart.
-        return cls(
-            roughness=roughness,
-            gain=held.gain(with_them) - held.gain(without),
-            noise=2 * math.sqrt(held.apart(with_them - without)),
-        )
+        return cls(roughness=roughness, gain=gain, noise=2 * math.sqrt(apart))
 
 
 def solved(

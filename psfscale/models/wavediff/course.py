@@ -26,11 +26,11 @@ COARSE_STARS = 400
 
 
 def _search(training: Training) -> None:
+    training.free_jitter()
     training.search()
 
 
 def _coarse_optics(training: Training) -> None:
-    training.free_jitter()
     training.refine(COARSE_STEPS, brightest=COARSE_STARS)
     if len(training.refined) < int(training.used.sum()):
         training.refine(SETTLING_STEPS)  # the other stars have centres of their own

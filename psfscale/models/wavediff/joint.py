@@ -84,6 +84,16 @@ class Joint:
         kx, ky = zip(*self.waves, strict=True)
         return self.at.surface[:, ky, kx].T.double().cpu().numpy().ravel()
 
+    def joined(self, others: Sequence[Joint]) -> Joint:
+        """With other stars, about the same wavefronts; where these would move to, it cannot say."""
+        matrix = sum((o.matrix for o in others), start=self.matrix)
+        vector = sum((o.vector for o in others), start=self.vector)
+        return replace(self, matrix=matrix, vector=vector, own=None)
+
+    def without(self, part: Joint) -> Joint:
+        """Without some of its stars."""
+        return replace(self, matrix=self.matrix - part.matrix, vector=self.vector - part.vector)
+
     def surfaces(self) -> Surfaces:
         """The problem of the surfaces alone."""
         n = self.n_field

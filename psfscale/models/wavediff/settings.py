@@ -96,7 +96,8 @@ class WaveDiffSettings(BaseModel):
         default=10, ge=1, le=32, description="nodes of a broad-band spectrum [1]"
     )
     fluxes: Switch = Field(
-        default="auto", description="fit each star's flux; auto: unless all are 1 within noise"
+        default="auto",
+        description="fit each star's flux; auto: unless all are 1, within noise about their mean",
     )
     background: Switch = Field(
         default="auto", description="fit each star's background; auto: where it is significant"
@@ -122,7 +123,7 @@ class WaveDiffSettings(BaseModel):
     )
     surfaces: Switch = Field(
         default="auto",
-        description="wavefronts beyond the Zernikes; auto: where stars kept from the fit gain",
+        description="wavefronts beyond the Zernikes; auto: where stars kept aside gain",
     )
     spatial: Literal["poly", "graph", "polygraph"] = Field(
         default="poly", description="functions of position that the surfaces follow"
@@ -131,10 +132,10 @@ class WaveDiffSettings(BaseModel):
         default=2, ge=0, le=8, description="degree of the surfaces in position [1]"
     )
     reserved: float = Field(
-        default=0.15,
-        gt=0,
-        lt=0.5,
-        description="share of the stars kept aside to judge the surfaces, and then fitted [1]",
+        default=0.25,
+        ge=0.02,
+        le=0.5,
+        description="share of the stars kept aside, in turn, to judge the surfaces [1]",
     )
     seed: int = Field(default=0, ge=0, description="of the choice of those stars")
     fixed: tuple[int, int, int, int] = Field(

@@ -52,7 +52,10 @@ SEARCH_STARS = 100
 SCATTERED = 0.1
 """Scatter of the centroids about a smooth field [pixel] beyond which each star has its own."""
 SIGNIFICANT = 5.0
-"""Excess [σ] beyond which stars are held to need a flux or background of their own."""
+"""Excess [σ] beyond which stars are held to need a background of their own."""
+UNSEEN, ALIKE = 0.01, 2.0
+"""Distance of the mean flux from 1, and scatter about it [variance of the noise], below which the
+stars are held to be normalised."""
 WINDOW = 1.5
 """σ of the window of the first centroids [pixel]."""
 
@@ -266,9 +269,7 @@ class Training:
             excess = ((both.background / both.background_error) ** 2)[used].mean()
             self.nuisances = replace(self.nuisances, background=float(excess) > limit)
         if settings.fluxes == "auto":
-            light = self.light()
-            excess = (((light.flux - 1) / light.flux_error) ** 2)[used].mean()
-            self.nuisances = replace(self.nuisances, fluxes=float(excess) > limit)
+            self.nuisances = replace(self.nuisances, fluxes=not self._normalised())
         held = settings.centroids == "auto" and not self.nuisances.centroids
         if held and _restless(self.found.normal, list(TIP_TILT), self.nuisances.own):
             self.free_centroids()
@@ -277,6 +278,18 @@ class Training:
             wanted = _restless(self.found.normal, [DEFOCUS], self.nuisances.own)
         if wanted:
             self.free_defocus()
+
+    def _normalised(self) -> bool:
+        """Whether all fluxes are 1, but for what the model misses.
+
+        Wavefronts beyond the Zernikes scatter light to where the model has none, which leaves a
+        fitted flux below 1 by as much, and alike in all stars; held at 1, it calls for that light.
+        """
+        light = self.light()
+        flux, weight = light.flux[self.used], light.flux_error[self.used] ** -2
+        mean = float((flux * weight).sum() / weight.sum())
+        scatter = float((weight * (flux - mean) ** 2).mean())
+        return abs(mean - 1) < UNSEEN and scatter < ALIKE
 
     def polish(self) -> None:
         """Gauss-Newton through the full optics."""
@@ -291,10 +304,9 @@ class Training:
         settings = self.settings
         if settings.surfaces is False:
             return
-        fitted, aside = split(self._brightest(TRIAL_STARS), settings.reserved, settings.seed)
-        n = min(self.n_cosines, TRIAL_COSINES)
-        problem, held = (self._joint(part, waves_of(n)) for part in (fitted, aside))
-        trial = Trial.of(problem, held, self.field.degrees)
+        parts = split(self._brightest(TRIAL_STARS), settings.reserved, settings.seed)
+        waves = waves_of(min(self.n_cosines, TRIAL_COSINES))
+        trial = Trial.of([self._joint(part, waves) for part in parts], self.field.degrees)
         if settings.surfaces is True or trial.wins:
             self.allow_surfaces(trial.roughness)
 

@@ -206,16 +206,31 @@ def test_roughness__vanishes_where_there_is_nothing() -> None:
 def test_trial__is_won_where_there_are_ripples_alone(rippled: bool) -> None:
     scene, features = scene_of(60, rippled=rippled)
     at = best(scene, FREE, n=60)
-    parts = split(torch.arange(60), 0.3, 0)
-    fitted, held = (
+    parts = [
         linearised(scene.select(part), at.select(part), FREE, features=features[part], waves=WAVES)
-        for part in parts
-    )
-    assert Trial.of(fitted, held, [0, 1, 1]).wins == rippled
+        for part in split(torch.arange(60), 0.25, 0)
+    ]
+    assert Trial.of(parts, [0, 1, 1]).wins == rippled
 
 
-def test_split__keeps_a_share_aside() -> None:
-    fitted, held = split(torch.arange(5, 45), 0.15, 3)
-    assert len(held) == 6
-    assert sorted([*fitted.tolist(), *held.tolist()]) == list(range(5, 45))
-    assert split(torch.arange(5, 45), 0.15, 3)[1].tolist() == held.tolist()
+def test_joint__is_the_sum_of_its_parts() -> None:
+    scene, features = scene_of(12)
+    at = start(scene)
+    whole = linearised(scene, at, FREE, features=features, waves=WAVES)
+    parts = [
+        linearised(scene.select(part), at.select(part), FREE, features=features[part], waves=WAVES)
+        for part in split(torch.arange(12), 0.3, 0)
+    ]
+    joined = parts[0].joined(parts[1:])
+    scale = whole.matrix.max()
+    np.testing.assert_allclose(joined.matrix, whole.matrix, rtol=1e-9, atol=1e-12 * scale)
+    rest = joined.without(parts[2])
+    np.testing.assert_allclose(rest.vector, parts[0].vector + parts[1].vector, rtol=1e-6)
+
+
+def test_split__is_into_like_parts() -> None:
+    parts = split(torch.arange(5, 45), 0.15, 3)
+    assert sorted(len(part) for part in parts) == [5, 5, 6, 6, 6, 6, 6]
+    assert sorted(torch.cat(parts).tolist()) == list(range(5, 45))
+    again = split(torch.arange(5, 45), 0.15, 3)
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
