@@ -1,6 +1,6 @@
 """Accuracy and speed of WaveDiff on simulated fields with truth.
 
-    python benchmarks/wavediff.py --data DIR [--row field|twins|forward|stars|outside|device ...]
+    python benchmarks/wavediff.py --data DIR [--row NAME ...] [--stars N ...]
 
 DIR holds ``wavediff_field_A.npz``, whose pupil and spectra every row uses. Rows:
 
@@ -8,8 +8,9 @@ field    the 200 noisy stars of that file, as published
 twins    the same recipe drawn by benchmarks/wavediff_fields.py, seeds 101, 102, 103
 forward  PSFs a CPU second, 8 wavelengths, pupil of 256 samples
 stars    200, 500, 1000, 2000 stars of seed 104, and RCA on the same stars
-outside  surface errors beyond the Zernikes, by two laws of how they vary over the field, wrong
-         spectra, jitter, random centroids; before and with the surfaces of the model
+outside  surface errors beyond the Zernikes, quadratic over the field, wrong spectra, jitter, random
+         centroids; before and with the surfaces of the model
+drift    the same with a surface that stays and others that drift over the field
 device   2000 stars on the accelerator, where there is one: fit and PSFs a second
 
 Every fit has the default settings. Times are CPU seconds of one thread (``device``: wall).
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import resource
 import time
 import warnings
@@ -342,29 +344,30 @@ def wrong_spectra(sed, rng, share=0.05):
     return sed / sed.sum(1, keepdims=True)
 
 
-def row_outside(data, numbers=(200, 500, 1000, 2000)):
-    print("\noutside the family: 10 nm rms of surface, spectra wrong by 5 %, jitter 0.25 pixel,")
-    print("centroids within half a pixel; 100 test stars. Zernikes: the fit before its surfaces")
-    for law, seed in OUTSIDE:
-        print(f"\nsurfaces {law}, seed {seed}")
-        print(HEADER)
-        train, test, noisy, sigma = drawn(
-            data, seed, max(numbers), surface_rms=0.010, jitter=0.25, centroids=1.0, law=law
-        )
-        rng = np.random.default_rng(seed + 7)
-        sed = wrong_spectra(train.sed, rng)
-        at = {"x": test.x, "y": test.y, "sed": wrong_spectra(test.sed, rng)}
-        for n in numbers:
-            stars = batch(noisy[:n], sigma[:n], train.x[:n], train.y[:n], sed[:n], train.wavelength)
-            for name, *fitted in staged_fit(stars):
-                state = fitted[0].state()
-                stamps, fine = truth_windowed(test, width=float(state["width"]))
-                truth = {**at, "wavelength": test.wavelength, "stars": stamps, "fine": fine}
-                score(f"{n} stars, {name}", *fitted, stars, truth, limit=False)
-                rms = 1e3 * np.sqrt((state["surface"] ** 2).sum((1, 2)))
-                print(
-                    f"    jitter {float(state['jitter']):.4f} pixel, surfaces {rms.round(1)} nm rms"
-                )
+def row_outside(data, numbers=(200, 500, 1000, 2000), *, law="poly", seed=211):
+    print(f"\noutside the family, {law}: 10 nm rms of surface, spectra wrong by 5 %, jitter")
+    print(f"0.25 pixel, centroids within half a pixel; seed {seed}, 100 test stars.")
+    print("Zernikes: the fit before its surfaces")
+    print(HEADER)
+    train, test, noisy, sigma = drawn(
+        data, seed, max(numbers), surface_rms=0.010, jitter=0.25, centroids=1.0, law=law
+    )
+    rng = np.random.default_rng(seed + 7)
+    sed = wrong_spectra(train.sed, rng)
+    at = {"x": test.x, "y": test.y, "sed": wrong_spectra(test.sed, rng)}
+    for n in numbers:
+        stars = batch(noisy[:n], sigma[:n], train.x[:n], train.y[:n], sed[:n], train.wavelength)
+        for name, *fitted in staged_fit(stars):
+            state = fitted[0].state()
+            stamps, fine = truth_windowed(test, width=float(state["width"]))
+            truth = {**at, "wavelength": test.wavelength, "stars": stamps, "fine": fine}
+            score(f"{n} stars, {name}", *fitted, stars, truth, limit=False)
+            rms = 1e3 * np.sqrt((state["surface"] ** 2).sum((1, 2)))
+            print(f"    jitter {state['jitter'].round(4)} pixel, surfaces {rms.round(1)} nm")
+
+
+def row_drift(data, numbers=(200, 500, 1000, 2000)):
+    row_outside(data, numbers, law="drift", seed=212)
 
 
 def staged_fit(stars):
@@ -386,8 +389,9 @@ def staged_fit(stars):
     print("    " + ", ".join(f"{name} {s:.0f}" for name, s in spent.items()) + " CPU s")
     last = [*spent].index("full optics")
     state = model.state()
-    before = {"zernike": kept[last][0]["zernike"], "jitter": np.sqrt(kept[last][0]["blur"])}
-    before["surface"] = np.zeros_like(state["surface"])
+    then, none = kept[last][0], np.zeros_like(state["surface"])
+    jitter = np.array(json.loads(str(then["blur"]))["round"] ** 0.5)
+    before = {"zernike": then["zernike"], "jitter": jitter, "surface": none}
     plain = WaveDiff.from_state(state | before, model.settings)
     yield "Zernikes", plain, model.history[last], spent["full optics"]
     if state["surface"].any():
@@ -414,15 +418,14 @@ def row_device(data):
     print(f"peak memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
 
 
-OUTSIDE = (("poly", 211), ("drift", 212))
-"""Laws of the surfaces, and the seeds of fields on which nothing was chosen."""
-BY_NUMBER = ("stars", "outside")
+BY_NUMBER = ("stars", "outside", "drift")
 ROWS = {
     "field": row_field,
     "twins": row_twins,
     "forward": row_forward,
     "stars": row_stars,
     "outside": row_outside,
+    "drift": row_drift,
     "device": row_device,
 }
 
@@ -432,7 +435,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--row", choices=ROWS, action="append")
     parser.add_argument(
-        "--stars", type=int, action="append", help="numbers of stars of `stars` and `outside`"
+        "--stars", type=int, action="append", help="how many, of `stars`, `outside` and `drift`"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
