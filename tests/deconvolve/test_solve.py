@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cvxpy
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,38 @@ def test_sparse_solution__is_that_of_a_generic_convex_solver(optimiser):
     dual = lsq_linear(system, right, bounds, method="bvls", tol=1e-14).x
     x = np.linalg.solve(root.T, right - system @ dual) * sigma
     np.testing.assert_allclose(found.image[0].numpy().ravel(), x, atol=2e-4 * x.max())
+
+
+@pytest.mark.parametrize("mode", ["lowr", "all"])
+def test_soft_low_rank_solution__is_that_of_a_generic_convex_solver(mode):
+    side, n, sigma = 6, 4, 0.004
+    rng = np.random.default_rng(8)
+    truth = gaussians(rng, n, width=(1.0, 1.3), ellipticity=0.3, side=side)
+    psf = gaussians(rng, n, width=(0.5, 0.6), ellipticity=0.0, side=side)
+    blur = Convolution(psf=torch.from_numpy(psf), shape=(side, side))
+    images = blur.forward(torch.from_numpy(truth)).numpy()
+    images = images + sigma * rng.normal(size=images.shape)
+    found = deconvolve(
+        images, psf, mode=mode, lowr_thresh_type="soft", lowr_thresh_factor=0.5, sigma=sigma,
+        n_reweights=0, n_iter=6000, convergence=1e-14, wave_thresh_factor=(2.0, 1.0),
+    )  # fmt: skip
+
+    pixels = side**2
+    basis = torch.eye(pixels, dtype=torch.float64).reshape(pixels, 1, side, side)
+    h = blur.forward(basis.expand(-1, n, -1, -1)).reshape(pixels, n, pixels).numpy()
+    bands = Bands(shape=(side, side), n_scales=2)
+    phi = bands.forward(basis[:, 0]).reshape(pixels, -1).T.numpy()
+    limit = np.repeat(bands.noise(blur.power).numpy() * [2.0, 1.0], pixels, axis=1)
+    x = cvxpy.Variable((n, pixels), nonneg=True)
+    # λ = factor·√max(n + 1, pixels)
+    cost = 0.5 * 6 * cvxpy.normNuc(x)
+    for i, image in enumerate(images / sigma):
+        cost += 0.5 * cvxpy.sum_squares(h[:, i].T @ x[i] - image.ravel())
+        if mode == "all":
+            cost += limit[i] @ cvxpy.abs(phi @ x[i])
+    cvxpy.Problem(cvxpy.Minimize(cost)).solve(solver=cvxpy.SCS, eps_abs=1e-7, eps_rel=1e-7)
+    answer = x.value.reshape(images.shape) * sigma
+    np.testing.assert_allclose(found.image.numpy(), answer, atol=2e-3 * answer.max())
 
 
 def test_soft_low_rank_solution__carries_the_certificate_of_a_minimum():

@@ -70,6 +70,20 @@ def test_singular_threshold__sees_a_crowd_of_newcomers(monkeypatch):
     assert act.rank > lowrank.SPARE
 
 
+@pytest.mark.parametrize("step", [0.3, 1.0, 2.5])
+def test_soft_singular_threshold__obeys_the_moreau_identity(step):
+    """Its conjugate's proximal operator is the projection on matrices of norm up to λ."""
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(7, 12)))
+    threshold = 2.0
+
+    def prox(v, t):
+        return SingularThreshold("soft", follow=False)(v, threshold * t)
+
+    left, s, right = torch.linalg.svd(x, full_matrices=False)
+    projected = (left * s.clamp(max=threshold)) @ right
+    torch.testing.assert_close(x - step * prox(x / step, 1 / step), projected)
+
+
 def test_nuclear_norm__is_the_sum_of_singular_values():
     a = matrix(7, 11)
     assert nuclear_norm(a) == pytest.approx(float(torch.linalg.svdvals(a).sum()), rel=1e-10)
