@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +69,15 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
         TreeCorr is wanted and not installed.
     """
     stores = run_stores(path)
-    alone = stores == [path]
-    with ExitStack() as held:
-        for store in stores:
-            with suppress(*(() if alone else (HeldError,))):
-                held.enter_context(Lease(store))
-                write_aggregates(read_context(store))
-        aggregate_stores(stores, path, rho=rho, workers=workers)
+    if stores == [path]:
+        with Lease(path):
+            write_aggregates(read_context(path))
+            aggregate_stores(stores, path, rho=rho, workers=workers)
+        return read_summary(path)
+    for store in stores:
+        with suppress(HeldError), Lease(store):
+            write_aggregates(read_context(store))
+    aggregate_stores(stores, path, rho=rho, workers=workers)
     return read_summary(path)
 
 
