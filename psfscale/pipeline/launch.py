@@ -14,7 +14,7 @@ from psfscale.errors import HOPELESS, ConfigError, RunError
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.cost import peak_memory
 from psfscale.pipeline.driver import Driver
-from psfscale.pipeline.events import Observer, RunFinished, RunStarted
+from psfscale.pipeline.events import Notice, Observer, RunFinished, RunStarted
 from psfscale.pipeline.events.log import EventLog
 from psfscale.pipeline.executor import Executor, SerialExecutor
 from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
@@ -195,6 +195,17 @@ def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts]) -> Executor:
     return SerialExecutor(interrupt.caught)
 
 
+def notices(context: RunContext) -> list[str]:
+    """What of a run may not be as its starter thinks."""
+    chromatic = [model.name for model in context.models if model.chromatic]
+    if chromatic and not context.has_spectra:
+        return [
+            f"{context.config.survey} holds no spectra: {chromatic[0]} takes all stars and "
+            "galaxies to be flat over the passband"
+        ]
+    return []
+
+
 def _bar() -> tuple[Observer, ...]:
     from psfscale.pipeline.events.bar import ProgressBar
 
@@ -204,6 +215,8 @@ def _bar() -> tuple[Observer, ...]:
 def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> None:
     """Run the units; compact and close the books however that ends."""
     reason = "all units are finished"
+    for text in notices(context):
+        driver.tell(Notice(text=text))
     driver.tell(RunStarted(run=str(driver.run), n_units=plan.n_todo, n_done=plan.n_done))
     try:
         driver.go(plan)

@@ -14,6 +14,7 @@ __all__ = [
     "CcdFailed",
     "ClusterLost",
     "Event",
+    "Notice",
     "Observer",
     "RunFinished",
     "RunStarted",
@@ -44,6 +45,13 @@ class RunStarted(Event):
     run: str
     n_units: int
     n_done: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice(Event):
+    """Something that who started the run should know, once."""
+
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

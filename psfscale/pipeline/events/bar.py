@@ -12,6 +12,7 @@ from psfscale.pipeline.events import (
     CcdFailed,
     ClusterLost,
     Event,
+    Notice,
     RunFinished,
     RunStarted,
     UnitDied,
@@ -52,6 +53,10 @@ class ProgressBar:
         self._began, self._total = event.time, event.n_units
         self._task = self._bar.add_task("", total=event.n_units, rate="", note="")
         self._bar.start()
+
+    @__call__.register
+    def _(self, event: Notice) -> None:
+        self.console.print(event.text, markup=False)
 
     @__call__.register
     def _(self, _event: UnitSubmitted) -> None:

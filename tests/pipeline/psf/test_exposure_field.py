@@ -206,3 +206,41 @@ def test_new_spectra__are_new_content_for_the_plan(coloured) -> None:
     assert plan_run(config).n_todo == 0
     other = toy.make_config(coloured, model={"name": "wavediff", "per": "ccd"})
     assert plan_run(other).n_todo == 6
+
+
+def test_killed_fit__goes_on_from_its_last_phase(coloured, monkeypatch) -> None:
+    import os
+    from pathlib import Path
+
+    from psfscale.pipeline.profiles import LocalProfile
+
+    path = [str(Path(toy.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    model = {"name": "wavediff", "settings": {"kill_once": "yes"}}
+    config = toy.make_config(coloured, model=model)
+    assert run(config, cluster=LocalProfile(workers=1), observers=[]).exit_code == 0
+    found = open_run(config.output)
+    # every fit was killed after its first phase, and found that phase when it began again
+    assert found["models/wavediff/told"].values[:, 3].tolist() == [1, 1]
+    assert (found["units/attempt"].sel(stage="fit").values >= 2).all()
+    assert not list((config.output / ".psfscale" / "checkpoints").iterdir())
+
+
+def test_run__says_once_that_spectra_are_flat(coloured) -> None:
+    from psfscale.pipeline.context import RunContext
+    from psfscale.pipeline.events import Notice
+    from psfscale.store.layout import consolidate
+
+    told = []
+    run(toy.make_config(coloured, **WAVEDIFF), serial=True, observers=[told.append])
+    assert not [event for event in told if isinstance(event, Notice)]
+    root = open_root(coloured / "survey.zarr", mode="r+")
+    for path in ("seds", "stars/sed_id", "galaxies/sed_id"):
+        del root[path]
+    consolidate(coloured / "survey.zarr")
+    config = toy.make_config(coloured, **WAVEDIFF, output=coloured / "flat.zarr")
+    assert not RunContext.build(config).has_spectra
+    summary = run(config, serial=True, observers=[told.append])
+    assert summary.exit_code == 0
+    (notice,) = [event for event in told if isinstance(event, Notice)]
+    assert "holds no spectra: wavediff takes all stars and galaxies to be flat" in notice.text
