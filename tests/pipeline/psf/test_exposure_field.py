@@ -208,6 +208,7 @@ def test_new_spectra__are_new_content_for_the_plan(coloured) -> None:
     assert plan_run(other).n_todo == 6
 
 
+@pytest.mark.slow
 def test_killed_fit__goes_on_from_its_last_phase(coloured, monkeypatch) -> None:
     import os
     from pathlib import Path
