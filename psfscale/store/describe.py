@@ -5,7 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from psfscale.store.schema import RUN_SCHEMA, SPECTRA_SCHEMA, SURVEY_SCHEMA
+from psfscale.store.schema import (
+    INLINE_SPECTRA_SCHEMA,
+    RUN_SCHEMA,
+    SPECTRA_SCHEMA,
+    SURVEY_SCHEMA,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +37,8 @@ axis `fit`, and so on. `psfscale.open_run` gives them under their own names and 
 gives `tree["stars"].metrics.sel(metric="e1_star")`, in the type of the pack (flags are whole
 numbers in float32).
 
-`/seds` and `sed_id` stand in survey stores whose survey file has `spectra`; without them all
+`/seds` and `sed_id` stand in survey stores whose survey file has `spectra`; where stars bring their
+own, `sed` stands in place of `sed_id`, and `/seds` holds the wavelengths alone. Without `/seds` all
 spectra are flat.
 """
 
@@ -43,7 +49,7 @@ def schema_text(model_arrays: Iterable[ArraySpec] = ()) -> str:
         [
             _HEAD,
             "## Survey store\n",
-            *_tables((*SURVEY_SCHEMA, *SPECTRA_SCHEMA)),
+            *_tables((*SURVEY_SCHEMA, *SPECTRA_SCHEMA, INLINE_SPECTRA_SCHEMA[0])),
             "## Run store\n",
             *_tables((*RUN_SCHEMA, *model_arrays)),
         ]

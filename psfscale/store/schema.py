@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPOSURES_PER_CHUNK",
+    "INLINE_SPECTRA_SCHEMA",
     "MODEL_CODES",
     "OBJECTS_PER_CHUNK",
     "RUN_SCHEMA",
@@ -136,6 +137,19 @@ def _spectra() -> Iterable[ArraySpec]:
             f"{group}/sed_id", f"exposure ccd {at}", "i4", "1", "spectrum: template in /seds"
         )
 
+
+INLINE_SPECTRA_SCHEMA: tuple[ArraySpec, ...] = (
+    _spec(
+        "stars/sed",
+        "exposure ccd star wavelength",
+        "f4",
+        "1",
+        "photons per bin, sum 1, where stars bring their own",
+        owner="ccd",
+    ),
+    _spec("seds/wavelength", "wavelength", "f8", "um", "centres of the bins", owner="driver"),
+)
+"""Arrays of a survey store whose stars bring their own spectra, in place of `SPECTRA_SCHEMA`."""
 
 SPECTRA_SCHEMA: tuple[ArraySpec, ...] = tuple(_spectra())
 """Arrays of a survey store whose survey file has spectra; without them all spectra are flat."""

@@ -37,6 +37,9 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _spectra_are_known(self) -> Self:
+        if self.spectra is not None and getattr(self.ingest, "sed", None) is not None:
+            msg = "spectra come by template (spectra) or with each star (ingest.sed), not both"
+            raise ValueError(msg)
         known = () if self.spectra is None else self.spectra.names
         if self.spectra is not None:
             self.spectra.table(self.instrument.passband)

@@ -352,6 +352,10 @@ class StackRecipe(_Recipe):
     catalogue: str | None = Field(
         default=None, description="pattern of a table that holds the columns instead"
     )
+    sed: str | None = Field(
+        default=None, description="key of the stars' spectra (star, bin), photons per bin"
+    )
+    wavelength: str | None = Field(default=None, description="key of the bins' centres [µm]")
 
     @model_validator(mode="after")
     def _one_noise(self) -> Self:
@@ -360,6 +364,9 @@ class StackRecipe(_Recipe):
             raise ValueError(msg)
         if self.stars.columns.x is None:
             msg = "stars.columns x and y are needed"
+            raise ValueError(msg)
+        if (self.sed is None) != (self.wavelength is None):
+            msg = "sed and wavelength go together: give both or neither"
             raise ValueError(msg)
         return self
 

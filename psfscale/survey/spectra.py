@@ -33,7 +33,7 @@ class Blackbody(_Named):
     kind: Literal["blackbody"]
     temperature: Kelvin = Field(gt=0, description="temperature [K]")
 
-    def photons(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+    def density(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
         """Photons per wavelength [µm], to a factor."""
         return np.asarray(
             wavelength**-4 / np.expm1(_SECOND_RADIATION / (wavelength * self.temperature))
@@ -46,7 +46,7 @@ class PowerLaw(_Named):
     kind: Literal["power_law"]
     slope: Pure = Field(description="p of dN/dλ ~ λ^p")
 
-    def photons(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+    def density(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
         """Photons per wavelength [µm], to a factor."""
         return np.asarray(wavelength**self.slope)
 
@@ -58,24 +58,24 @@ class Tabulated(_Named):
     wavelength: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=2, description="rising [µm]"
     )
-    photons_at: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        alias="photons", description="photons per wavelength there, to a factor"
+    photons: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        description="photons per wavelength there, to a factor"
     )
     source: str = Field(min_length=1, description="where the numbers come from")
 
     @model_validator(mode="after")
     def _pairs_rise(self) -> Self:
-        if len(self.wavelength) != len(self.photons_at):
-            msg = f"{len(self.wavelength)} wavelengths for {len(self.photons_at)} photon numbers"
+        if len(self.wavelength) != len(self.photons):
+            msg = f"{len(self.wavelength)} wavelengths for {len(self.photons)} photon numbers"
             raise ValueError(msg)
         if (np.diff(self.wavelength) <= 0).any():
             msg = "wavelengths must rise"
             raise ValueError(msg)
         return self
 
-    def photons(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+    def density(self, wavelength: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
         """Photons per wavelength [µm], to a factor; 0 beyond the table."""
-        return np.asarray(np.interp(wavelength, self.wavelength, self.photons_at, left=0, right=0))
+        return np.asarray(np.interp(wavelength, self.wavelength, self.photons, left=0, right=0))
 
 
 Template = Annotated[Blackbody | PowerLaw | Tabulated, Field(discriminator="kind")]
@@ -119,7 +119,7 @@ class SpectraRecipe(Part):
         n = bins or self.bins
         step = (passband.maximum - passband.minimum) / n
         points = passband.minimum + (np.arange(n * _FINE) + 0.5) * (step / _FINE)
-        rows = [np.ones(n), *(t.photons(points).reshape(n, _FINE).sum(1) for t in self.templates)]
+        rows = [np.ones(n), *(t.density(points).reshape(n, _FINE).sum(1) for t in self.templates)]
         for name, row in zip(("flat", *self.names), rows, strict=True):
             if not row.sum() > 0:
                 msg = f"template {name!r} has no photons in the passband"

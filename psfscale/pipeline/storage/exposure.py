@@ -103,13 +103,14 @@ class ExposureReader:
 
     def _spectra(self, group: str, ccd: int, *, wavelengths: bool) -> xr.Variable:
         """Photons per bin of the objects of a group, or the wavelengths of the bins [µm]."""
-        sed, centres = self.session.spectra
+        templates, centres = self.session.spectra
         dim = f"{group}.bin"
         if wavelengths:
             return xr.Variable((dim,), centres)
-        stored = self.session.of_survey(f"{group}/sed_id")
-        dims = (*self.session.dims(f"{group}/sed_id", survey=True), dim)
-        return xr.Variable(dims, sed[self._read(stored, None, ccd)])
+        path = f"{group}/{_SPECTRA if templates is None else 'sed_id'}"
+        values = self._read(self.session.of_survey(path), None, ccd)
+        dims = (self.session.dims(path, survey=True)[0], dim)
+        return xr.Variable(dims, values if templates is None else templates[values])
 
     def _of_exposure(self, source: Input) -> xr.Variable:
         """A small array of all CCDs."""

@@ -69,10 +69,11 @@ class Session:
         return [str(i) for i in exposures], [int(i) for i in values_of(root, "ccd")]
 
     @cached_property
-    def spectra(self) -> tuple[np.ndarray, np.ndarray]:
-        """The survey's templates (template, wavelength), and their wavelengths [µm]."""
+    def spectra(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """The survey's templates, None where stars bring their own, and the wavelengths [µm]."""
         root = self._root(self.context.config.survey, write=False)
-        return values_of(root, "seds/sed"), values_of(root, "seds/wavelength")
+        templates = values_of(root, "seds/sed") if "seds/sed" in root else None
+        return templates, values_of(root, "seds/wavelength")
 
     @cached_property
     def driver_versions(self) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Objects:
     image : (object, y, x) [electron]; NaN allowed
     weight : (object, y, x) [1/electron²]; 0 where masked
     sed_id : template of the spectrum, 0 the flat one
+    sed : (object, bin) photons per bin, sum 1, where objects bring their own spectra
     n_not_selected : rows that the recipe's cuts left out
     """
 
@@ -49,6 +50,7 @@ class Objects:
     image: Float[np.ndarray, "object y x"]
     weight: Float[np.ndarray, "object y x"]
     sed_id: Int[np.ndarray, " object"]
+    sed: Float[np.ndarray, "object bin"] | None = None
     n_not_selected: int = 0
 
     def __len__(self) -> int:

@@ -39,6 +39,8 @@ class IngestPlan:
     exposures: tuple[ExposurePlan, ...]
     refused: tuple[FileRefusal, ...]
     stamp_shapes: dict[Kind, tuple[int, int]]
+    wavelength: tuple[float, ...] = ()
+    """Centres of the spectra's bins [µm], where objects bring their own."""
 
     def largest(self, kind: Kind) -> int:
         """Most objects of this kind on one CCD."""
@@ -83,6 +85,7 @@ def scan_files(
         exposures=_exposures(pieces, refused),
         refused=tuple(refused),
         stamp_shapes=_stamp_shapes(pieces),
+        wavelength=pieces[0].wavelength,
     )
 
 
@@ -146,5 +149,8 @@ def _stamp_shapes(pieces: list[Piece]) -> dict[Kind, tuple[int, int]]:
                 f"stamps differ in shape: {dict(piece.stamp_shapes)} in {piece.path}, "
                 f"{dict(first.stamp_shapes)} in {first.path}; ingest them into different stores"
             )
+            raise InputError(msg)
+        if piece.wavelength != first.wavelength:
+            msg = f"spectra in {piece.path} have other wavelengths than those in {first.path}"
             raise InputError(msg)
     return dict(first.stamp_shapes)

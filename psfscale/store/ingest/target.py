@@ -15,7 +15,13 @@ from psfscale.store.ingest.objects import GROUPS, Kind
 from psfscale.store.ingest.state import locked, owed, write_owed
 from psfscale.store.layout import STATE_DIRECTORY, create_store, grow, open_root
 from psfscale.store.refusal import Refusal
-from psfscale.store.schema import OBJECTS_PER_CHUNK, SPECTRA_SCHEMA, SURVEY_SCHEMA, ArraySpec
+from psfscale.store.schema import (
+    INLINE_SPECTRA_SCHEMA,
+    OBJECTS_PER_CHUNK,
+    SPECTRA_SCHEMA,
+    SURVEY_SCHEMA,
+    ArraySpec,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +60,9 @@ class Target:
     @cached_property
     def specs(self) -> tuple[ArraySpec, ...]:
         """Declared arrays of exposures that the store holds."""
-        spectra = SPECTRA_SCHEMA if "seds" in self.root else ()
+        spectra: tuple[ArraySpec, ...] = ()
+        if "seds" in self.root:
+            spectra = SPECTRA_SCHEMA if "seds/sed" in self.root else INLINE_SPECTRA_SCHEMA
         groups = {GROUPS[kind] for kind in self.kinds}
         return tuple(s for s in (*SURVEY_SCHEMA, *spectra) if s.group in groups)
 
@@ -63,7 +71,8 @@ class Target:
         """The templates of spectra, on which the content of every exposure depends."""
         if "seds" not in self.root:
             return b""
-        parts = (np.asarray(self.array(f"seds/{name}")[...]) for name in ("wavelength", "sed"))
+        names = [name for name in ("wavelength", "sed") if f"seds/{name}" in self.root]
+        parts = (np.asarray(self.array(f"seds/{name}")[...]) for name in names)
         return b"".join(part.tobytes() for part in parts)
 
     @cached_property
@@ -117,6 +126,8 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
     if survey.spectra is not None:
         root["seds/sed"][...], root["seds/wavelength"][...] = _templates(survey)
         root["seds/name"][...] = np.asarray(("flat", *survey.spectra.names), dtype=object)
+    if plan.wavelength:
+        root["seds/wavelength"][...] = plan.wavelength
     (partial / STATE_DIRECTORY).mkdir()
     write_owed(partial, ids)
     partial.rename(output)
@@ -124,7 +135,8 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
 
 def _specs(survey: Survey, plan: IngestPlan) -> Iterable[ArraySpec]:
     left_out = {GROUPS[kind] for kind in GROUPS if kind not in plan.stamp_shapes}
-    spectra = () if survey.spectra is None else SPECTRA_SCHEMA
+    spectra = INLINE_SPECTRA_SCHEMA if plan.wavelength else ()
+    spectra = spectra if survey.spectra is None else SPECTRA_SCHEMA
     return [spec for spec in (*SURVEY_SCHEMA, *spectra) if spec.group not in left_out]
 
 
@@ -142,6 +154,7 @@ def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
         "reason": len(Refusal),
     }
     sizes |= dict(zip(("template", "wavelength"), _templates(survey)[0].shape, strict=True))
+    sizes["wavelength"] = sizes["wavelength"] or len(plan.wavelength)
     for kind, (height, width) in plan.stamp_shapes.items():
         chunks = -(-max(plan.largest(kind), 1) // OBJECTS_PER_CHUNK)
         sizes |= {kind: chunks * OBJECTS_PER_CHUNK}
@@ -197,9 +210,8 @@ def _require_fit(survey: Survey, plan: IngestPlan, root: Any, output: Path) -> N
     if np.asarray(root["ccd"][:]).tolist() != ids:
         msg = f"{output} has other CCDs than the survey's {ids[0]} to {ids[-1]}"
         raise InputError(msg)
-    spectra = np.asarray(root["seds/sed"][...]) if "seds" in root else np.empty((0, 0))
-    if not np.array_equal(spectra, _templates(survey)[0]):
-        msg = f"{output} has other spectra than the survey file; ingest into a store of its own"
+    if not _same_spectra(survey, plan, root):
+        msg = f"{output} has other spectra than these files; ingest them into a store of their own"
         raise InputError(msg)
     for kind, group in GROUPS.items():
         stored = root[f"{group}/image"].shape[3:] if group in root else None
@@ -209,6 +221,19 @@ def _require_fit(survey: Survey, plan: IngestPlan, root: Any, output: Path) -> N
                 f"{plan.stamp_shapes.get(kind)}; ingest them into a store of their own"
             )
             raise InputError(msg)
+
+
+def _same_spectra(survey: Survey, plan: IngestPlan, root: Any) -> bool:
+    """Whether the store has the templates, or the wavelengths, that the files bring."""
+    sed, wavelength = _templates(survey)
+    brought = {"sed": sed, "wavelength": plan.wavelength or wavelength}
+    return all(
+        np.array_equal(
+            np.ravel(values),
+            np.ravel(root[f"seds/{name}"][...]) if f"seds/{name}" in root else np.empty(0),
+        )
+        for name, values in brought.items()
+    )
 
 
 def _make_room(output: Path, root: Any, stored: list[str], new: list[str]) -> dict[str, int]:

@@ -94,12 +94,17 @@ class ExposureWriter:
             if spec.group == GROUPS[kind]
         }
 
+    def _large(self, kind: Kind) -> list[str]:
+        """Arrays that are stored CCD by CCD."""
+        specs = self._target.specs
+        return [s.name for s in specs if s.owner == "ccd" and s.group == GROUPS[kind]]
+
     def _write_stamps(self, kind: Kind, index: int, columns: Mapping[str, np.ndarray]) -> None:
         for name, values in columns.items():
             label = f"{index}/{kind}/{name}/{values.dtype.str}/{values.shape}"
             self._digest.update(label.encode())
             self._digest.update(values.tobytes())
-        for name in ("image", "weight"):
+        for name in self._large(kind):
             values = columns[name]
             array = self._target.array(f"{GROUPS[kind]}/{name}")
             padded = np.full(array.shape[2:], np.nan, np.float32)
@@ -112,7 +117,7 @@ class ExposureWriter:
         if self._exposure.facts.id not in self._target.rewritten:
             return
         for kind in self._target.kinds:
-            for name in ("image", "weight"):
+            for name in self._large(kind):
                 array = self._target.array(f"{GROUPS[kind]}/{name}")
                 for index in range(array.shape[1]):
                     if (kind, index) not in self._written:

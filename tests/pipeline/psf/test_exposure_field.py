@@ -245,3 +245,23 @@ def test_run__says_once_that_spectra_are_flat(coloured) -> None:
     assert summary.exit_code == 0
     (notice,) = [event for event in told if isinstance(event, Notice)]
     assert "holds no spectra: wavediff takes all stars and galaxies to be flat" in notice.text
+
+
+def test_stars__that_bring_their_own_spectra_are_read_with_them(coloured) -> None:
+    from psfscale.store.layout import add_arrays, consolidate
+    from psfscale.store.schema import INLINE_SPECTRA_SCHEMA
+
+    path = coloured / "survey.zarr"
+    root = open_root(path, mode="r+")
+    own = toy.SPECTRA[root["stars/sed_id"][...]]
+    for name in ("seds", "stars/sed_id", "galaxies/sed_id"):
+        del root[name]
+    sizes = {"exposure": 2, "ccd": toy.N_CCDS, "star": toy.N_STARS, "wavelength": 4}
+    add_arrays(root, INLINE_SPECTRA_SCHEMA, sizes=sizes)
+    root["stars/sed"][...], root["seds/wavelength"][...] = own, toy.WAVELENGTHS
+    consolidate(path)
+    config = toy.make_config(coloured, **WAVEDIFF, psf={"at_galaxies": False})
+    assert run(config, serial=True, observers=[]).exit_code == 0
+    told = open_run(config.output)["models/wavediff/told"].values
+    fit = root["stars/role"][0] == Role.FIT
+    assert told[0, 2] == pytest.approx((own[0][fit] @ toy.WAVELENGTHS).mean(), rel=1e-6)

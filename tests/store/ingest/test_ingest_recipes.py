@@ -12,6 +12,7 @@ from psfscale.errors import InputError
 from psfscale.store.ingest import ingest
 from psfscale.store.ingest.formats.units import electrons_per, to_number
 from psfscale.survey import load_survey
+from psfscale.survey.spectra import SpectraRecipe
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,8 +23,10 @@ def blocks():
 
 
 def test_docs__recipes_that_are_shown_are_valid():
-    shared, columns, images = blocks()
+    shared, columns, spectra, images = blocks()
     assert make_survey(yaml.safe_load(shared + images)["ingest"]).ingest.format == "images"
+    shown = SpectraRecipe.model_validate(yaml.safe_load(spectra)["spectra"])
+    assert shown.names == ("M", "blue", "line")
     ldac = (shared + columns).replace("format: images", "format: ldac")
     recipe = make_survey(yaml.safe_load(ldac)["ingest"]).ingest
     assert recipe.stars.columns.flux.element == 5

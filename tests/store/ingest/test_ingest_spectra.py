@@ -5,6 +5,8 @@ from ingest_samples import exposures, make_survey, stack_arrays, stack_recipe, s
 from psfscale.errors import InputError
 from psfscale.store.ingest import ingest
 from psfscale.store.layout import open_tree
+from psfscale.survey import Survey
+from psfscale.survey.quantity import WITH_SOURCES
 from psfscale.survey.spectra import SpectraRecipe
 
 COLUMNS = {"x": "x", "y": "y", "sed": "colour"}
@@ -78,5 +80,46 @@ def test_spectra__without_a_recipe_leave_the_store_as_it_was(tmp_path):
 
 def test_append__refuses_other_spectra(tmp_path):
     run(tmp_path, ["red"] * 6)
-    with pytest.raises(InputError, match="has other spectra than the survey file"):
+    with pytest.raises(InputError, match="has other spectra than these files"):
         run(tmp_path, ["red"] * 6, survey(red=2.0), append=True, file="e2")
+
+
+BINS = np.linspace(0.56, 0.89, 4)
+
+
+def inline(folder, sed, wavelength=BINS, *, file="e1", **options):
+    arrays = stack_arrays(spectra=np.asarray(sed, float), bins=wavelength)
+    np.savez(folder / f"{file}.npz", **arrays)
+    given = make_survey(stack_recipe(sed="spectra", wavelength="bins"))
+    return ingest(given, [folder / f"{file}.npz"], folder / "s.zarr", **options)
+
+
+def test_stars__may_bring_their_own_spectra(tmp_path):
+    sed = np.random.default_rng(4).uniform(0, 5, (6, 4))
+    sed[2], sed[3, 1], sed[4, 0] = 0, np.nan, -1
+    assert inline(tmp_path, sed).ok
+    stars, table = stored(tmp_path / "s.zarr"), open_tree(tmp_path / "s.zarr")["seds"]
+    np.testing.assert_array_equal(table["wavelength"], BINS)
+    assert "sed" not in table
+    found = stars["sed"].values
+    for good in (0, 1, 5):
+        np.testing.assert_allclose(found[good], sed[good] / sed[good].sum(), rtol=1e-6)
+    np.testing.assert_array_equal(found[2:5], 0.25)  # dark, unknown or negative: flat
+
+
+def test_stars__bring_spectra_of_the_same_wavelengths(tmp_path):
+    inline(tmp_path, np.ones((6, 4)))
+    with pytest.raises(InputError, match="has other spectra"):
+        inline(tmp_path, np.ones((6, 4)), BINS + 0.01, file="e2", append=True)
+    assert inline(tmp_path, np.ones((6, 4)), file="e3", append=True).ok
+    refused = inline(tmp_path, np.ones((6, 3)), file="e4", append=True)
+    assert "spectra has shape (6, 3), expected (6, 4)" in str(refused)
+
+
+def test_recipe__refuses_spectra_from_two_places():
+    with pytest.raises(ValueError, match="sed and wavelength go together"):
+        make_survey(stack_recipe(sed="spectra"))
+    told = {"mode": "json", "context": WITH_SOURCES}
+    own = make_survey(stack_recipe(sed="spectra", wavelength="bins")).model_dump(**told)
+    with pytest.raises(ValueError, match=r"by template \(spectra\) or with each star"):
+        Survey.model_validate(own | {"spectra": survey().spectra.model_dump(**told)})

@@ -36,6 +36,7 @@ class Piece:
     index : where in the file: the reader's own
     counts : objects selected, an upper bound of what is taken
     stamp_shapes : (y, x) pixels
+    wavelength : centres of the spectra's bins [µm], where objects bring their own
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Piece:
     index: int
     counts: Mapping[Kind, int]
     stamp_shapes: Mapping[Kind, tuple[int, int]]
+    wavelength: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

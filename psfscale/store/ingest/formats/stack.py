@@ -126,6 +126,7 @@ class StackReader:
                     index=ccd,
                     counts={"star": int((keep & (ccds == ccd)).sum())},
                     stamp_shapes={"star": (int(image.shape[1]), int(image.shape[2]))},
+                    wavelength=self._wavelength(path),
                 )
             )
         return FileScan(pieces=tuple(pieces), refused=tuple(refused))
@@ -146,6 +147,10 @@ class StackReader:
         stars = Objects(
             image=image, weight=weight, n_not_selected=int((mine & ~keep).sum()), **known
         )
+        if recipe.sed is not None:
+            bins = len(self._wavelength(piece.path))
+            sed = _of_shape(self._load(piece.path), recipe.sed, piece.path, ((len(stack), bins),))
+            stars = replace(stars, sed=photons(sed[rows]))
         weight, flags = mask_saturated(stars, calibrate.saturation, sky=0.0)
         return CcdContent(objects={"star": replace(stars, weight=weight, flags=flags)})
 
@@ -206,6 +211,16 @@ class StackReader:
             return (self._survey.instrument.focal_plane.first_ccd,)
         return (ccd_number(facts, facts.text(self._recipe.ccd, "CCD id")),)
 
+    def _wavelength(self, path: Path) -> tuple[float, ...]:
+        """Centres of the spectra's bins [µm]; none where the recipe has no spectra."""
+        if self._recipe.wavelength is None:
+            return ()
+        arrays = self._load(path)
+        if self._recipe.wavelength not in arrays:
+            msg = f"{path} has no array {self._recipe.wavelength!r}; it has {', '.join(arrays)}"
+            raise InputError(msg)
+        return tuple(np.asarray(arrays[self._recipe.wavelength], np.float64).ravel().tolist())
+
     def _weight(
         self, path: Path, image: np.ndarray, rows: np.ndarray, n_all: int, calibrate: Calibration
     ) -> np.ndarray:
@@ -229,6 +244,14 @@ class StackReader:
             masked = _of_shape(arrays, recipe.mask, path, (stamps,))[rows] != 0
             weight = np.where(masked, 0, weight)
         return np.asarray(weight, np.float32)
+
+
+def photons(sed: np.ndarray) -> np.ndarray:
+    """Spectra that sum to 1; flat where one is not finite, negative somewhere, or dark."""
+    total = sed.sum(axis=1, keepdims=True)
+    sound = np.isfinite(total) & (total > 0) & (sed >= 0).all(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(sound, sed / total, 1 / sed.shape[1]))
 
 
 class _Singles(dict[str, Any]):
