@@ -161,6 +161,21 @@ def test_wavediff__does_not_depend_on_the_order_of_stars_or_points(fitted) -> No
     np.testing.assert_allclose(again.predict(at, GRID), psf, atol=2e-4 * float(psf.max()))
 
 
+@pytest.mark.parametrize("shifts", [0.0, 0.4])
+def test_wavediff__that_begins_with_the_brightest_ends_with_all(monkeypatch, shifts: float) -> None:
+    scene = stars(n=40, shifts=shifts)
+    found = []
+    for few in (400, 15):
+        monkeypatch.setattr("psfscale.models.wavediff.course.COARSE_STARS", few)
+        model = WaveDiff(**SMALL, surfaces=False)
+        report = model.fit(scene)
+        assert report.used.all()
+        assert report.converged
+        found.append((model.state()["zernike"], report.reduced_chi2))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=2e-4)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+
+
 def test_wavediff__clips_a_star_that_is_two() -> None:
     scene = stars()
     image = scene.image.copy()
