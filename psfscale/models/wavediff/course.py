@@ -32,8 +32,8 @@ def _search(training: Training) -> None:
 
 def _coarse_optics(training: Training) -> None:
     training.refine(COARSE_STEPS, brightest=COARSE_STARS)
-    if len(training.refined) < int(training.used.sum()):
-        training.refine(SETTLING_STEPS)  # the other stars have centres of their own
+    if training.nuisances.own and len(training.refined) < int(training.used.sum()):
+        training.refine(SETTLING_STEPS)  # the other stars' own centres
 
 
 def _full_optics(training: Training) -> None:

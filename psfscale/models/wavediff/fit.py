@@ -175,8 +175,8 @@ class Refined:
     converged: bool
 
 
-SMALLEST_GAIN = 0.5
-"""Gain of a step in χ² below which the fit stands still: parameters move by less than their σ."""
+SMALLEST_GAIN = 0.1
+"""Gain of a step in χ² below which the fit stands still: parameters move by a third of a σ."""
 LARGE_GAIN = 0.01
 """Gain, as a share of χ², of a step after which the derivatives of all pixels are taken anew."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "restore", "snapshot"]
 
-COURSE_VERSION = 5
+COURSE_VERSION = 6
 """To be raised when a phase computes something else, so that older snapshots are not taken up."""
 
 

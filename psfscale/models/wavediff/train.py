@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["STILL", "Training"]
 
 COARSE_WAVELENGTHS = 3
-CORRECTED_STEPS = 3
+CORRECTED_STEPS = 6
 CORRECTIONS = 4
 """Times that the coarse optics are corrected by the full ones, at most."""
 TRIAL_STARS, TRIAL_COSINES = 100, 15

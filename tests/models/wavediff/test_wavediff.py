@@ -172,7 +172,7 @@ def test_wavediff__that_begins_with_the_brightest_ends_with_all(monkeypatch, shi
         assert report.used.all()
         assert report.converged
         found.append((model.state()["zernike"], report.reduced_chi2))
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=2e-4)
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=3e-4)  # µm; a third of a σ
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
 
 
