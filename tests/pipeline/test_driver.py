@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import pickle
 from collections import deque
 from contextlib import nullcontext
 from typing import ClassVar
@@ -7,19 +9,22 @@ from typing import ClassVar
 import pytest
 import toy
 
+from psfscale.arrays import UnitState
 from psfscale.errors import RunError
 from psfscale.pipeline import driver as driver_module
 from psfscale.pipeline import status
 from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.driver import Driver
 from psfscale.pipeline.events import ClusterLost, UnitDied, UnitFinished, UnitSubmitted
-from psfscale.pipeline.executor import ExecutorLostError, Outcome, run_parcel
+from psfscale.pipeline.executor import ExecutorLostError, Outcome, run_parcel, summary
 from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.journal import begun_units, note_start
 from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.ledger.marker import Failure, Marker
 from psfscale.pipeline.plan import remaining, wanted_units
 from psfscale.pipeline.stages import NEEDS
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+from psfscale.pipeline.unit import Task
 
 
 class FaultyExecutor:
@@ -201,6 +206,77 @@ def test_unit_that_never_ends__is_blamed_though_others_go_on(drive, monkeypatch)
     assert "1 units have not ended in their time" in lost.reason
     order = [(e.stage, e.exposure) for e in events if isinstance(e, UnitFinished)]
     assert order.index(("fit", 1)) < order.index(("fit", 0))
+
+
+class SilentExecutor(FaultyExecutor):
+    """Of the first one nothing is ever heard; the next one works."""
+
+    made: ClassVar[list[FaultyExecutor]] = []
+
+    def __init__(self, fault) -> None:
+        super().__init__(fault)
+        self.made.append(self)
+
+    def collect(self, timeout: float) -> list[Outcome]:
+        return super().collect(timeout) if len(self.made) > 1 else []
+
+
+def test_executor_of_which_nothing_is_heard__is_replaced(drive, monkeypatch) -> None:
+    monkeypatch.setattr(driver_module, "GRACE", 0.2)
+    monkeypatch.setattr(driver_module, "WAIT", 0.05)
+    monkeypatch.setattr(SilentExecutor, "made", [])
+    monkeypatch.setitem(globals(), "FaultyExecutor", SilentExecutor)
+    driver, events = drive(lambda task: None, unit_timeout=1.0)
+    (lost,) = [e for e in events if isinstance(e, ClusterLost)]
+    assert "no unit has ended for" in lost.reason
+    assert (driver.n_finished, len(SilentExecutor.made)) == (6, 2)
+
+
+class NarrowExecutor(FaultyExecutor):
+    """Takes one parcel at a time, and minds how many it is given."""
+
+    most: ClassVar[list[int]] = []
+
+    def __init__(self, fault) -> None:
+        super().__init__(fault, window=1)
+
+    def submit(self, parcels) -> None:
+        super().submit(parcels)
+        self.most.append(len({task.exposure for task, _ in self.tasks}))
+
+
+def test_driver__hands_out_no_more_than_the_window(drive, monkeypatch) -> None:
+    monkeypatch.setattr(NarrowExecutor, "most", [])
+    monkeypatch.setitem(globals(), "FaultyExecutor", NarrowExecutor)
+    driver, _ = drive(lambda task: None)
+    assert driver.n_finished == 6
+    assert NarrowExecutor.most == [1, 1]
+
+
+def test_task_and_outcome__are_less_than_a_kilobyte() -> None:
+    """Also where every CCD of a wide camera has failed at length."""
+    states = (int(UnitState.QUARANTINED),) * 36
+    told = {"exposure": 123456, "exposure_id": "exposure-123456", "message": "m" * 10**4}
+    failures = tuple(
+        Failure(stage="fit", ccd=k, ccd_id=k, type="FitError", traceback="t" * 4000, **told)
+        for k in range(36)
+    )
+    marker = Marker(
+        stage="fit",
+        exposure=123456,
+        exposure_id="exposure-123456",
+        fingerprint="0" * 16,
+        states=states,
+        failures=failures,
+        host="a-worker-of-a-large-site.example.org",
+    )
+    assert len(json.dumps(summary(marker))) < 1000
+    lease, run = "0" * 32, "/a/long/path/to/a/shared/file/system/" * 3
+    task = Task(
+        run=run, stage="fit", exposure=123456, fingerprint="0" * 16, attempt=1, lease=lease,
+        keep=states, timeout=3600.0,
+    )  # fmt: skip
+    assert len(pickle.dumps(task)) < 1000
 
 
 def test_lost_lease__stops_the_driver(drive, survey) -> None:
