@@ -16,12 +16,13 @@ from psfscale.pipeline.blocks import run_stores
 from psfscale.pipeline.ccd import stored_model
 from psfscale.pipeline.context import RunContext, read_context
 from psfscale.pipeline.psf.drawing import PREDICT_BLOCK
-from psfscale.store.layout import open_tree
+from psfscale.pipeline.storage import values_of
+from psfscale.store.layout import open_root, open_tree
 from psfscale.store.stacked import stacked
 from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -68,8 +69,19 @@ class Run:
         return self.tree[name]
 
     def __repr__(self) -> str:
-        sizes = dict(self.tree.sizes)
-        return f"Run({str(self.path)!r}: {sizes['exposure']} exposures of {sizes['ccd']} CCDs)"
+        sizes = f"{len(self.exposures)} exposures of {len(self.ccds)} CCDs"
+        return f"Run({str(self.path)!r}: {sizes})"
+
+    @cached_property
+    def exposures(self) -> list[str]:
+        """Ids of the exposures, in their order; read without opening all arrays."""
+        roots = map(open_root, self.stores)
+        return [str(identity) for root in roots for identity in values_of(root, "exposure")]
+
+    @cached_property
+    def ccds(self) -> list[int]:
+        """Ids of the CCDs, in their order."""
+        return [int(identity) for identity in values_of(open_root(self.stores[0]), "ccd")]
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -263,21 +275,19 @@ class Run:
     def _block_of(self, exposure: str, ccd: int) -> Run:
         """The block that holds an exposure: blocks may differ in the sizes of their arrays."""
         self._place(exposure, ccd)
-        return next(block for block in self._blocks if exposure in _ids(block.tree, "exposure"))
+        return next(block for block in self._blocks if exposure in block.exposures)
 
     def _place(self, exposure: str, ccd: int) -> dict[str, int]:
-        found = {}
-        for axis, identity in (("exposure", exposure), ("ccd", ccd)):
-            ids = _ids(self.tree, axis)
-            if identity not in ids:
-                msg = f"{self.path} has no {axis} {identity!r}; its first are {ids[:3]}"
-                raise InputError(msg)
-            found[axis] = ids.index(identity)
-        return found
+        return {
+            "exposure": self._rank("exposure", exposure, self.exposures),
+            "ccd": self._rank("ccd", ccd, self.ccds),
+        }
 
-
-def _ids(tree: xr.DataTree, axis: str) -> list[Any]:
-    return list(np.asarray(tree.dataset[axis].values).tolist())
+    def _rank(self, axis: str, identity: object, ids: Sequence[object]) -> int:
+        if identity not in ids:
+            msg = f"{self.path} has no {axis} {identity!r}; its first are {ids[:3]}"
+            raise InputError(msg)
+        return ids.index(identity)
 
 
 def _group(tree: xr.DataTree, path: str) -> xr.Dataset:

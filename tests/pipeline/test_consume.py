@@ -75,6 +75,8 @@ def blocks(survey):
 def test_blocks__are_read_as_one_run(blocks) -> None:
     whole, parts = blocks
     assert "4 exposures of 2 CCDs" in repr(parts)
+    assert parts.exposures == parts.tree["exposure"].values.tolist()
+    assert (whole.exposures, whole.ccds) == (["exp-0", "exp-1"], [1, 2])
     for exposure in ("exp-0", "exp-1"):
         where = {"exposure": exposure, "ccd": 2}
         at = {**where, "x": [30.0, 200.5], "y": [100.0, 7.0]}
