@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -130,15 +131,19 @@ class FixedWavefront:
             monomials = [u ** (d - p) * v**p for d in range(degree + 1) for p in range(d + 1)]
             out[:, : len(self.coefficient)] += np.stack(monomials, axis=1) @ self.coefficient.T
         if self.zernike is not None and len(x):
-            points = np.stack([self.x, self.y], axis=1).astype(np.float64)  # type: ignore[list-item]
-            between = RBFInterpolator(
-                points,
-                self.zernike,
-                neighbors=min(NEIGHBOURS, len(points)),
-                kernel="thin_plate_spline",
-            )
-            out[:, : self.zernike.shape[1]] += between(np.stack([x, y], axis=1).astype(np.float64))
+            at = np.stack([x, y], axis=1).astype(np.float64)
+            out[:, : self.zernike.shape[1]] += self._between(at)
         return out
+
+    @cached_property
+    def _between(self) -> RBFInterpolator:
+        arrays = self.arrays
+        return RBFInterpolator(
+            np.stack([arrays["x"], arrays["y"]], axis=1).astype(np.float64),
+            arrays["zernike"].astype(np.float64),
+            neighbors=min(NEIGHBOURS, len(arrays["x"])),
+            kernel="thin_plate_spline",
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """Its arrays as part of a model's state."""
