@@ -59,6 +59,19 @@ def test_readme_run_file__is_valid(tmp_path: Path) -> None:
     assert config.output == tmp_path / yaml.safe_load(text)["output"]
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "catalogs/runs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_run_files__of_the_catalogue_are_valid(path: Path) -> None:
+    from psfscale.config import load_config
+    from psfscale.pipeline.context import FittedModel
+    from psfscale.survey import load_survey
+
+    config = load_config(path)
+    instrument = load_survey(config.instrument).instrument
+    assert all(FittedModel.of(choice, instrument).settings for choice in config.fitted)
+
+
 def test_readme_python__runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:15, :15] - 7
