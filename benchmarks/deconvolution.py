@@ -10,7 +10,9 @@ against stored answers of a peer (`--peer`, made by any program that follows it:
 ``clean + sigma_uniform[S/N]·(images − clean)/sigma``; S/N is the spread of the noiseless stamp over
 the noise. Pixel error ‖x − t‖²/‖t‖² of the stamp, ellipticity error of unweighted moments under a
 Gaussian window of 5 pixels, medians; ± is the median's standard error from 200 bootstraps, seed 0.
-``mixed``: the images as they are, every galaxy at its own S/N in one stack, by each mode.
+``mixed``: the images as they are, every galaxy at its own S/N in one stack, by each mode; beside
+each S/N's galaxies as they come out of a stack of that S/N and one noise. ``--fast``: mode learnt
+by low frequencies alone.
 """
 
 from __future__ import annotations
@@ -121,15 +123,22 @@ def modes(data: Path, levels: list[int], names: list[str], n: int) -> None:
             line(f"{level:3d} {name}", found.image.numpy(), truth, tail)
 
 
-def mixed(data: Path, names: list[str]) -> None:
+def mixed(data: Path, names: list[str], levels: list[int], options: dict[str, object]) -> None:
     with np.load(data / "deconv_A.npz") as file:
-        images, psfs, truth = file["images"], file["psfs"], file["truth"].astype(np.float64)
-        snr, levels = file["snr"], file["snr_levels"]
+        held = {k: file[k] for k in ("images", "clean", "sigma", "psfs", "truth", "snr")}
+        uniform = dict(zip(file["snr_levels"].tolist(), file["sigma_uniform"], strict=True))
+    noise = (held["images"] - held["clean"]) / held["sigma"][:, None, None]
+    truth = held["truth"].astype(np.float64)
     for name in names:
-        found = psfscale.deconvolve(images, psfs, mode=name).image.numpy()
+        chosen = {"mode": name, **(options if name == "learnt" else {})}
+        together = psfscale.deconvolve(held["images"], held["psfs"], **chosen).image.numpy()
         for level in levels:
-            group = snr == level
-            line(f"{level:3.0f} {name}, mixed", found[group], truth[group], f"n = {group.sum()}")
+            group = held["snr"] == level
+            images = (held["clean"] + uniform[level] * noise).astype(np.float32)
+            alone = psfscale.deconvolve(images, held["psfs"], **chosen).image.numpy()
+            tail = f"n = {group.sum()}"
+            line(f"{level:3d} {name}, mixed", together[group], truth[group], tail)
+            line(f"{level:3d} {name}, one noise", alone[group], truth[group], tail)
 
 
 def main() -> None:
@@ -137,7 +146,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data")
     parser.add_argument("--rows", default="parity,speed,modes,mixed")
     parser.add_argument("--peer", type=Path, help="folder of peer_lowr.npz and peer_sparse.npz")
-    parser.add_argument("--snr", default="1,5,20", help="of the rows `modes`")
+    parser.add_argument("--snr", default="1,5,20", help="of the rows `modes` and `mixed`")
+    parser.add_argument("--fast", action="store_true", help="of the rows `mixed`, mode learnt")
     parser.add_argument("--modes", default="learnt,lowr,sparse,all,grad")
     parser.add_argument("--galaxies", type=int, default=1000, help="of the rows `modes`")
     args = parser.parse_args()
@@ -151,7 +161,9 @@ def main() -> None:
         levels = [int(level) for level in args.snr.split(",")]
         modes(args.data, levels, args.modes.split(","), args.galaxies)
     if "mixed" in rows:
-        mixed(args.data, args.modes.split(","))
+        levels = [int(level) for level in args.snr.split(",")]
+        options = {"learnt": {"fast": True, "error": False}} if args.fast else {}
+        mixed(args.data, args.modes.split(","), levels, options)
 
 
 if __name__ == "__main__":

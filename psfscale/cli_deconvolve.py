@@ -156,7 +156,10 @@ GradType = Annotated[str, typer.Option("--grad_type", help="psf_known, psf_unkno
 ConvolveMethod = Annotated[
     str, typer.Option("--convolve_method", help="astropy (circular) or scipy (zero)")
 ]
-LowrThreshFactor = Annotated[float, typer.Option("--lowr_thresh_factor", help="low-rank threshold")]
+LowrThreshFactor = Annotated[
+    float | None,
+    typer.Option("--lowr_thresh_factor", help="low-rank threshold [default: 1; mode all 1/8]"),
+]
 LowrType = Annotated[str, typer.Option("--lowr_type", help="standard or ngole")]
 LowrThreshType = Annotated[str, typer.Option("--lowr_thresh_type", help="soft or hard")]
 WaveletType = Annotated[
@@ -216,7 +219,7 @@ def deconvolve(
     no_pos: NoPos = False,
     grad_type: GradType = "psf_known",
     convolve_method: ConvolveMethod = "astropy",
-    lowr_thresh_factor: LowrThreshFactor = 1.0,
+    lowr_thresh_factor: LowrThreshFactor = None,
     lowr_type: LowrType = "standard",
     lowr_thresh_type: LowrThreshType = "hard",
     wavelet_type: WaveletType = "1",

@@ -276,7 +276,7 @@ class _Block:
 
     def _low_rank(self) -> Prior:
         settings, n = self.settings, len(self.stack)
-        threshold = settings.lowr_thresh_factor * self.level
+        threshold = settings.rank_factor * self.level
         if settings.lowr_type == "ngole":
             return LowRankCoefficients(
                 threshold,

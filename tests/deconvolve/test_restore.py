@@ -143,6 +143,18 @@ def test_deconvolve__galaxies_without_a_joint_prior_do_not_see_each_other(mode):
     torch.testing.assert_close(few.image, whole.image[[4, 1]], atol=1e-12, rtol=0)
 
 
+def test_all__gains_on_sparsity_alone_and_on_low_rank_at_full_strength():
+    field = scene(40, snr=2, psf_width=(1.4, 1.8), seed=17)
+
+    def error(**options):
+        found = deconvolve(field.images, field.psfs, sigma=field.sigma, **options)
+        return np.median(pixel_error(found.image, field.truth))
+
+    both = error(mode="all")
+    assert both < 0.9 * error(mode="sparse")
+    assert both < 0.9 * error(mode="all", lowr_thresh_factor=1.0)
+
+
 def test_deconvolve__low_rank_commutes_with_the_order_of_the_galaxies():
     field = scene(12)
     order = np.random.default_rng(0).permutation(12)
