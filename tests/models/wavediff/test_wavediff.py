@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -426,6 +427,19 @@ def test_wavediff__is_the_same_on_every_device(fitted, device: str) -> None:
     at = points(6)
     psf = model.predict(at, GRID)
     np.testing.assert_allclose(there.predict(at, GRID).cpu(), psf, atol=2e-4 * float(psf.max()))
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.03])
+def test_fluxes__are_held_at_one_where_they_fall_short_of_it_alike(scatter: float) -> None:
+    scene = stars(n=20, flux=0.996)
+    factor = 1 + scatter * np.random.default_rng(4).normal(size=20)
+    image = (scene.image * factor[:, None, None]).astype(np.float32)
+    report = WaveDiff(**SMALL, surfaces=False).fit(replace(scene, image=image))
+    if scatter:
+        np.testing.assert_allclose(report.flux, 0.996 * factor, rtol=0.03)
+        assert report.flux.std() > 0.02
+    else:
+        assert (report.flux == 1).all()
 
 
 def test_fluxes_and_background__are_in_electrons_and_electrons_a_pixel() -> None:
