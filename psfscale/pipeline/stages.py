@@ -287,7 +287,7 @@ def _fit_of(name: str) -> Declared:
 
 DECLARED: dict[str, Declared] = {
     "fit": Declared(
-        version=9,
+        version=10,
         build=_fit_stage,
         settings=_fit_settings,
         wanted=lambda context: len(context.models) == 1,
