@@ -26,7 +26,7 @@ from scale_survey import (
     write_instrument,
 )
 
-from psfscale.pipeline.cost import peak_memory
+from psfscale.pipeline.drive.cost import peak_memory
 
 
 def stored_objects(run: Path) -> int:
@@ -39,7 +39,7 @@ def overhead(scratch: Path, *, n_ccds: int, serial: bool, workers: int) -> None:
     import scale_blank
 
     from psfscale.pipeline import run, status
-    from psfscale.pipeline.profiles import LocalProfile
+    from psfscale.pipeline.workers.profiles import LocalProfile
 
     scale_blank.install()
     site = scratch / "site"
@@ -76,7 +76,7 @@ def overhead(scratch: Path, *, n_ccds: int, serial: bool, workers: int) -> None:
 def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
     """Planning a survey, opening its run store, and resuming when 99 % of it is done."""
     from psfscale.pipeline import open_run, plan_run
-    from psfscale.pipeline.context import RunContext
+    from psfscale.pipeline.stages.context import RunContext
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 
     config = blank_run(scratch, n_exposures, n_ccds)

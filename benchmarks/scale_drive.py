@@ -73,15 +73,15 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
     from distributed import LocalCluster
 
     from psfscale.config import Limits
-    from psfscale.pipeline import cluster
-    from psfscale.pipeline.context import RunContext
-    from psfscale.pipeline.driver import Driver
+    from psfscale.pipeline.drive.driver import Driver
+    from psfscale.pipeline.drive.plan import remaining, wanted_units
     from psfscale.pipeline.events import UnitFinished
     from psfscale.pipeline.ledger.books import Books, Known
     from psfscale.pipeline.ledger.lease import Lease
-    from psfscale.pipeline.plan import remaining, wanted_units
-    from psfscale.pipeline.profiles import LocalProfile
+    from psfscale.pipeline.stages.context import RunContext
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+    from psfscale.pipeline.workers import cluster
+    from psfscale.pipeline.workers.profiles import LocalProfile
 
     os.environ["SLEEP"] = str(mean)
     config = blank_run(scratch, n_exposures, 1)
@@ -140,7 +140,7 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
 
 def quieten() -> None:
     """200 workers in one process would each ask the system for its load."""
-    from psfscale.pipeline import cluster
+    from psfscale.pipeline.workers import cluster
 
     cluster.SETTINGS["distributed.admin.system-monitor.interval"] = "60s"
     cluster.SETTINGS["distributed.admin.tick.interval"] = "2s"

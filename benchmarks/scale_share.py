@@ -55,7 +55,7 @@ def walk(given: dict[str, Path], output: Path, *, workers: int) -> Walk:
     """One run, RCA and restoration; no workers: serial."""
     from psfscale.config import RunConfig
     from psfscale.pipeline import run, status
-    from psfscale.pipeline.profiles import LocalProfile
+    from psfscale.pipeline.workers.profiles import LocalProfile
 
     wanted = {"psf": {"at_galaxies": False}, "restore": {"at_galaxies": True}}
     config = RunConfig.model_validate({**given, "output": output, **wanted})

@@ -30,8 +30,8 @@ def fill(folder: Path, n_exposures: int, n_ccds: int) -> Path:
     """A survey store and a run store that says all its metrics are done."""
     from psfscale.arrays import UnitState
     from psfscale.config import RunConfig
-    from psfscale.pipeline.context import RunContext
-    from psfscale.pipeline.stages import STAGE_NAMES
+    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.stages.declared import STAGE_NAMES
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
     from psfscale.pipeline.storage.session import Session
     from psfscale.store.layout import open_root
@@ -106,7 +106,7 @@ def drawn(session, exposure: int, n_ccds: int):
 
 def measure(run: Path, *, rho: bool) -> None:
     """Tally a run store in this process and say what it took."""
-    from psfscale.pipeline.aggregation import aggregate_stores
+    from psfscale.pipeline.read.aggregation import aggregate_stores
 
     start = time.process_time(), time.time()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

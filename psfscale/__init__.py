@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psfscale.models.rca.model import RCA
     from psfscale.models.sprite.model import SPRITE
     from psfscale.models.wavediff.model import WaveDiff
-    from psfscale.pipeline.consume import open_run
+    from psfscale.pipeline.read.consume import open_run
     from psfscale.store.models import load_model, save_model
     from psfscale.store.stacks import read_points, read_stars
 
@@ -29,7 +29,7 @@ _HOMES = {
     "SPRITE": "psfscale.models.sprite.model",
     "WaveDiff": "psfscale.models.wavediff.model",
     "load_model": "psfscale.store.models",
-    "open_run": "psfscale.pipeline.consume",
+    "open_run": "psfscale.pipeline.read.consume",
     "save_model": "psfscale.store.models",
     "read_points": "psfscale.store.stacks",
     "read_stars": "psfscale.store.stacks",

@@ -326,7 +326,7 @@ def fit(
     """Fit a PSF model to a stack of stars, without a survey."""
     from time import process_time
 
-    from psfscale.pipeline.drop_in import fit_stack
+    from psfscale.pipeline.drop_in.models import fit_stack
 
     start = process_time()
     with _progress("fit") as advance:
@@ -368,7 +368,7 @@ def predict(
     ] = "auto",
 ) -> None:
     """Draw the PSF of a fitted model at positions and spectra; each sums to 1."""
-    from psfscale.pipeline.drop_in import predict_stack
+    from psfscale.pipeline.drop_in.models import predict_stack
 
     n = predict_stack(
         model, at, output, oversampling=oversampling, size=size, pixel=pixel, centre=centre
@@ -382,7 +382,7 @@ app.command(cls=DropInCommand)(deconvolve)
 @app.command()
 def schema() -> None:
     """Print every stored array: dims, type, unit, owner and meaning."""
-    from psfscale.pipeline.drop_in import model_schema
+    from psfscale.pipeline.drop_in.models import model_schema
     from psfscale.store.describe import schema_text
 
     typer.echo(schema_text(model_schema()), nl=False)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.blocks import (
+    from psfscale.pipeline.drive.blocks import (
         BlocksSummary,
         is_index,
         plan_blocks,
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
         run_stores,
         write_index,
     )
-    from psfscale.pipeline.consume import Run, open_run
+    from psfscale.pipeline.drive.launch import RunSummary, run
+    from psfscale.pipeline.drive.plan import Plan, plan_run
+    from psfscale.pipeline.drive.together import run_survey, run_together
     from psfscale.pipeline.events import Event, Observer
-    from psfscale.pipeline.launch import RunSummary, run
-    from psfscale.pipeline.plan import Plan, plan_run
-    from psfscale.pipeline.products import (
+    from psfscale.pipeline.read.consume import Run, open_run
+    from psfscale.pipeline.read.products import (
         MetricsSummary,
         aggregate_run,
         metrics_of_stars,
         report_run,
         write_tables,
     )
-    from psfscale.pipeline.profiles import ClusterProfile, load_profile
-    from psfscale.pipeline.state import RunStatus, status
-    from psfscale.pipeline.state_blocks import BlocksStatus, status_of
-    from psfscale.pipeline.together import run_survey, run_together
-    from psfscale.pipeline.verification import Verification, verify
+    from psfscale.pipeline.read.state import RunStatus, status
+    from psfscale.pipeline.read.state_blocks import BlocksStatus, status_of
+    from psfscale.pipeline.read.verification import Verification, verify
+    from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
 __all__ = [
     "BlocksStatus",
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "blocks": (
+    "drive.blocks": (
         "BlocksSummary",
         "is_index",
         "plan_blocks",
@@ -75,22 +75,22 @@ _HOMES = {
         "run_stores",
         "write_index",
     ),
-    "consume": ("Run", "open_run"),
+    "read.consume": ("Run", "open_run"),
     "events": ("Event", "Observer"),
-    "plan": ("Plan", "plan_run"),
-    "products": (
+    "drive.plan": ("Plan", "plan_run"),
+    "read.products": (
         "MetricsSummary",
         "aggregate_run",
         "metrics_of_stars",
         "report_run",
         "write_tables",
     ),
-    "profiles": ("ClusterProfile", "load_profile"),
-    "launch": ("RunSummary", "run"),
-    "state": ("RunStatus", "status"),
-    "state_blocks": ("BlocksStatus", "status_of"),
-    "together": ("run_survey", "run_together"),
-    "verification": ("Verification", "verify"),
+    "workers.profiles": ("ClusterProfile", "load_profile"),
+    "drive.launch": ("RunSummary", "run"),
+    "read.state": ("RunStatus", "status"),
+    "read.state_blocks": ("BlocksStatus", "status_of"),
+    "drive.together": ("run_survey", "run_together"),
+    "read.verification": ("Verification", "verify"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import toy
 
 from psfscale.pipeline import load_profile, run
-from psfscale.pipeline.profiles import LocalProfile
+from psfscale.pipeline.workers.profiles import LocalProfile
 
 if __name__ == "__main__":
     folder, given, changes = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])

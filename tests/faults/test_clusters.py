@@ -11,12 +11,13 @@ import yaml
 from distributed.core import Status
 
 from psfscale.errors import RunError
-from psfscale.pipeline import cluster, load_profile, open_run, run, status
+from psfscale.pipeline import load_profile, open_run, run, status
+from psfscale.pipeline.drive.unit import Task
 from psfscale.pipeline.events import ClusterLost, Event, UnitFinished
-from psfscale.pipeline.executor import ExecutorLostError
 from psfscale.pipeline.ledger.marker import read_markers
-from psfscale.pipeline.profiles import LocalProfile
-from psfscale.pipeline.unit import Task
+from psfscale.pipeline.workers import cluster
+from psfscale.pipeline.workers.executor import ExecutorLostError
+from psfscale.pipeline.workers.profiles import LocalProfile
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import toy
 from mortal import Killed, Mortal
 
 from psfscale.pipeline import plan_run, run, status, verify
-from psfscale.pipeline.context import RunContext
 from psfscale.pipeline.events import UnitSubmitted
 from psfscale.pipeline.ledger.marker import read_markers
+from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.storage.runstore import create_run_store
 
 pytestmark = pytest.mark.slow

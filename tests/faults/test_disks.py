@@ -50,7 +50,7 @@ def test_full_disk__stops_the_run_and_the_same_command_resumes(
 
 
 def test_passing_read_error__is_tried_again(survey, monkeypatch) -> None:
-    from psfscale.pipeline import unit
+    from psfscale.pipeline.drive import unit
 
     monkeypatch.setattr(unit, "PAUSE", 0.0)
     errors = iter([OSError(errno.EIO, "once"), OSError(errno.ESTALE, "twice")])

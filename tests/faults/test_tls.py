@@ -17,7 +17,7 @@ from distributed.security import Security
 
 from psfscale.errors import RunError
 from psfscale.pipeline import run
-from psfscale.pipeline.profiles import AddressProfile
+from psfscale.pipeline.workers.profiles import AddressProfile
 
 README = Path(__file__).parents[2] / "deploy/README.md"
 pytestmark = [

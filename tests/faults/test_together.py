@@ -14,7 +14,7 @@ import toy
 from psfscale.errors import ConfigError, RunError
 from psfscale.pipeline import run, run_survey, run_together, status, write_index
 from psfscale.pipeline.ledger.journal import begun_units
-from psfscale.pipeline.profiles import AddressProfile, LocalProfile
+from psfscale.pipeline.workers.profiles import AddressProfile, LocalProfile
 
 pytestmark = pytest.mark.slow
 NAMES = ("a", "b")

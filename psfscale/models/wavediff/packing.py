@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Block", "Packing", "assembled", "field_blocks", "free_rows"]
+__all__ = ["Block", "Packing", "assembled", "field_blocks", "free_rows", "own_gain"]
 
 
 def free_rows(n: int, nuisances: Nuisances) -> list[int]:
@@ -92,3 +93,14 @@ class Packing:
         tilt = like.tilt.clone()
         tilt[:, self.columns] = values[n:].reshape(len(tilt), -1)
         return replace(like, zernike=zernike, tilt=tilt)
+
+
+def own_gain(normal: Normal, modes: list[int], own: list[int]) -> float:
+    """What these modes of each star's own, beside others, gain in χ² over noise [σ of that]."""
+
+    def gain(rows: list[int]) -> float:
+        block, vector = normal.matrix[:, rows][:, :, rows], normal.vector[:, rows]
+        return float((vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum())
+
+    n = len(normal.vector) * len(modes)
+    return (gain([*own, *modes]) - gain(own) - n) / math.sqrt(2 * n)

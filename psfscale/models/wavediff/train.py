@@ -14,6 +14,7 @@ from psfscale.models.wavediff.beyond import Trial, solved, split
 from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.fit import Refined, blur_error, refine, search, silent
 from psfscale.models.wavediff.joint import linearised
+from psfscale.models.wavediff.packing import own_gain
 from psfscale.models.wavediff.scene import DEFOCUS, TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, StarPixels
@@ -271,11 +272,11 @@ class Training:
         if settings.fluxes == "auto":
             self.nuisances = replace(self.nuisances, fluxes=not self._normalised())
         held = settings.centroids == "auto" and not self.nuisances.centroids
-        if held and _restless(self.found.normal, list(TIP_TILT), self.nuisances.own):
+        if held and own_gain(self.found.normal, list(TIP_TILT), self.nuisances.own) > SIGNIFICANT:
             self.free_centroids()
         wanted = settings.defocus
         if wanted == "auto":
-            wanted = _restless(self.found.normal, [DEFOCUS], self.nuisances.own)
+            wanted = own_gain(self.found.normal, [DEFOCUS], self.nuisances.own) > SIGNIFICANT
         if wanted:
             self.free_defocus()
 
@@ -388,14 +389,3 @@ class Training:
         changed = bool((kept != self.used).any())
         self.used = kept
         return changed
-
-
-def _restless(normal: Normal, modes: list[int], own: list[int]) -> bool:
-    """Whether these modes of each star's own, beside others, would lower χ² by more than noise."""
-
-    def gain(rows: list[int]) -> float:
-        block, vector = normal.matrix[:, rows][:, :, rows], normal.vector[:, rows]
-        return float((vector * torch.linalg.solve(block, vector[..., None])[..., 0]).sum())
-
-    n = len(normal.vector) * len(modes)
-    return gain([*own, *modes]) - gain(own) > n + SIGNIFICANT * math.sqrt(2 * n)

@@ -9,14 +9,14 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import StoreError
-from psfscale.pipeline.ccd import EXPOSURE
 from psfscale.pipeline.ledger.marker import carry, digest_of
+from psfscale.pipeline.stages.ccd import EXPOSURE
 from psfscale.store.packs import LEADING, leading_dims
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from psfscale.pipeline.declare import Input, Stage
+    from psfscale.pipeline.stages.declare import Input, Stage
     from psfscale.pipeline.storage.session import Session
     from psfscale.store.objects import StoredArray
     from psfscale.store.packs import Place

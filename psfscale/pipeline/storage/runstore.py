@@ -11,9 +11,9 @@ import numpy as np
 from psfscale.arrays import UnitState
 from psfscale.config import fingerprint
 from psfscale.errors import StoreError
-from psfscale.pipeline.context import require_run
 from psfscale.pipeline.ledger.books import Books, stages_in
-from psfscale.pipeline.stages import STAGE_NAMES, stages_of
+from psfscale.pipeline.stages.context import require_run
+from psfscale.pipeline.stages.declared import STAGE_NAMES, stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.layout import add_arrays, consolidate, create_store, grow, open_root
 from psfscale.store.models import run_sizes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from psfscale.pipeline.context import RunContext
+    from psfscale.pipeline.stages.context import RunContext
 
 
 def run_packing(context: RunContext) -> Packing:

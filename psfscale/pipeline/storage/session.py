@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from psfscale.pipeline.context import RunContext, read_context
-from psfscale.pipeline.stages import stages_of
+from psfscale.pipeline.stages.context import RunContext, read_context
+from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.runstore import run_packing
 from psfscale.store.layout import open_root
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import zarr
 
-    from psfscale.pipeline.declare import Stage
+    from psfscale.pipeline.stages.declare import Stage
     from psfscale.store.packs import Packing, Place
     from psfscale.store.schema import ArraySpec
 

@@ -87,7 +87,7 @@ def test_fit__leaves_the_checkpoint_of_another_fit_alone() -> None:
 
 DYING = """
 import json, os, signal, sys
-from psfscale.pipeline.drop_in import fit_stack
+from psfscale.pipeline.drop_in.models import fit_stack
 from pathlib import Path
 
 def observe(phase):
@@ -101,7 +101,7 @@ fit_stack("wavediff", Path(sys.argv[1]), Path(sys.argv[2]), settings=json.loads(
 
 def test_killed_command__goes_on_and_leaves_the_model_alone(tmp_path: Path) -> None:
     """The process is killed after its second phase; the next takes up from there."""
-    from psfscale.pipeline.drop_in import fit_stack
+    from psfscale.pipeline.drop_in.models import fit_stack
     from psfscale.store.models import load_model
 
     scene = stars(n=12)

@@ -1,0 +1,1 @@
+"""Which units remain, and the loop that hands them out until none does."""

@@ -1,0 +1,144 @@
+"""Surveys in blocks: one survey store and one run store a block, and an index over them.
+
+Blocks need nothing of one another, so several drivers, each with a cluster of its own, may work
+on one index: a block that another driver holds is passed by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from signal import Signals
+from typing import TYPE_CHECKING, Any
+
+from psfscale.errors import HeldError, StoreError
+from psfscale.pipeline.drive.launch import INTERRUPTED, run
+from psfscale.pipeline.drive.plan import plan_run
+from psfscale.pipeline.ledger.lease import read_holder
+from psfscale.store.index import is_index, list_stores, read_index, write_index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from psfscale.config import RunConfig
+    from psfscale.pipeline.drive.launch import RunSummary
+    from psfscale.pipeline.drive.plan import Plan
+
+__all__ = [
+    "BlocksSummary",
+    "configs",
+    "is_index",
+    "plan_blocks",
+    "run_blocks",
+    "run_stores",
+    "write_index",
+]
+
+INDEX = "index.yaml"
+"""In the folder of a run in blocks: its run stores in order, those not begun too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlocksSummary:
+    """What became of every block.
+
+    Attributes
+    ----------
+    ended : how its run ended, by name, of the blocks that this driver ran
+    held : why not, by name, of the blocks that another driver runs
+    signal : that ended a driver between two blocks, or None
+    """
+
+    ended: dict[str, RunSummary]
+    held: dict[str, str]
+    signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """The largest of the blocks'; 128 and a signal's number where one interrupted."""
+        own = 0 if self.signal is None else 128 + self.signal
+        return max([own, *(summary.exit_code for summary in self.ended.values())])
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {summary}" for name, summary in self.ended.items()]
+        lines += [f"{name}: {why}" for name, why in self.held.items()]
+        lines += [INTERRUPTED.format(Signals(self.signal).name)] if self.signal is not None else []
+        return "\n".join(lines)
+
+
+def configs(config: RunConfig) -> dict[str, RunConfig]:
+    """The run of every block, by name; its output lies in the folder `config.output`.
+
+    Raises
+    ------
+    ConfigError
+        The index is missing or wrong.
+    """
+    return {
+        block.stem: config.model_copy(
+            update={"survey": block, "output": config.output / f"{block.stem}.zarr"}
+        )
+        for block in read_index(config.survey)
+    }
+
+
+def run_stores(path: Path) -> list[Path]:
+    """The run store at `path`, or those of the folder of a run in blocks, in its order.
+
+    Raises
+    ------
+    StoreError
+        There is neither.
+    """
+    if (path / "zarr.json").is_file():
+        return [path]
+    listed = read_index(path / INDEX) if (path / INDEX).is_file() else sorted(path.glob("*.zarr"))
+    found = [store for store in listed if (store / "zarr.json").is_file()]
+    if not found:
+        msg = f"no run store at {path}, and no folder of run stores"
+        raise StoreError(msg)
+    return found
+
+
+def plan_blocks(config: RunConfig, *, retry_failed: bool = False) -> Iterator[tuple[str, Plan]]:
+    """What a run of every block would do now."""
+    for name, block in configs(config).items():
+        yield name, plan_run(block, retry_failed=retry_failed)
+
+
+def run_blocks(config: RunConfig, **options: Any) -> BlocksSummary:
+    """Run block after block, but for those that another driver holds.
+
+    Parameters
+    ----------
+    config : whose `survey` is an index and whose `output` is a folder
+    **options : of `psfscale.pipeline.run`
+
+    Raises
+    ------
+    ConfigError
+        The index is missing or wrong.
+    """
+    config.output.mkdir(parents=True, exist_ok=True)
+    left = configs(config)
+    list_stores(config.output / INDEX, [block.output for block in left.values()])
+    summary = BlocksSummary(ended={}, held={})
+    while left:
+        summary.held.clear()
+        for name, block in left.items():
+            try:
+                summary.ended[name] = run(block, **options)
+            except HeldError as error:
+                summary.held[name] = str(error)
+                continue
+            if summary.ended[name].signal is not None:
+                return summary
+        # A block whose driver has died meanwhile is taken up.
+        left = {name: left[name] for name in summary.held if _orphaned(left[name].output)}
+    return summary
+
+
+def _orphaned(store: Path) -> bool:
+    """Whether the driver that held a run has died."""
+    holder = read_holder(store)
+    return holder is not None and holder.state == "stale"

@@ -1,0 +1,297 @@
+"""Run a survey: plan, prepare the store, drive the units, compact and aggregate."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from psfscale.arrays import UnitState
+from psfscale.errors import HOPELESS, ConfigError, RunError
+from psfscale.pipeline.drive.cost import peak_memory
+from psfscale.pipeline.drive.driver import Driver
+from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
+from psfscale.pipeline.events import Notice, Observer, RunFinished, RunStarted
+from psfscale.pipeline.events.log import EventLog
+from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
+from psfscale.pipeline.ledger.files import sweep
+from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.ledger.marker import Failure, read_markers
+from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.stages.declared import stages_of
+from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+from psfscale.pipeline.workers.executor import Executor, SerialExecutor
+from psfscale.pipeline.workers.profiles import LocalProfile
+from psfscale.pipeline.workers.resources import GPU, Amounts, demanded, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+    from types import FrameType
+
+    import numpy as np
+
+    from psfscale.config import RunConfig
+    from psfscale.pipeline.ledger.marker import Key
+    from psfscale.pipeline.workers.profiles import ClusterProfile
+
+INTERRUPTED = "interrupted by {}; the same command resumes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a run stands when its driver ends.
+
+    Attributes
+    ----------
+    run : path of the run store
+    n_units : units finished by this driver
+    n_skipped : units that were done before
+    n_left : units still to do
+    ccds : CCDs by stage and state, over the whole run
+    failures : of all quarantined CCDs of the run
+    seconds : wall time of this driver
+    peak_memory : of this driver's process [byte]
+    signal : that interrupted the run, or None
+    """
+
+    run: Path
+    n_units: int
+    n_skipped: int
+    n_left: int
+    ccds: dict[str, dict[str, int]]
+    failures: tuple[Failure, ...]
+    seconds: float
+    peak_memory: int
+    signal: int | None = None
+
+    @property
+    def n_blocked(self) -> int:
+        """CCDs not tried because a stage before failed on them."""
+        return sum(states.get(UnitState.BLOCKED.name, 0) for states in self.ccds.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 all good, 1 some CCDs failed or are blocked, 128 + signal where interrupted."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.failures or self.n_blocked or self.n_left else 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_units} units run, {self.n_skipped} were done before, {self.n_left} left, "
+            f"{self.seconds:.1f} s"
+        ]
+        for stage, states in self.ccds.items():
+            counts = ", ".join(f"{n} {name.lower()}" for name, n in states.items() if n)
+            lines.append(f"  {stage:8} CCDs: {counts}")
+        if self.failures:
+            lines.append(f"{len(self.failures)} CCDs quarantined; `psfscale status {self.run}`")
+        if self.signal is not None:
+            lines.append(INTERRUPTED.format(signal.Signals(self.signal).name))
+        return "\n".join(lines)
+
+
+def run(
+    config: RunConfig,
+    *,
+    cluster: ClusterProfile | None = None,
+    serial: bool = False,
+    retry_failed: bool = False,
+    observers: Iterable[Observer] | None = None,
+) -> RunSummary:
+    """Run all units that are not done; the same call resumes whatever ended a run before.
+
+    Parameters
+    ----------
+    config : of the run
+    cluster : where workers come from; processes on this machine if not given
+    serial : run everything in this process, without a cluster
+    retry_failed : try quarantined CCDs again
+    observers : are told every event; a progress bar if not given
+
+    Raises
+    ------
+    ConfigError
+        The instrument file or a setting is wrong, or `cluster` is given for a serial run.
+    StoreError
+        There is no survey store, or the output path holds something else.
+    RunError
+        Another driver holds the run, too many CCDs failed, or clusters were lost again and
+        again.
+    """
+    if serial and cluster is not None:
+        msg = "a serial run takes no cluster: leave out one of the two"
+        raise ConfigError(msg)
+    start = time.time()
+    context = RunContext.build(config)
+    stages = {name: stage.resources for name, stage in stages_of(context).items()}
+    demands = demanded(context, stages)
+    create_run_store(context)
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        lease = stack.enter_context(Lease(context.run))
+        log = stack.enter_context(EventLog(context.run))
+        sweep(context.run)
+        prepare_run_store(context)
+        books = Books(context.run)
+        books.take_in()
+        plan = _plan(context, books, retry_failed)
+        driver = Driver(
+            run=context.run,
+            books=books,
+            lease=lease,
+            limits=config.limits,
+            make_executor=_executors(
+                serial, cluster or LocalProfile(), interrupt, _still(demands, plan)
+            ),
+            resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
+            restarts=(cluster or LocalProfile()).restarts,
+            stop=interrupt.caught,
+            observers=(log, *(_bar() if observers is None else observers)),
+        )
+        _drive(driver, plan, context, start)
+        return _summarise(context.run, plan, driver, interrupt, start)
+
+
+def _plan(context: RunContext, books: Books, retry_failed: bool) -> Plan:
+    wanted = wanted_units(context)
+    books.want(wanted.fingerprints)
+    known = read_known(context.run, wanted.stages)
+    return remaining(wanted, known, retry_failed=retry_failed)
+
+
+def _still(demands: Mapping[str, Amounts], plan: Plan) -> dict[str, Amounts]:
+    """Demands of the stages that have something to do."""
+    at = plan.wanted.stages.index
+    return {name: want for name, want in demands.items() if (plan.why[:, at(name)] > 0).any()}
+
+
+def _executors(
+    serial: bool, profile: ClusterProfile, interrupt: Interrupt, demands: Mapping[str, Amounts]
+) -> Callable[[], Executor]:
+    if serial:
+        return lambda: _serial(interrupt, demands)
+
+    def make() -> Executor:
+        from psfscale.pipeline.workers.cluster import DaskExecutor
+
+        return DaskExecutor(profile, demands=demands)
+
+    return make
+
+
+def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts]) -> Executor:
+    """Units in this process; the accelerators that it sees are what it has."""
+    if demands:
+        import torch
+
+        here = {GPU: float(torch.cuda.device_count())}
+        advice = "run on a cluster whose workers declare it"
+        require(demands, here, where=f"this process sees {here[GPU]:g} GPUs", advice=advice)
+    return SerialExecutor(interrupt.caught)
+
+
+def notices(context: RunContext) -> list[str]:
+    """What of a run may not be as its starter thinks."""
+    chromatic = [model.name for model in context.models if model.chromatic]
+    if chromatic and not context.has_spectra:
+        return [
+            f"{context.config.survey} holds no spectra: {chromatic[0]} takes all stars and "
+            "galaxies to be flat over the passband"
+        ]
+    return []
+
+
+def _bar() -> tuple[Observer, ...]:
+    from psfscale.pipeline.events.bar import ProgressBar
+
+    return (ProgressBar(),)
+
+
+def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> None:
+    """Run the units; compact and close the books however that ends."""
+    reason = "all units are finished"
+    for text in notices(context):
+        driver.tell(Notice(text=text))
+    driver.tell(RunStarted(run=str(driver.run), n_units=plan.n_todo, n_done=plan.n_done))
+    try:
+        driver.go(plan)
+        if driver.stop():
+            reason = "interrupted"
+    except OSError as error:
+        reason = f"{type(error).__name__}: {error}"
+        if error.errno not in HOPELESS:
+            raise
+        msg = f"{error}: mend that; the same command resumes"
+        raise RunError(msg) from error
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        driver.tell(
+            RunFinished(
+                n_units=driver.n_finished,
+                n_left=plan.n_todo - driver.n_finished,
+                reason=reason,
+                seconds=round(time.time() - start, 3),
+                peak_memory=peak_memory(),
+            )
+        )
+    if not driver.stop():
+        from psfscale.pipeline.read.products import write_aggregates
+
+        write_aggregates(context)
+
+
+def _summarise(
+    run: Path, plan: Plan, driver: Driver, interrupt: Interrupt, start: float
+) -> RunSummary:
+    known = read_known(run, plan.wanted.stages)
+    done = (known.fingerprints == plan.wanted.fingerprints) & (known.fingerprints > 0)
+    markers = [m for key, m in read_markers(run).items() if _is(done, plan, key)]
+    return RunSummary(
+        run=run,
+        n_units=driver.n_finished,
+        n_skipped=plan.n_done,
+        n_left=plan.n_todo - driver.n_finished,
+        ccds=count_ccds(plan.wanted.stages, known, done),
+        failures=tuple(failure for marker in markers for failure in marker.failures),
+        seconds=time.time() - start,
+        peak_memory=peak_memory(),
+        signal=interrupt.signal,
+    )
+
+
+def _is(done: np.ndarray, plan: Plan, key: Key) -> bool:
+    return bool(done[key[1], plan.wanted.stages.index(key[0])])
+
+
+class Interrupt:
+    """Takes the first SIGINT or SIGTERM as a wish to stop cleanly; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def caught(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _catch(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self.__exit__()

@@ -1,0 +1,169 @@
+"""Several drivers at once on a survey in blocks: each a process with a cluster of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from psfscale.errors import ConfigError, RunError
+from psfscale.pipeline.drive.blocks import BlocksSummary, configs, is_index, run_blocks
+from psfscale.pipeline.drive.launch import Interrupt, RunSummary, run
+from psfscale.pipeline.workers.profiles import LocalProfile, SlurmProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.process import BaseProcess
+
+    from psfscale.config import RunConfig
+    from psfscale.pipeline.workers.profiles import ClusterProfile
+
+WAIT = 0.2
+"""Longest single wait for a driver's end [s]: how soon an interruption is passed on."""
+
+
+def run_survey(
+    config: RunConfig, *, drivers: int = 1, **options: Any
+) -> RunSummary | BlocksSummary:
+    """Run a survey store, or the blocks of an index by one driver or several.
+
+    Parameters
+    ----------
+    config : of the run
+    drivers : at the same time; more than one only of an index
+    **options : of `psfscale.pipeline.run`
+
+    Raises
+    ------
+    ConfigError
+        Several drivers are asked for on a store that is not cut into blocks.
+    """
+    if is_index(config.survey):
+        several = drivers > 1
+        return (
+            run_together(config, drivers=drivers, **options)
+            if several
+            else run_blocks(config, **options)
+        )
+    if drivers > 1:
+        msg = f"{config.survey} is one store, for one driver; `psfscale index` names several"
+        raise ConfigError(msg)
+    return run(config, **options)
+
+
+def run_together(
+    config: RunConfig,
+    *,
+    drivers: int,
+    cluster: ClusterProfile | None = None,
+    serial: bool = False,
+    retry_failed: bool = False,
+) -> BlocksSummary:
+    """Run the blocks of a survey by several drivers, which share the workers out.
+
+    Parameters
+    ----------
+    config : whose `survey` is an index and whose `output` is a folder
+    drivers : processes, each with a cluster of its own; no more than there are blocks
+    cluster : where workers come from, those of all drivers together
+    serial : each driver runs its units itself
+    retry_failed : try quarantined CCDs again
+
+    Raises
+    ------
+    ConfigError
+        The index is missing or wrong, or `cluster` runs already and cannot be shared out.
+    RunError
+        A driver could not go on; the others have ended.
+    """
+    n = max(min(drivers, len(configs(config))), 1)
+    share = None if serial else _share(cluster or LocalProfile(), n)
+    options = {"cluster": share, "serial": serial, "retry_failed": retry_failed, "observers": ()}
+    context = multiprocessing.get_context("spawn")
+    told: multiprocessing.Queue[BlocksSummary | str] = context.Queue()
+    started: list[BaseProcess] = [
+        context.Process(target=_drive, args=(config, options, told, os.getpid())) for _ in range(n)
+    ]
+    with Interrupt() as interrupt:
+        for process in started:
+            process.start()
+        endings = _endings(started, told, interrupt)
+    for process in started:
+        process.join()
+    return _together(endings, n)
+
+
+def _share(profile: ClusterProfile, n: int) -> ClusterProfile:
+    """The profile of one driver of `n`."""
+    if not isinstance(profile, (LocalProfile, SlurmProfile)):
+        msg = f"a cluster of kind {profile.kind!r} runs already and cannot be shared out"
+        raise ConfigError(msg)
+    workers = profile.workers or os.cpu_count() or 1
+    return profile.model_copy(update={"workers": max(workers // n, 1)})
+
+
+def _drive(
+    config: RunConfig,
+    options: dict[str, Any],
+    told: multiprocessing.Queue[BlocksSummary | str],
+    parent: int,
+) -> None:
+    """Run blocks in a process of its own, which a terminal's Ctrl-C does not reach."""
+    os.setpgid(0, 0)
+    threading.Thread(target=_stop_without, args=(parent,), daemon=True).start()
+    try:
+        told.put(run_blocks(config, **options))
+    except Exception as error:  # noqa: BLE001 (the parent raises it)
+        told.put(f"{type(error).__name__}: {error}")
+
+
+def _stop_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _endings(
+    started: Sequence[BaseProcess],
+    told: multiprocessing.Queue[BlocksSummary | str],
+    interrupt: Interrupt,
+) -> list[BlocksSummary | str]:
+    """What the drivers said as they ended; a signal is passed on to them, once."""
+    endings: list[BlocksSummary | str] = []
+    passed_on = False
+    while len(endings) < len(started):
+        lost = [p for p in started if p.exitcode not in (None, 0)]
+        try:
+            endings.append(told.get(timeout=WAIT))
+        except queue.Empty:
+            if len(endings) + len(lost) == len(started):
+                return [*endings, *(_of_lost(p.exitcode, interrupt.signal) for p in lost)]
+        if interrupt.signal is not None and not passed_on:
+            passed_on = True
+            for process in started:
+                if process.is_alive() and process.pid is not None:
+                    os.kill(process.pid, interrupt.signal)
+    return endings
+
+
+def _of_lost(code: int | None, number: int | None) -> BlocksSummary | str:
+    """What a driver would have said: one that held no block yet dies of the signal passed on."""
+    if number is not None and code == -number:
+        return BlocksSummary(ended={}, held={}, signal=number)
+    return f"a driver ended with exit code {code}"
+
+
+def _together(endings: Sequence[BlocksSummary | str], n: int) -> BlocksSummary:
+    failed = [ending for ending in endings if isinstance(ending, str)]
+    if failed:
+        msg = f"{len(failed)} of {n} drivers could not go on: {'; '.join(failed)}"
+        raise RunError(msg)
+    summaries = [ending for ending in endings if not isinstance(ending, str)]
+    ended = {name: summary for each in summaries for name, summary in each.ended.items()}
+    held = {name: why for each in summaries for name, why in each.held.items() if name not in ended}
+    signals = [each.signal for each in summaries if each.signal is not None]
+    return BlocksSummary(ended=ended, held=held, signal=signals[0] if signals else None)

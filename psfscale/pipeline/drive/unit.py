@@ -1,0 +1,251 @@
+"""Run one unit: read its exposure, map its stage over the CCDs, write, and mark it done.
+
+Knows no cluster. A worker calls `execute`; so does a serial run. Called as a program, it
+runs one unit in a process of its own: ``python -m psfscale.pipeline.drive.unit TASK``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psfscale.arrays import Role, UnitState
+from psfscale.errors import HOPELESS, PsfscaleError, RunError
+from psfscale.pipeline.drive.cost import Meter, device
+from psfscale.pipeline.ledger.journal import note_end, note_start
+from psfscale.pipeline.ledger.lease import holds
+from psfscale.pipeline.ledger.marker import (
+    Failure,
+    Key,
+    Marker,
+    read_marker,
+    write_marker,
+)
+from psfscale.pipeline.stages.context import versions
+from psfscale.pipeline.stages.mapping import Mapped, Reason, failure_of, map_ccds, map_exposure
+from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
+from psfscale.pipeline.storage.session import session_of
+from psfscale.store.checkpoint import CheckpointFile
+from psfscale.store.layout import STATE_DIRECTORY
+
+if TYPE_CHECKING:
+    pass
+
+MEMORY_LIMIT = "PSFSCALE_MEMORY_LIMIT"
+"""Variable of the environment: what a unit in a process of its own may allocate [byte]."""
+OVERDUE = 124
+"""Exit code of a process whose unit took too long; as of timeout(1)."""
+START_WITHIN = 60.0
+"""Seconds that a process may take beside its unit's time."""
+IO_ATTEMPTS = 4
+PAUSE = 0.5
+"""Seconds before the first new attempt; twice as long before each next."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What a worker is told: names and numbers, never data.
+
+    Attributes
+    ----------
+    run : path of the run store
+    stage, exposure, fingerprint : the unit
+    attempt : 1 for the first
+    lease : token of the driver that asks
+    keep : states of the CCDs where only failed ones are tried again, else empty
+    sample : exposures whose results the stage gathers
+    alone : run it in a process of its own
+    timeout : longest it may take [s]
+    resources : that its worker should have, by name
+    device : where to compute what the settings leave open
+    """
+
+    run: str
+    stage: str
+    exposure: int
+    fingerprint: str
+    attempt: int
+    lease: str
+    keep: tuple[int, ...] = ()
+    sample: tuple[int, ...] = ()
+    alone: bool = False
+    timeout: float | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+    device: str = "auto"
+
+    @property
+    def key(self) -> Key:
+        """(stage, exposure)."""
+        return self.stage, self.exposure
+
+
+def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
+    """Run a unit in this process; input and output errors are tried again, with pauses.
+
+    Raises
+    ------
+    StoreError
+        A region is not whole shards, an array is not as declared, or is damaged.
+    RunError
+        Another driver has taken the run over.
+    OSError
+        Reading or writing failed `IO_ATTEMPTS` times, or cannot succeed.
+    """
+    for n in range(1, IO_ATTEMPTS):
+        try:
+            return _execute(task, stop)
+        except OSError as error:
+            if isinstance(error, PsfscaleError) or error.errno in HOPELESS:
+                raise
+        time.sleep(random.uniform(0.5, 1) * PAUSE * 2**n)
+    return _execute(task, stop)
+
+
+def execute_alone(task: Task) -> Marker | str:
+    """Run a unit in a child process; returns how the child died, if it did."""
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(task))]
+    with tempfile.TemporaryFile() as errors:
+        try:
+            limit = None if task.timeout is None else task.timeout + START_WITHIN
+            child = subprocess.run(command, stderr=errors, timeout=limit, check=False)  # noqa: S603
+            late = child.returncode == OVERDUE
+            died = overdue(task) if late else _cause(child.returncode)
+        except subprocess.TimeoutExpired:
+            died = overdue(task)
+        errors.seek(0)
+        tail = errors.read()[-2000:].decode(errors="replace").strip()
+    marker = read_marker(Path(task.run), task.key)
+    if marker is not None and marker.fingerprint == task.fingerprint:
+        return marker
+    return f"{died}; its last words: {tail}" if tail else died
+
+
+def overdue(task: Task) -> str:
+    """What is said of a unit that took too long."""
+    return f"took more than {task.timeout:g} s"
+
+
+def prepare(task: Task) -> None:
+    """Load and open what units of the run need; that is no unit's time."""
+    _ = session_of(Path(task.run), task.lease, task.device).stages
+
+
+def _cause(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
+    run, meter = Path(task.run), Meter()
+    session = session_of(run, task.lease, task.device)
+    stage = session.stages[task.stage]
+    reader = ExposureReader(stage, session, task.exposure, sample=task.sample)
+    note_start(run, task.key, attempt=task.attempt, lease=task.lease)
+    keep = bool(task.keep) and not reader.stage.whole
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=keep)
+    how = Mapped(stop=stop, keep=task.keep, checkpoint=_checkpoint(task))
+    run_all = map_exposure if reader.stage.whole else map_ccds
+    states, failures = run_all(reader, writer, meter, how)
+    _require_lease(run, task)
+    marker = _finish(task, writer, reader, states, failures, meter)
+    how.checkpoint.remove()
+    return marker
+
+
+def _checkpoint(task: Task) -> CheckpointFile:
+    """Where the unit keeps itself between two phases of a long fit."""
+    folder = Path(task.run) / STATE_DIRECTORY / "checkpoints"
+    return CheckpointFile(folder / f"{task.stage}-{task.exposure}.npz")
+
+
+def _finish(
+    task: Task,
+    writer: ExposureWriter,
+    reader: ExposureReader,
+    states: list[int],
+    failures: list[Failure],
+    meter: Meter,
+) -> Marker:
+    """Write what is stored by exposure, then the marker."""
+    run, session = Path(task.run), reader.session
+    carried = writer.close()
+    marker = Marker(
+        stage=task.stage,
+        exposure=task.exposure,
+        exposure_id=reader.exposure_id,
+        fingerprint=task.fingerprint,
+        states=tuple(states),
+        failures=tuple(failures),
+        cost=meter.read(),
+        host=socket.gethostname(),
+        device=device(),
+        attempt=task.attempt,
+        finished=time.time(),
+        digest=writer.digest(),
+        versions=None if versions() == session.driver_versions else versions(),
+        carried=carried or None,
+    )
+    _require_lease(run, task)
+    write_marker(run, marker)
+    note_end(run, task.key)
+    return marker
+
+
+def _require_lease(run: Path, task: Task) -> None:
+    if not holds(run, task.lease):
+        msg = f"another driver has taken {run} over; this unit's results are dropped"
+        raise RunError(msg)
+
+
+def quarantine(task: Task, reason: Reason) -> Marker:
+    """Give a whole unit up: every CCD that holds objects is marked as failed for `reason`."""
+    session, meter = session_of(Path(task.run), task.lease, task.device), Meter()
+    reader = ExposureReader(session.stages[task.stage], session, task.exposure)
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=False)
+    _require_lease(session.context.run, task)
+    states, failures = [], []
+    for ccd in range(session.context.sizes["ccd"]):
+        roles = reader.roles(ccd)
+        writer.leave_empty(ccd, roles)
+        held = bool((roles != Role.EMPTY).any())
+        states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
+        failures += [failure_of(reader, ccd, reason)] if held else []
+    return _finish(task, writer, reader, states, failures, meter)
+
+
+def _main() -> None:
+    """Run the task given as JSON; a crash leaves a native traceback on standard error."""
+    from psfscale.pipeline.workers.executor import UnitOverdue, alarm
+
+    if MEMORY_LIMIT in os.environ:
+        limit = int(os.environ[MEMORY_LIMIT])
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    faulthandler.enable()
+    content = json.loads(sys.argv[1])
+    lists = {name: tuple(content[name]) for name in ("keep", "sample")}
+    task = Task(**{**content, **lists})
+    prepare(task)
+    try:
+        with alarm(task):
+            execute(task)
+    except UnitOverdue:
+        sys.exit(OVERDUE)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _main()

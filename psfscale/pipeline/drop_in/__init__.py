@@ -1,0 +1,1 @@
+"""What commands do on plain arrays, without a survey."""

@@ -1,0 +1,198 @@
+"""What is made from a run's arrays after its units: aggregates, tables, the report."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psfscale.errors import HeldError, InputError
+from psfscale.pipeline.drive.blocks import run_stores
+from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, read_aggregates
+from psfscale.pipeline.read.consume import Run
+from psfscale.pipeline.stages.context import RunContext, read_context
+from psfscale.pipeline.storage import array_of
+from psfscale.store.layout import open_root, open_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+_EXPOSURES_AT_A_TIME = 64
+"""In a table of stars."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSummary:
+    """Metrics of the whole survey: values, units and meanings by name."""
+
+    values: dict[str, float]
+    units: dict[str, str]
+    meanings: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Values by name; what could not be measured is None."""
+        return {k: v if np.isfinite(v) else None for k, v in self.values.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name:20} {value:12.6g} {self.units[name]:10} {self.meanings[name]}"
+            for name, value in self.values.items()
+        )
+
+
+def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> MetricsSummary:
+    """Aggregate the metrics of a run again, from its arrays, and return the survey's.
+
+    Written are the metrics of every exposure and of the survey, and the tables and maps of
+    `psfscale.pipeline.read.aggregation`.
+
+    Parameters
+    ----------
+    path : of the run store, or of the folder of a run in blocks, of which those that another
+        driver holds are taken as they stand
+    rho : correlate the residuals of stars too (needs TreeCorr)
+    workers : processes that tally a block each
+
+    Raises
+    ------
+    StoreError
+        There is no run store at `path`.
+    HeldError
+        A driver holds the run.
+    InputError
+        TreeCorr is wanted and not installed.
+    """
+    stores = run_stores(path)
+    if stores == [path]:
+        with Lease(path):
+            write_aggregates(read_context(path))
+            aggregate_stores(stores, path, rho=rho, workers=workers)
+        return read_summary(path)
+    for store in stores:
+        with suppress(HeldError), Lease(store):
+            write_aggregates(read_context(store))
+    aggregate_stores(stores, path, rho=rho, workers=workers)
+    return read_summary(path)
+
+
+def read_summary(path: Path) -> MetricsSummary:
+    """Metrics of the whole survey, as its runs have written them."""
+    summary = Run(path).metrics("survey")
+    return MetricsSummary(
+        values={str(k): float(v) for k, v in summary.items()},
+        units={str(k): v.attrs["units"] for k, v in summary.items()},
+        meanings={str(k): v.attrs["long_name"] for k, v in summary.items()},
+    )
+
+
+def write_aggregates(context: RunContext) -> None:
+    """Write the metrics of every exposure and of the survey; the driver's alone."""
+    from psfscale.metrics import aggregate
+
+    tree, survey = open_tree(context.run), open_tree(context.config.survey)
+    groups = aggregate(
+        tree["stars"].to_dataset(), survey["stars"].to_dataset(), tree["ccds"].to_dataset()
+    )
+    root = open_root(context.run, mode="r+")
+    for group, arrays in groups.items():
+        for name, values in arrays.items():
+            array_of(root, f"{group}/{name}")[...] = values.values
+
+
+def metrics_of_stars(path: Path, table: Path) -> int:
+    """Write the metrics of every star as a ``.parquet`` or ``.csv`` table; returns its rows.
+
+    Exposures are read and written one after the other, so a survey needs no more memory than
+    a few hundred of them.
+
+    Raises
+    ------
+    InputError
+        The table's name ends otherwise.
+    StoreError
+        There is no run store at `path`.
+    """
+    if table.suffix not in (".parquet", ".csv"):
+        msg = f"a table ends in .parquet or .csv, got {table.name}"
+        raise InputError(msg)
+    frames = (frame for store in run_stores(path) for frame in _star_frames(store))
+    writer = _write_parquet if table.suffix == ".parquet" else _write_csv
+    return writer(frames, table)
+
+
+def write_tables(path: Path, folder: Path) -> list[Path]:
+    """Write the tables and maps that `aggregate_run` made as ``.parquet`` files; returns them.
+
+    Raises
+    ------
+    InputError
+        There are none yet.
+    """
+    tables = read_aggregates(path)
+    if not tables:
+        msg = f"{path} has no tables yet; `psfscale metrics {path}` makes them"
+        raise InputError(msg)
+    return as_parquet(tables, folder)
+
+
+def _star_frames(store: Path) -> Iterator[pd.DataFrame]:
+    """Stars of a run, some exposures at a time."""
+    from psfscale.metrics import metrics_table
+
+    tree = open_tree(store)
+    survey = open_tree(read_context(store).config.survey)
+    for start in range(0, tree.sizes["exposure"], _EXPOSURES_AT_A_TIME):
+        part = {"exposure": slice(start, start + _EXPOSURES_AT_A_TIME)}
+        yield metrics_table(tree.isel(part), survey=survey.isel(part))
+
+
+def _write_csv(frames: Iterable[pd.DataFrame], table: Path) -> int:
+    n = 0
+    with table.open("w", encoding="utf-8") as file:
+        for k, frame in enumerate(frames):
+            frame.to_csv(file, index=False, header=k == 0)
+            n += len(frame)
+    return n
+
+
+def _write_parquet(frames: Iterable[pd.DataFrame], table: Path) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first = next(iter(frames := iter(frames)))
+    rows = pa.Table.from_pandas(first, preserve_index=False)
+    n = len(first)
+    with parquet.ParquetWriter(table, rows.schema) as writer:
+        writer.write_table(rows)
+        for frame in frames:
+            writer.write_table(pa.Table.from_pandas(frame, rows.schema, preserve_index=False))
+            n += len(frame)
+    return n
+
+
+def report_run(path: Path, output: Path) -> None:
+    """Write the self-contained HTML page about a run.
+
+    Raises
+    ------
+    StoreError
+        There is no run store at `path`.
+    """
+    from psfscale.pipeline.read.state_blocks import status_of
+    from psfscale.report import write_report
+
+    run = Run(path)
+    write_report(
+        run.tree,
+        survey=run.survey,
+        summary=run.metrics("survey"),
+        tables=read_aggregates(path),
+        status=status_of(path).as_dict(),
+        output=output,
+    )

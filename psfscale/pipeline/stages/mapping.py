@@ -1,0 +1,197 @@
+"""Over the CCDs of an exposure: a stage run on each, or on all at once, failures kept apart."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from psfscale.arrays import Role, UnitState
+from psfscale.errors import PsfscaleError
+from psfscale.pipeline.ledger.marker import Failure, Key, read_marker
+from psfscale.pipeline.stages.choice import STATES
+from psfscale.pipeline.stages.declared import STAGE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psfscale.pipeline.drive.cost import Meter
+    from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
+    from psfscale.pipeline.storage.session import Session
+    from psfscale.store.checkpoint import CheckpointFile
+
+TRACEBACK_LENGTH = 4000
+Reason = tuple[str, str, str]
+"""Type, message and the end of the traceback of an error."""
+
+
+class UnitInterrupted(BaseException):
+    """The driver was asked to stop while it ran a unit itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """How a unit goes over its CCDs.
+
+    Attributes
+    ----------
+    stop : whether the run was interrupted
+    keep : states of the CCDs where only failed ones are tried again, else empty
+    checkpoint : where a fit of all CCDs keeps itself between two phases
+    """
+
+    stop: Callable[[], bool]
+    keep: tuple[int, ...]
+    checkpoint: CheckpointFile
+
+
+def map_ccds(
+    reader: ExposureReader, writer: ExposureWriter, meter: Meter, how: Mapped
+) -> tuple[list[int], list[Failure]]:
+    """Run a stage CCD by CCD; states of the CCDs, and why some failed."""
+    session = reader.session
+    upstream = [_states_of(session, (need, reader.exposure)) for need in reader.stage.needs]
+    for key in product(reader.stage.gathers, reader.sample):
+        _states_of(session, key)  # that their products are to be seen
+    states: list[int] = []
+    failures: list[Failure] = []
+    for ccd in range(session.context.sizes["ccd"]):
+        if how.stop():
+            raise UnitInterrupted
+        if how.keep and how.keep[ccd] in (UnitState.DONE, UnitState.EMPTY):
+            states.append(how.keep[ccd])
+            continue
+        before = [states[ccd] for states in upstream]
+        state = _state_before(reader.roles(ccd), before, any_one=reader.stage.needs_any)
+        if state is UnitState.PENDING:
+            state, failure = _run_ccd(ccd, reader, writer, meter, before)
+            failures += [failure] if failure else []
+        if state is not UnitState.DONE:
+            writer.leave_empty(ccd, reader.roles(ccd))
+        states.append(int(state))
+    return states, failures
+
+
+def _states_of(session: Session, key: Key) -> Sequence[int]:
+    """States of the CCDs in a unit that is done: from its marker, or from the books."""
+    marker = read_marker(session.context.run, key)
+    if marker is not None:
+        return marker.states
+    stored, _ = session.of_run("ccds/state")
+    table = np.asarray(stored.array[key[1]])
+    states: list[int] = table[:, STAGE_NAMES.index(key[0])].tolist()
+    if not any(states):  # a slow file system may lag
+        msg = f"the marker of {key[0]} of exposure {key[1]} is not to be seen yet"
+        raise FileNotFoundError(msg)
+    return states
+
+
+def _state_before(roles: np.ndarray, before: list[int], *, any_one: bool) -> UnitState:
+    """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
+    done = [state == UnitState.DONE for state in before]
+    if any_one and any(done):
+        return UnitState.PENDING
+    if not (roles != Role.EMPTY).any():
+        return UnitState.EMPTY
+    return UnitState.BLOCKED if any_one or not all(done) else UnitState.PENDING
+
+
+def _run_ccd(
+    ccd: int, reader: ExposureReader, writer: ExposureWriter, meter: Meter, before: list[int]
+) -> tuple[UnitState, Failure | None]:
+    try:
+        inputs = reader.ccd(ccd)
+        if reader.stage.needs_any:
+            names = (f"{STATES}{need}" for need in reader.stage.needs)
+            inputs = inputs.assign(dict(zip(names, before, strict=True)))
+        with meter.in_stage():
+            results = reader.stage.run(inputs, reader.session.context)
+        writer.take(ccd, results)
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
+            raise
+        return UnitState.QUARANTINED, failure_of(reader, ccd, explain(error))
+    return UnitState.DONE, None
+
+
+def map_exposure(
+    reader: ExposureReader, writer: ExposureWriter, meter: Meter, how: Mapped
+) -> tuple[list[int], list[Failure]]:
+    """Run a stage that takes all CCDs at once, and let every CCD pass or not.
+
+    A CCD without objects gets its share of the result too. Where the stage fails, every CCD that
+    holds objects failed.
+    """
+    roles = [reader.roles(ccd) for ccd in range(reader.session.context.sizes["ccd"])]
+    held = [bool((role != Role.EMPTY).any()) for role in roles]
+    if how.stop():
+        raise UnitInterrupted
+    found = _run_exposure(reader, writer, meter, how.checkpoint) if any(held) else None
+    states: list[int] = []
+    failures: list[Failure] = []
+    for ccd, role in enumerate(roles):
+        state, reason = UnitState.EMPTY, None
+        if isinstance(found, xr.Dataset):
+            reason = _release(reader, found.isel(ccd=ccd), meter)
+            state = UnitState.QUARANTINED if reason else UnitState.DONE
+        elif found is not None and held[ccd]:
+            state, reason = UnitState.QUARANTINED, found
+        if state is not UnitState.DONE:
+            writer.leave_empty(ccd, role)
+        failures += [failure_of(reader, ccd, reason)] if reason else []
+        states.append(int(state))
+    return states, failures
+
+
+def _run_exposure(
+    reader: ExposureReader, writer: ExposureWriter, meter: Meter, checkpoint: CheckpointFile
+) -> xr.Dataset | Reason:
+    """What the stage took and returned, or why it failed."""
+    checkpoint.path.parent.mkdir(exist_ok=True)
+    context = replace(reader.session.context, checkpoint=checkpoint)
+    try:
+        inputs = reader.whole()
+        with meter.in_stage():
+            results = reader.stage.run(inputs, context)
+        writer.take_whole(results)
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
+            raise
+        return explain(error)
+    return inputs.merge(results)
+
+
+def _release(reader: ExposureReader, ccd: xr.Dataset, meter: Meter) -> Reason | None:
+    """Why a CCD does not pass with what was found for its exposure, or None."""
+    try:
+        with meter.in_stage():
+            if reader.stage.release is not None:
+                reader.stage.release(ccd, reader.session.context)
+    except Exception as error:  # noqa: BLE001 (a failing CCD is quarantined with its reason)
+        return explain(error)
+    return None
+
+
+def explain(error: BaseException) -> Reason:
+    """Type, message and the end of the traceback of an error."""
+    text = "".join(traceback.format_exception(error)).strip()
+    return type(error).__name__, str(error), text[-TRACEBACK_LENGTH:]
+
+
+def failure_of(reader: ExposureReader, ccd: int, reason: Reason) -> Failure:
+    """A CCD's entry among the failures of its unit."""
+    kind, message, tail = reason
+    return Failure(
+        stage=reader.stage.name,
+        exposure=reader.exposure,
+        exposure_id=reader.exposure_id,
+        ccd=ccd,
+        ccd_id=reader.ccd_id(ccd),
+        type=kind,
+        message=message,
+        traceback=tail,
+    )
