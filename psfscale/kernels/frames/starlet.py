@@ -8,14 +8,12 @@ norms of the bands are exact.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
-from psfscale.errors import InputError
-from psfscale.kernels.frames.wavelet import FilterBank
+from psfscale.kernels.frames.wavelet import FilterBank, scaled_frequencies
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,13 +39,7 @@ def starlet(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
     InputError
         `n_scales` is not positive.
     """
-    if n_scales < 1:
-        msg = f"a wavelet transform needs at least one scale, got {n_scales}"
-        raise InputError(msg)
-    omega = [
-        2 * math.pi * torch.from_numpy(k / n)
-        for k, n in zip((grid.ky, grid.kx), grid.fine_shape, strict=True)
-    ]
+    omega = scaled_frequencies(grid, n_scales)
     smooth = [torch.ones(len(grid), dtype=torch.float64)]
     for scale in range(n_scales):
         step = 2**scale

@@ -126,6 +126,23 @@ def _peak(taps: Float[np.ndarray, " tap"]) -> int:
     return int(np.argmax(np.abs(taps)))
 
 
+def scaled_frequencies(grid: FrequencyGrid, n_scales: int) -> list[Tensor]:
+    """Angular frequencies along y and x per fine sample, of a transform of `n_scales` scales.
+
+    Raises
+    ------
+    InputError
+        `n_scales` is not positive.
+    """
+    if n_scales < 1:
+        msg = f"a wavelet transform needs at least one scale, got {n_scales}"
+        raise InputError(msg)
+    return [
+        2 * math.pi * torch.from_numpy(k / n)
+        for k, n in zip((grid.ky, grid.kx), grid.fine_shape, strict=True)
+    ]
+
+
 def biorthogonal79(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
     """The undecimated bi-orthogonal 7/9 transform: three bands a scale, and the coarse band.
 
@@ -137,19 +154,13 @@ def biorthogonal79(grid: FrequencyGrid, *, n_scales: int) -> FilterBank:
     InputError
         `n_scales` is not positive.
     """
-    if n_scales < 1:
-        msg = f"a wavelet transform needs at least one scale, got {n_scales}"
-        raise InputError(msg)
     wavelet = pywt.Wavelet("bior4.4")
     taps = [np.asarray(f) / math.sqrt(2) for f in wavelet.filter_bank]
     low, high = _peak(taps[0]), _peak(taps[1])
     # A pair's product is symmetric about the last tap's delay: it fixes the second centre.
     delay = len(taps[0]) - 1
     centres = [low, high, delay - low, delay - high]
-    omega = [
-        2 * math.pi * torch.from_numpy(k / n)
-        for k, n in zip((grid.ky, grid.kx), grid.fine_shape, strict=True)
-    ]
+    omega = scaled_frequencies(grid, n_scales)
     analysis, synthesis = [], []
     smooth = torch.ones(len(grid), dtype=torch.complex128)
     rebuild = smooth

@@ -233,24 +233,15 @@ def _restore_stage(context: RunContext) -> Stage:
     )
 
 
-def _sample_stage(context: RunContext) -> Stage:
+def _learning_stage(
+    context: RunContext, *, name: str, run: Callable[..., Any], gathered: tuple[Input, ...] = ()
+) -> Stage:
+    """A stage of the prior that galaxies share, from their images and PSFs."""
     return _declare(
-        "sample",
+        name,
         context,
-        run=sample_galaxies,
-        inputs=_galaxy_inputs(context),
-        objects="galaxies/role",
-        missing="",
-    )
-
-
-def _learn_stage(context: RunContext) -> Stage:
-    first = Input(path="prior/sample_sums", store="run", gathered=True)
-    return _declare(
-        "learn",
-        context,
-        run=learn_galaxies,
-        inputs=(*_galaxy_inputs(context), first),
+        run=run,
+        inputs=(*_galaxy_inputs(context), *gathered),
         objects="galaxies/role",
         missing="",
     )
@@ -319,7 +310,7 @@ DECLARED: dict[str, Declared] = {
     ),
     "sample": Declared(
         version=1,
-        build=_sample_stage,
+        build=partial(_learning_stage, name="sample", run=sample_galaxies),
         settings=_learn_settings,
         needs=("fit", "choose"),
         sampled=True,
@@ -328,7 +319,12 @@ DECLARED: dict[str, Declared] = {
     ),
     "learn": Declared(
         version=1,
-        build=_learn_stage,
+        build=partial(
+            _learning_stage,
+            name="learn",
+            run=learn_galaxies,
+            gathered=(Input(path="prior/sample_sums", store="run", gathered=True),),
+        ),
         settings=_learn_settings,
         needs=("fit", "choose"),
         gathers=("sample",),
