@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
@@ -207,9 +207,8 @@ def test_error__of_a_worker_process_reaches_the_caller(tiny: Tiny, tmp_path: Pat
 
 def test_worker_process__that_dies_is_a_clear_error(tiny: Tiny, tmp_path: Path) -> None:
     def kill(event: SimulateEvent) -> None:
-        for process in psutil.Process().children():
-            if "spawn_main" in " ".join(process.cmdline()):
-                process.kill()
+        for process in multiprocessing.active_children():
+            process.kill()
 
     with pytest.raises(RunError, match=r"a drawing process died .* Try fewer workers"):
         simulate(tiny(), tmp_path, exposures=20, workers=2, observer=kill)
