@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,12 +40,12 @@ def write_stars(path: Path, n: int = 60) -> None:
 
 
 def test_help__is_instant_and_lists_the_verbs_in_order() -> None:
-    start = time.perf_counter()
+    start = sum(os.times()[2:4])
     out = subprocess.run(
         [sys.executable, "-m", "psfscale.cli", "--help"], check=True, capture_output=True, text=True
     ).stdout
-    # a loaded machine gets ten times the quarter second it takes
-    assert time.perf_counter() - start < 3
+    # CPU of the command, which a loaded machine leaves alone; ten times the quarter second it takes
+    assert sum(os.times()[2:4]) - start < 3
     places = [out.index(f"│ {verb} ") for verb in VERBS]
     assert places == sorted(places)
 

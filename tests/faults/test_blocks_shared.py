@@ -18,7 +18,7 @@ N_BLOCKS = 3
 
 @pytest.fixture
 def in_blocks(survey):
-    """A run file for three blocks of two exposures, of which each takes some seconds."""
+    """A run file for three blocks of two exposures; fits wait until two drivers are at it."""
     stores = [survey / f"block-{k}.zarr" for k in range(N_BLOCKS)]
     for k, store in enumerate(stores):
         toy.make_survey(store, 2, galaxies=False)
@@ -30,7 +30,7 @@ def in_blocks(survey):
         "survey": "survey.yaml",
         "instrument": "toy.yaml",
         "output": "runs",
-        "model": {"name": "rca", "settings": {"sleep": 0.5}},
+        "model": {"name": "rca", "settings": {"meet": str(survey / "meet")}},
     }
     run_file.write_text(yaml.safe_dump(content))
     return run_file

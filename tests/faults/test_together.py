@@ -22,14 +22,18 @@ NAMES = ("a", "b")
 
 @pytest.fixture
 def blocks(survey):
-    """Two blocks of one exposure each, and their index; fits take a while."""
+    """Two blocks of one exposure each, and their index."""
     for number, name in enumerate(NAMES):
         path = toy.make_survey(survey / f"{name}.zarr", 1)
         root = toy.open_root(path, mode="r+")
         root["exposure"][0] = root["exposures/id"][0] = f"exp-{number}"
     write_index(survey / "survey.yaml", [survey / f"{name}.zarr" for name in NAMES])
+    return make_config(survey)
+
+
+def make_config(survey, **settings):
     places = {"survey": survey / "survey.yaml", "output": survey / "runs"}
-    return toy.make_config(survey, **places, model={"settings": {"sleep": 3.0}})
+    return toy.make_config(survey, **places, model={"settings": settings})
 
 
 def times(folder, name: str) -> tuple[float, float]:
@@ -39,16 +43,18 @@ def times(folder, name: str) -> tuple[float, float]:
     return min(e["time"] for e in events if e["event"] == "UnitSubmitted"), max(ends)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("serial", [True, False])
-def test_two_drivers__run_two_blocks_at_the_same_time(survey, blocks, serial) -> None:
+def test_two_drivers__run_two_blocks_at_the_same_time(survey, serial) -> None:
     cluster = None if serial else LocalProfile(workers=2)
-    summary = run_survey(blocks, drivers=2, cluster=cluster, serial=serial)
+    config = make_config(survey, meet=str(survey / "meet"))
+    summary = run_survey(config, drivers=2, cluster=cluster, serial=serial)
     assert (summary.exit_code, set(summary.ended), summary.held) == (0, set(NAMES), {})
     (start_a, end_a), (start_b, end_b) = times(survey, "a"), times(survey, "b")
     assert max(start_a, start_b) < min(end_a, end_b)
     for name in NAMES:
         places = {"survey": survey / f"{name}.zarr", "output": survey / f"alone-{name}.zarr"}
-        alone = blocks.model_copy(update=places)
+        alone = config.model_copy(update=places)
         run(alone, serial=True, observers=[])
         toy.require_same_arrays(survey / f"runs/{name}.zarr", alone.output)
 

@@ -23,6 +23,8 @@ class MeanStarSettings(BaseModel):
     n_copies: int = 1
     min_stars: int = 3
     sleep: float = 0.0
+    meet: str = ""
+    """Folder: the first fits wait here until two processes fit at the same time."""
     upsampling: int = 1
     band_limit: float | None = None
     kill_below_flux: float = 0.0
@@ -63,6 +65,7 @@ class MeanStar:
             msg = f"{len(stars)} stars, at least {self.settings.min_stars} are needed"
             raise FitError(msg)
         time.sleep(self.settings.sleep)
+        self._meet()
         self._poison(stars)
         flux = stars.image.sum(axis=(1, 2))
         self.mean = (stars.image / flux[:, None, None]).mean(axis=0).astype(np.float32)
@@ -81,6 +84,18 @@ class MeanStar:
             n_iterations=1,
             converged=True,
         )
+
+    def _meet(self):
+        if not self.settings.meet:
+            return
+        place, end = Path(self.settings.meet), time.monotonic() + 150
+        place.mkdir(exist_ok=True)
+        (place / str(os.getpid())).touch()
+        while len(list(place.iterdir())) < 2:
+            if time.monotonic() > end:
+                msg = "no other process came to fit"
+                raise FitError(msg)
+            time.sleep(0.02)
 
     def _poison(self, stars):
         """Hang, or kill the process, where the first star is fainter than asked for."""
