@@ -76,7 +76,7 @@ class UnitState(IntEnum):
     """Not run yet."""
     DONE = 1
     EMPTY = 2
-    """Nothing to do: the CCD holds no object of this kind."""
+    """Nothing to do: the CCD holds no object of this kind, or is left out of a sample."""
     QUARANTINED = 3
     """Failed; the reason stands in the marker of its unit."""
     BLOCKED = 4

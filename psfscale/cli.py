@@ -222,6 +222,9 @@ def run(
         int, typer.Option(min=1, help="of a survey in blocks, drivers that share the workers")
     ] = 1,
     retry_failed: Annotated[bool, typer.Option(help="try quarantined CCDs again")] = False,
+    learn_again: Annotated[
+        bool, typer.Option(help="learn the prior of restored galaxies again, restore all by it")
+    ] = False,
     dump_config: Annotated[bool, typer.Option(help="print the full run file and stop")] = False,
 ) -> None:
     """Fit, predict and measure all that is missing; the same command resumes.
@@ -237,8 +240,9 @@ def run(
     from psfscale.pipeline import load_profile, run_survey
 
     profile = None if serial else load_profile(cluster, workers=workers)
-    options = {"cluster": profile, "serial": serial, "retry_failed": retry_failed}
-    summary = run_survey(run_config, drivers=drivers, **options)
+    options = {"cluster": profile, "serial": serial}
+    again = {"retry_failed": retry_failed, "learn_again": learn_again}
+    summary = run_survey(run_config, drivers=drivers, **options, **again)
     typer.echo(str(summary))
     raise typer.Exit(summary.exit_code)
 

@@ -23,19 +23,19 @@ def mortal(monkeypatch):
     return Mortal(monkeypatch)
 
 
-def die_at(config, mortal: Mortal, moment: int) -> None:
+def die_at(config, mortal: Mortal, moment: int, **again: bool) -> None:
     mortal.left, mortal.changes = moment, []
     with pytest.raises(Killed):
-        run(config, serial=True, observers=[])
+        run(config, serial=True, observers=[], **again)
     mortal.left = None
     # a dead process gives no lease back, and its number may be ours
     (config.output / ".psfscale/lease.json").unlink(missing_ok=True)
 
 
-def resume(config) -> set:
+def resume(config, **again: bool) -> set:
     """Run to the end; returns the units that were run."""
     seen: list = []
-    assert run(config, serial=True, observers=[seen.append]).exit_code == 0
+    assert run(config, serial=True, observers=[seen.append], **again).exit_code == 0
     return {(e.stage, e.exposure) for e in seen if isinstance(e, UnitSubmitted)}
 
 
@@ -111,3 +111,24 @@ def test_books__killed_after_copy_do_not_bring_back_what_was_struck_out(survey, 
     other = toy.make_config(survey, output=survey / "other.zarr", metrics={"grid": 3})
     run(other, serial=True, observers=[])
     toy.require_same_arrays(config.output, other.output)
+
+
+def test_retry__killed_at_any_moment_learns_nothing_anew(survey, mortal) -> None:
+    shutil.rmtree(survey / "survey.zarr")
+    toy.make_survey(survey / "survey.zarr", 2)
+    toy.spoil_ccd(survey / "survey.zarr", 0, 1, how="nan")
+    restore = {"at_galaxies": True, "settings": {"learnt": {"n_rounds": 1, "fast": True}}}
+    failed = toy.make_config(survey, output=survey / "failed.zarr", restore=restore)
+    assert run(failed, serial=True, observers=[]).exit_code == 1
+    toy.mend_ccd(survey / "survey.zarr", 0, 1)
+    quiet = toy.make_config(survey, output=survey / "quiet.zarr", restore=restore)
+    shutil.copytree(failed.output, quiet.output)
+    mortal.changes = []
+    assert resume(quiet, retry_failed=True) == {(s, 0) for s in (*toy.STAGES, "restore")}
+    for moment in range(1, len(mortal.changes), 5):
+        config = toy.make_config(survey, output=survey / f"run-{moment}.zarr", restore=restore)
+        shutil.copytree(failed.output, config.output)
+        die_at(config, mortal, moment, retry_failed=True)
+        assert {exposure for _, exposure in resume(config, retry_failed=True)} <= {0}
+        toy.require_same_arrays(config.output, quiet.output)
+        shutil.rmtree(config.output)

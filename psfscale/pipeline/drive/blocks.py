@@ -100,10 +100,10 @@ def run_stores(path: Path) -> list[Path]:
     return found
 
 
-def plan_blocks(config: RunConfig, *, retry_failed: bool = False) -> Iterator[tuple[str, Plan]]:
-    """What a run of every block would do now."""
+def plan_blocks(config: RunConfig, **again: bool) -> Iterator[tuple[str, Plan]]:
+    """What a run of every block would do now; `again` as of `plan_run`."""
     for name, block in configs(config).items():
-        yield name, plan_run(block, retry_failed=retry_failed)
+        yield name, plan_run(block, **again)
 
 
 def run_blocks(config: RunConfig, **options: Any) -> BlocksSummary:

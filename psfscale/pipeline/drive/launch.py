@@ -101,6 +101,7 @@ def run(
     cluster: ClusterProfile | None = None,
     serial: bool = False,
     retry_failed: bool = False,
+    learn_again: bool = False,
     observers: Iterable[Observer] | None = None,
 ) -> RunSummary:
     """Run all units that are not done; the same call resumes whatever ended a run before.
@@ -110,7 +111,8 @@ def run(
     config : of the run
     cluster : where workers come from; processes on this machine if not given
     serial : run everything in this process, without a cluster
-    retry_failed : try quarantined CCDs again
+    retry_failed : try quarantined CCDs again; galaxies are restored by the prior that stands
+    learn_again : learn the prior of restored galaxies again, and restore them all by it
     observers : are told every event; a progress bar if not given
 
     Raises
@@ -139,7 +141,7 @@ def run(
         prepare_run_store(context)
         books = Books(context.run)
         books.take_in()
-        plan = _plan(context, books, retry_failed)
+        plan = _plan(context, books, retry_failed=retry_failed, learn_again=learn_again)
         driver = Driver(
             run=context.run,
             books=books,
@@ -157,11 +159,11 @@ def run(
         return _summarise(context.run, plan, driver, interrupt, start)
 
 
-def _plan(context: RunContext, books: Books, retry_failed: bool) -> Plan:
+def _plan(context: RunContext, books: Books, **again: bool) -> Plan:
     wanted = wanted_units(context)
     books.want(wanted.fingerprints)
     known = read_known(context.run, wanted.stages)
-    return remaining(wanted, known, retry_failed=retry_failed)
+    return remaining(wanted, known, **again)
 
 
 def _still(demands: Mapping[str, Amounts], plan: Plan) -> dict[str, Amounts]:

@@ -206,8 +206,12 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_run(config: RunConfig, *, retry_failed: bool = False) -> Plan:
+def plan_run(config: RunConfig, *, retry_failed: bool = False, learn_again: bool = False) -> Plan:
     """What a run of this configuration would do now; writes nothing, needs no cluster.
+
+    Parameters
+    ----------
+    retry_failed, learn_again : see `remaining`
 
     Raises
     ------
@@ -223,7 +227,7 @@ def plan_run(config: RunConfig, *, retry_failed: bool = False) -> Plan:
         known = padded(read_known(config.output, wanted.stages), n_exposures)
     else:
         known = Known.nothing(n_exposures, context.sizes["ccd"], n_stages)
-    return remaining(wanted, known, retry_failed=retry_failed)
+    return remaining(wanted, known, retry_failed=retry_failed, learn_again=learn_again)
 
 
 def padded(known: Known, n_exposures: int) -> Known:
@@ -307,10 +311,23 @@ def downstream(stage: str) -> list[str]:
     return found
 
 
-def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
-    """Wanted units that are not done, and those downstream of them."""
+def remaining(
+    wanted: Wanted, known: Known, *, retry_failed: bool, learn_again: bool = False
+) -> Plan:
+    """Wanted units that are not done, and those downstream of them.
+
+    Parameters
+    ----------
+    retry_failed : try quarantined CCDs again
+    learn_again : have the sampled stages run again, and all that gathers from them; else they
+        stand as they are once all have run, also where what they read is made again
+    """
     why = np.zeros(wanted.fingerprints.shape, np.uint8)
+    sampled = [DECLARED[name].sampled for name in wanted.stages]
+    stands = not learn_again and _stands(wanted.fingerprints[:, sampled], known, sampled)
     for k in range(len(wanted.stages)):
+        if sampled[k] and stands:
+            continue
         needs = [why[:, number] for number in needed(wanted.stages, k)]
         rerun = np.zeros(len(why), bool)
         retried = np.zeros(len(why), bool)
@@ -318,6 +335,7 @@ def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
             rerun |= (need == _Why.missing) | (need == _Why.changed)
             retried |= need == _Why.failed
         rerun |= bool((why[:, gathered(wanted.stages, k)] > 0).any())
+        rerun |= learn_again and sampled[k]
         done = known.fingerprints[:, k]
         if retry_failed:
             retried |= (known.states[..., k] == UnitState.QUARANTINED).any(axis=1)
@@ -326,3 +344,10 @@ def remaining(wanted: Wanted, known: Known, *, retry_failed: bool) -> Plan:
         why[done == 0, k] = _Why.missing
         why[wanted.fingerprints[:, k] == 0, k] = 0
     return Plan(wanted=wanted, known=known, why=why)
+
+
+def _stands(wanted: np.ndarray, known: Known, sampled: list[bool]) -> bool:
+    """Whether the sampled stages have all run, and found something."""
+    done = known.fingerprints[:, sampled] == wanted
+    found = (known.states[..., sampled] == UnitState.DONE).any()
+    return bool(done[wanted > 0].all() and found)

@@ -61,7 +61,7 @@ def run_together(
     drivers: int,
     cluster: ClusterProfile | None = None,
     serial: bool = False,
-    retry_failed: bool = False,
+    **again: bool,
 ) -> BlocksSummary:
     """Run the blocks of a survey by several drivers, which share the workers out.
 
@@ -71,7 +71,7 @@ def run_together(
     drivers : processes, each with a cluster of its own; no more than there are blocks
     cluster : where workers come from, those of all drivers together
     serial : each driver runs its units itself
-    retry_failed : try quarantined CCDs again
+    **again : `retry_failed` and `learn_again` of `psfscale.pipeline.run`
 
     Raises
     ------
@@ -82,7 +82,7 @@ def run_together(
     """
     n = max(min(drivers, len(configs(config))), 1)
     share = None if serial else _share(cluster or LocalProfile(), n)
-    options = {"cluster": share, "serial": serial, "retry_failed": retry_failed, "observers": ()}
+    options = {"cluster": share, "serial": serial, **again, "observers": ()}
     context = multiprocessing.get_context("spawn")
     told: multiprocessing.Queue[BlocksSummary | str] = context.Queue()
     started: list[BaseProcess] = [

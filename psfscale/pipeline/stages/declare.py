@@ -46,6 +46,7 @@ class Stage:
     whole : it takes all CCDs of an exposure at once, with an axis ``ccd``
     release : of a whole stage, what a CCD must pass to be done
     needs_any : it runs where any of the stages it needs has a result, and is told which
+    sampled : it runs on a sample, of which CCDs that a stage before failed on are left out
     """
 
     name: str
@@ -62,6 +63,7 @@ class Stage:
     whole: bool = False
     release: Callable[[xr.Dataset, RunContext], None] | None = None
     needs_any: bool = False
+    sampled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

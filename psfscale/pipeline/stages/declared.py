@@ -96,6 +96,7 @@ def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
         version=VERSIONS[name],
         needs=tuple(need for need in NEEDS[name] if DECLARED[need].wanted(context)),
         gathers=GATHERS[name],
+        sampled=DECLARED[name].sampled,
         settings=settings_of(name, context),
         outputs=outputs,
         resources=rest.pop("resources", {}),
@@ -309,7 +310,7 @@ DECLARED: dict[str, Declared] = {
         needs=("fit", "choose"),
     ),
     "sample": Declared(
-        version=1,
+        version=2,
         build=partial(_learning_stage, name="sample", run=sample_galaxies),
         settings=_learn_settings,
         needs=("fit", "choose"),
@@ -318,7 +319,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "learn": Declared(
-        version=1,
+        version=2,
         build=partial(
             _learning_stage,
             name="learn",

@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 
 def sample_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
-    """What the sampled galaxies of a CCD tell under a prior of their own.
-
-    Raises
-    ------
-    InputError
-        A sampled galaxy has NaN or infinite pixels with a positive weight.
-    """
+    """What the sampled galaxies of a CCD tell under a prior of their own."""
     sums = _sums(ccd, context, prior=None, settings=context.restore_settings.learnt)
     return xr.Dataset({"prior/sample_sums": ("prior.sum", sums)})
 
@@ -66,7 +60,7 @@ def _sums(
     from psfscale.deconvolve.stack import galaxy_stack
 
     galaxies = group_of(ccd, "galaxies")
-    seen = seen_galaxies(galaxies)
+    seen = _sound_galaxies(galaxies)
     chosen = seen[sample_of(len(seen), ceil(settings.n_learn / context.sizes["ccd"])).numpy()]
     if not chosen.size:
         return np.full(context.sizes["prior.sum"], np.nan)
@@ -76,3 +70,10 @@ def _sums(
         weight=galaxies["weight"].values[chosen],
     )
     return learn_sums([stack], settings=settings, prior=prior).vector().numpy()
+
+
+def _sound_galaxies(galaxies: xr.Dataset) -> np.ndarray:
+    """Indices of the galaxies that have a pixel in use, and all of these finite."""
+    seen = seen_galaxies(galaxies)
+    image, weight = (galaxies[name].values[seen] for name in ("image", "weight"))
+    return seen[np.isfinite(np.where(weight > 0, image, 0.0)).all(axis=(1, 2))]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from psfscale.pipeline.drive.cost import Meter
+    from psfscale.pipeline.stages.declare import Stage
     from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
     from psfscale.pipeline.storage.session import Session
     from psfscale.store.checkpoint import CheckpointFile
@@ -57,16 +58,17 @@ def map_ccds(
     upstream = [_states_of(session, (need, reader.exposure)) for need in reader.stage.needs]
     for key in product(reader.stage.gathers, reader.sample):
         _states_of(session, key)  # that their products are to be seen
+    final = (UnitState.DONE, *(() if reader.stage.sampled else (UnitState.EMPTY,)))
     states: list[int] = []
     failures: list[Failure] = []
     for ccd in range(session.context.sizes["ccd"]):
         if how.stop():
             raise UnitInterrupted
-        if how.keep and how.keep[ccd] in (UnitState.DONE, UnitState.EMPTY):
+        if how.keep and how.keep[ccd] in final:
             states.append(how.keep[ccd])
             continue
         before = [states[ccd] for states in upstream]
-        state = _state_before(reader.roles(ccd), before, any_one=reader.stage.needs_any)
+        state = _state_before(reader.roles(ccd), before, reader.stage)
         if state is UnitState.PENDING:
             state, failure = _run_ccd(ccd, reader, writer, meter, before)
             failures += [failure] if failure else []
@@ -90,14 +92,16 @@ def _states_of(session: Session, key: Key) -> Sequence[int]:
     return states
 
 
-def _state_before(roles: np.ndarray, before: list[int], *, any_one: bool) -> UnitState:
+def _state_before(roles: np.ndarray, before: list[int], stage: Stage) -> UnitState:
     """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
     done = [state == UnitState.DONE for state in before]
-    if any_one and any(done):
+    if stage.needs_any and any(done):
         return UnitState.PENDING
     if not (roles != Role.EMPTY).any():
         return UnitState.EMPTY
-    return UnitState.BLOCKED if any_one or not all(done) else UnitState.PENDING
+    if all(done) and not stage.needs_any:
+        return UnitState.PENDING
+    return UnitState.EMPTY if stage.sampled else UnitState.BLOCKED
 
 
 def _run_ccd(

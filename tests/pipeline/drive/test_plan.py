@@ -11,7 +11,8 @@ from psfscale.pipeline.drive.frontier import Frontier
 from psfscale.pipeline.drive.plan import Plan, Wanted, remaining
 from psfscale.pipeline.ledger.books import Known
 
-DONE, FAILED, BLOCKED = UnitState.DONE, UnitState.QUARANTINED, UnitState.BLOCKED
+DONE, EMPTY = UnitState.DONE, UnitState.EMPTY
+FAILED, BLOCKED = UnitState.QUARANTINED, UnitState.BLOCKED
 NOW, THEN = 7, 5
 STAGES = ("fit", "psf", "metrics")
 
@@ -147,6 +148,56 @@ def test_remaining__holds_all_that_gathers_from_a_missing_unit() -> None:
     assert {t.unit.key: t.why for t in plan.todo} == {
         ("sample", 1): "missing",
         **{("learn", i): "changed" for i in range(2)},
+        **{("restore", i): "changed" for i in range(3)},
+    }
+
+
+def failed_in_the_sample() -> Known:
+    """All done, but for a CCD of the first exposure, which has no PSF."""
+    found = Known.nothing(3, 2, len(SHARED))
+    found.fingerprints[...] = shared_wanted().fingerprints
+    found.states[...] = DONE
+    found.states[0, 1] = [FAILED, EMPTY, EMPTY, BLOCKED]
+    return found
+
+
+def test_remaining__leaves_the_prior_alone_when_failed_ccds_are_tried_again() -> None:
+    plan = remaining(shared_wanted(), failed_in_the_sample(), retry_failed=True)
+    assert {t.unit.key: t.why for t in plan.todo} == {
+        ("fit", 0): "failed",
+        ("restore", 0): "failed",
+    }
+
+
+def test_remaining__leaves_the_prior_alone_where_a_retry_was_killed() -> None:
+    known_ = failed_in_the_sample()
+    known_.fingerprints[0, 0] = known_.fingerprints[0, 3] = 0  # struck out before they run again
+    plan = remaining(shared_wanted(), known_, retry_failed=False)
+    assert {t.unit.key: t.why for t in plan.todo} == {
+        ("fit", 0): "missing",
+        ("restore", 0): "missing",
+    }
+
+
+@pytest.mark.parametrize("nothing_found", [False, True])
+def test_remaining__takes_a_ccd_tried_again_into_a_sample_that_does_not_stand(
+    nothing_found,
+) -> None:
+    known_ = failed_in_the_sample()
+    if nothing_found:
+        known_.states[..., 1:3] = EMPTY
+    else:
+        known_.fingerprints[1, SHARED.index("learn")] = 0
+    found = {t.unit.key: t.why for t in remaining(shared_wanted(), known_, retry_failed=True).todo}
+    assert found[("sample", 0)] == "failed"
+    assert found[("learn", 0)] == found[("restore", 2)] == "changed"
+    assert ("sample", 1) not in found
+
+
+def test_remaining__learns_again_when_asked() -> None:
+    plan = remaining(shared_wanted(), failed_in_the_sample(), retry_failed=False, learn_again=True)
+    assert {t.unit.key: t.why for t in plan.todo} == {
+        **{(stage, i): "changed" for stage in ("sample", "learn") for i in range(2)},
         **{("restore", i): "changed" for i in range(3)},
     }
 

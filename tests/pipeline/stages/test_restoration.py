@@ -160,6 +160,56 @@ def test_run__learns_anew_what_others_gather_when_a_sampled_exposure_changes(sur
     assert ("fit", 1) not in found
 
 
+@pytest.fixture
+def mended(survey):
+    """A run whose exposures both teach, after a CCD of the first has failed and was mended."""
+    config = restoring(survey, settings={"learnt": {"n_rounds": 1}})
+    toy.spoil_ccd(survey / "survey.zarr", 0, 1, how="nan")
+    assert run(config, serial=True, observers=[]).exit_code == 1
+    toy.mend_ccd(survey / "survey.zarr", 0, 1)
+    return config
+
+
+def test_run__restores_what_failed_alone_by_the_prior_that_stands(mended) -> None:
+    before = toy.run_arrays(mended.output)
+    assert np.isnan(before["galaxies/restored"][0, 1]).all()
+    summary = run(mended, serial=True, retry_failed=True, observers=[])
+    assert summary.exit_code == 0
+    assert summary.n_units == 4  # fit, psf, metrics and restore of one exposure
+    after = toy.run_arrays(mended.output)
+    np.testing.assert_array_equal(after["prior/sums"], before["prior/sums"])
+    assert np.isnan(after["prior/sums"][0, 1]).all()
+    for kept in (0, slice(0, 1)), (1, slice(None)):
+        np.testing.assert_array_equal(
+            after["galaxies/restored"][kept], before["galaxies/restored"][kept]
+        )
+    found = psfscale.open_run(mended.output).galaxies(exposure="exp-0", ccd=2)
+    alone = psfscale.deconvolve(
+        found["image"].values,
+        found["psf"].values,
+        weight=found["weight"].values,
+        prior=shared_prior(after["prior/sums"]),
+    )
+    np.testing.assert_allclose(found["restored"], alone.image, rtol=1e-4, atol=1e-3)
+
+
+def test_run__that_learns_again_is_as_if_nothing_had_failed(mended) -> None:
+    run(mended, serial=True, retry_failed=True, observers=[])
+    assert run(mended, serial=True, learn_again=True, observers=[]).exit_code == 0
+    quiet = mended.model_copy(update={"output": mended.output.with_name("quiet.zarr")})
+    run(quiet, serial=True, observers=[])
+    toy.require_same_arrays(mended.output, quiet.output)
+
+
+def test_sample__leaves_out_a_galaxy_that_is_not_finite(survey) -> None:
+    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    ccd = one_ccd(context)
+    image = ccd["galaxies/image"].copy(deep=True)
+    image[2, 5, 5] = np.nan
+    sums = stages_of(context)["sample"].run(ccd.assign({"galaxies/image": image}), context)
+    assert shared_prior(sums["prior/sample_sums"].values[None, None]).n_galaxies == 4
+
+
 def test_run__draws_no_restored_arrays_unless_asked(survey) -> None:
     config = toy.make_config(survey)
     assert run(config, serial=True).exit_code == 0
