@@ -1,13 +1,17 @@
 """Accuracy, speed and scaling of the learnt restoration.
 
     OMP_NUM_THREADS=1 python benchmarks/learnt.py --rows accuracy,mixed,chunks,scaling [--data DIR]
+    OMP_NUM_THREADS=1 python benchmarks/learnt.py --rows stream --fast --restored 1000000
 
 Without ``--data`` the galaxies are those of ``benchmarks/galaxies.py`` (seed 101), with it those of
 ``deconv_A.npz`` in DIR. ``accuracy``: one noise for all, at S/N 1, 5 and 20 (spread of the median
 noiseless stamp over the noise), defaults, beside a Wiener filter of the stack's own spectrum.
 ``mixed``: seven noises in one stack, beside stacks of one noise each, same galaxies.
-``chunks``: one prior, blocks of 7 against all at once; and priors learnt from either half.
-``scaling``: galaxies repeated, blocks of 500, one prior: CPU ms a galaxy and peak memory.
+``chunks``: one prior, the same galaxies in blocks of 7, 64, 100 and 1000 and shuffled, against all
+at once; and priors learnt from either half.
+``scaling`` and ``stream``: catalogues drawn from the galaxies block by block (``catalogue.py``),
+one prior: CPU ms a galaxy and peak memory, of catalogues of 10² to ``--largest`` galaxies, and
+tenth by tenth of one of ``--restored``.
 ``--fast``: all rows but ``mixed`` by low frequencies alone, without errors.
 
 Pixel error ‖x − t‖²/‖t‖²; e5: distance of ellipticities of unweighted moments under a Gaussian
@@ -18,19 +22,17 @@ galaxies, ± standard errors of 200 bootstraps, seed 0. Flux: median relative er
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from pathlib import Path
 
 import galsim
 import numpy as np
 import torch
+from catalogue import row_chunks, row_scaling, row_stream
 from galaxies import Galaxies, simulated
 
-from psfscale.deconvolve.learnt.learn import deconvolve, learn_prior
-from psfscale.deconvolve.learnt.restore import restore
+from psfscale.deconvolve.learnt.learn import deconvolve
 from psfscale.deconvolve.learnt.settings import LearntSettings
-from psfscale.deconvolve.stack import galaxy_stack
 from psfscale.kernels.convolution import Convolution
 
 LEVELS = (1, 2, 3, 4, 5, 10, 20)
@@ -148,44 +150,6 @@ def row_mixed(galaxies):
         )
 
 
-def row_chunks(galaxies, settings):
-    images, sigma = galaxies.at_snr(5)
-    stack = galaxy_stack(images, galaxies.psfs, sigma=sigma)
-    n = len(stack)
-    halves = [learn_prior([stack.select(slice(i, n, 2))], settings=settings) for i in (0, 1)]
-
-    def image(some, prior):
-        return restore(some, prior, settings=settings).image.double()
-
-    whole, other = image(stack, halves[0]), image(stack, halves[1])
-    parts = [image(stack.select(slice(i, i + 7)), halves[0]) for i in range(0, n, 7)]
-    print("\nchunks, S/N 5: relative difference of the results, median and largest of galaxies")
-    for name, found in (("blocks of 7", torch.cat(parts)), ("other half's prior", other)):
-        gap = (found - whole).norm(dim=(1, 2)) / whole.norm(dim=(1, 2))
-        print(f"  {name:20s} {float(gap.median()):.2e} {float(gap.max()):.2e}")
-    errors = [np.median(pixel_error(x.numpy(), galaxies.truth)) for x in (whole, other)]
-    print(f"  pixel error {errors[0]:.4f} and {errors[1]:.4f}")
-
-
-def row_scaling(galaxies, settings, largest):
-    images, sigma = galaxies.at_snr(5)
-    stack = galaxy_stack(images, galaxies.psfs, sigma=sigma)
-    start = time.process_time()
-    prior = learn_prior([stack.select(slice(0, 500))], settings=settings)
-    print(f"\nscaling, S/N 5: prior learnt from 500 in {time.process_time() - start:.1f} CPU s")
-    restore(stack.select(slice(0, 100)), prior, settings=settings)  # not timed: first use
-    block, n = 500, 100
-    while n <= largest:
-        start = time.process_time()
-        for first in range(0, n, block):
-            at = torch.arange(first, min(first + block, n)) % len(stack)
-            restore(stack.select(at), prior, settings=settings)
-        each = (time.process_time() - start) / n * 1e3
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"  {n:7d} galaxies: {each:.2f} CPU ms each, peak {peak:.0f} MB", flush=True)
-        n *= 10
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of deconv_A.npz; simulated if unset")
@@ -193,6 +157,7 @@ def main():
     parser.add_argument("--galaxies", type=int, default=1000, help="simulated")
     parser.add_argument("--seed", type=int, default=101, help="of the simulation")
     parser.add_argument("--largest", type=int, default=10_000, help="of the row scaling")
+    parser.add_argument("--restored", type=int, default=100_000, help="of the row stream")
     parser.add_argument("--fast", action="store_true", help="low frequencies alone, no errors")
     options = parser.parse_args()
     settings = LearntSettings(fast=True, error=False) if options.fast else LearntSettings()
@@ -209,6 +174,8 @@ def main():
         row_chunks(galaxies, settings)
     if "scaling" in rows:
         row_scaling(galaxies, settings, options.largest)
+    if "stream" in rows:
+        row_stream(galaxies, settings, options.restored)
 
 
 if __name__ == "__main__":
