@@ -145,7 +145,9 @@ def time_to_first_unit(config) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["overhead", "share", "plan", "memory", "utilisation"])
+    parser.add_argument(
+        "what", choices=["overhead", "draw", "share", "plan", "memory", "utilisation"]
+    )
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--ccds", type=int, default=36)
     parser.add_argument("--exposures", type=int, default=40_000)
@@ -154,11 +156,15 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=10.0, help="length of a sleeping unit [s]")
     parser.add_argument("--rounds", type=int, default=8, help="sleeping units a worker")
     given = parser.parse_args()
-    if given.what != "share":  # whose survey takes longer to draw than to run
+    if given.what not in ("draw", "share"):  # whose survey is drawn once and kept
         shutil.rmtree(given.scratch, ignore_errors=True)
     given.scratch.mkdir(parents=True, exist_ok=True)
     if given.what == "overhead":
         overhead(given.scratch, n_ccds=given.ccds, serial=given.serial, workers=given.workers)
+    elif given.what == "draw":
+        scale_share.prepare(
+            given.scratch, n_exposures=given.exposures, n_ccds=given.ccds, workers=given.workers
+        )
     elif given.what == "share":
         scale_share.share(
             given.scratch,

@@ -34,7 +34,7 @@ class Walk:
     busy: float
 
 
-def prepare(scratch: Path, *, n_exposures: int, n_ccds: int) -> dict[str, Path]:
+def prepare(scratch: Path, *, n_exposures: int, n_ccds: int, workers: int = 2) -> dict[str, Path]:
     """A drawn and ingested survey, kept for the next call with the same numbers."""
     from psfscale.simulate import simulate as draw
     from psfscale.store.ingest import ingest
@@ -46,7 +46,7 @@ def prepare(scratch: Path, *, n_exposures: int, n_ccds: int) -> dict[str, Path]:
         shutil.rmtree(sky, ignore_errors=True)
         toy = load_survey(HERE.parent / "catalogs/toy.yaml")
         sizes = {"exposures": n_exposures, "ccds": n_ccds, "stars": STARS, "galaxies": GALAXIES}
-        draw(toy, sky, workers=1, **sizes)
+        draw(toy, sky, workers=workers, **sizes)
         ingest(load_survey(instrument), sorted((sky / "images").iterdir()), store)
     return {"survey": store, "instrument": instrument}
 

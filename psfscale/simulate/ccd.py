@@ -17,8 +17,9 @@ from psfscale.simulate.sky import pointing, tangent_plane
 from psfscale.survey.geometry import field_position, is_turned
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Complex, Float, UInt8
 
+    from psfscale.simulate.transfer import SkySquare
     from psfscale.survey import Survey
     from psfscale.survey.sky import SkyRecipe
 
@@ -134,7 +135,7 @@ def draw_ccd(survey: Survey, *, exposure: int, ccd: int) -> DrawnCcd:
     galaxies = draw_galaxies(
         rng, recipe.size.galaxies, recipe=recipe, detector=detector, stars=stars
     )
-    field = PsfField(survey.instrument, recipe=recipe.optics, seed=recipe.seed, exposure=exposure)
+    field = PsfField(survey.instrument, recipe=recipe, exposure=exposure)
     canvas = galsim.ImageD(detector.columns, detector.rows, scale=float(detector.pixel_scale))
     star_truth = _draw_objects(canvas, scene, field, stars)
     galaxy_truth = _draw_objects(canvas, scene, field, galaxies)
@@ -171,33 +172,37 @@ def _draw_objects(
     turned = is_turned(scene.survey.instrument, scene.ccd)
     noise = variance(scene.recipe, scene.survey.instrument.detector)
     for i in range(n):
-        profile = field.profile(zernikes[i], photons[str(objects.spectrum[i])])
+        transfer = field.psf(zernikes[i], photons[str(objects.spectrum[i])])
         if turned:
-            profile = profile.rotate(galsim.Angle(np.pi, galsim.radians))
+            transfer = transfer.conj()
         if psf is not None:
-            psf[i] = field.effective(profile, oversampling=truth.oversampling, size=truth.size)
-        stamp = _stamp(profile, scene, objects, i)
+            psf[i] = field.effective(transfer, oversampling=truth.oversampling, size=truth.size)
+        stamp = _stamp(transfer, field.square, objects, i, size=scene.recipe.stamp)
         snr[i] = np.sqrt(np.sum(stamp.array**2 / (noise + np.maximum(stamp.array, 0))))
         overlap = stamp.bounds & canvas.bounds
         canvas[overlap] += stamp[overlap]
     return _Drawn(zernikes=zernikes, snr=snr, psf=psf)
 
 
-def _stamp(psf: galsim.GSObject, scene: _Scene, objects: Stars | Galaxies, i: int) -> galsim.Image:
+def _stamp(
+    psf: Complex[np.ndarray, "y half"],
+    square: SkySquare,
+    objects: Stars | Galaxies,
+    i: int,
+    *,
+    size: int,
+) -> galsim.Image:
     """Expected electrons of an object, placed on the CCD (GalSim counts pixels from 1)."""
-    profile = psf
+    light = psf * objects.flux[i]
     if isinstance(objects, Galaxies):
         galaxy = galsim.Sersic(objects.sersic[i], half_light_radius=objects.half_light_radius[i])
-        sheared = galaxy.shear(galsim.Shear(e1=objects.e1[i], e2=objects.e2[i]))
-        profile = galsim.Convolve([psf, sheared], gsparams=psf.gsparams)
-    size = scene.recipe.stamp
-    return profile.withFlux(objects.flux[i]).drawImage(
-        nx=size,
-        ny=size,
-        scale=float(scene.survey.instrument.detector.pixel_scale),
-        center=galsim.PositionD(objects.x[i] + 1, objects.y[i] + 1),
-        dtype=np.float64,
-    )
+        light *= square.profile(galaxy.shear(galsim.Shear(e1=objects.e1[i], e2=objects.e2[i])))
+    x, y = float(objects.x[i]), float(objects.y[i])
+    column, row = round(x), round(y)
+    scale = square.pixel_scale
+    placed = square.moved(light, x=(x - column) * scale, y=(y - row) * scale)
+    stamp = square.image(placed, oversampling=1, size=size)
+    return galsim.Image(stamp, xmin=column - size // 2 + 1, ymin=row - size // 2 + 1)
 
 
 def _tables(

@@ -1,60 +1,37 @@
-"""The true PSF field of an exposure, drawn by GalSim: aberrated pupil, jitter, pixel.
+"""The true PSF field of an exposure: aberrated pupil, jitter, pixel.
 
 The wavefront is a sum of Noll Zernikes whose coefficients are polynomials of the position
 in the focal plane. A survey has one such field; each exposure adds its own small change.
 
-**Centre.** A profile is shifted so that the windowed centroid (adaptive moments) of the
+**Centre.** A PSF is shifted so that the windowed centroid (adaptive moments) of the
 effective PSF lies at its origin: the true position of a star is the centroid of its image.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import galsim
 import numpy as np
 
 from psfscale.errors import ConfigError
-from psfscale.kernels.optics.pupil import PupilShape
 from psfscale.simulate.seeds import Stream, generator
+from psfscale.simulate.transfer import Light, SkySquare, pupil
 from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Complex, Float
 
     from psfscale.survey import Instrument
-    from psfscale.survey.instrument import Telescope
-    from psfscale.survey.sky import OpticsRecipe
+    from psfscale.survey.sky import OpticsRecipe, SkyRecipe
 
-_PUPIL_PLANE = 3.0
-"""Side of the pupil plane in diameters: GalSim's interpolation wants more than Nyquist's 2."""
-_GSPARAMS = galsim.GSParams(folding_threshold=0.01)
-"""With 256 pupil pixels, 0.2 % relative RMSE from the limit of fine sampling, at a tenth of
-its time; GalSim's default (0.005) doubles the time, 0.02 triples the error."""
+_PUPIL_PLANE = 3
+"""The recipe's pupil pixels go across so many diameters."""
 _CENTRING_OVERSAMPLING = 3
 _CENTRING_REACH = 2.5
 """The centring stamp reaches so many of the widest believable FWHM from its middle."""
-
-
-def pupil_mask(telescope: Telescope, side: float, n: int) -> Bool[np.ndarray, "y x"]:
-    """Which points of a square grid of `n` over `side` [m] pass light; the axis at n // 2."""
-    u = (np.arange(n) - n // 2) * (side / n) * 1e3
-    x, y = np.meshgrid(u, u)
-    return PupilShape.of(telescope).passes(x, y)
-
-
-@lru_cache(maxsize=4)
-def _aperture(telescope: Telescope, n: int, wavelength: float) -> galsim.Aperture:
-    side = _PUPIL_PLANE * telescope.aperture
-    return galsim.Aperture(
-        diam=telescope.aperture,
-        lam=wavelength * 1e3,
-        pupil_plane_im=galsim.Image(pupil_mask(telescope, side, n).astype(float)),
-        pupil_plane_scale=side / n,
-        gsparams=_GSPARAMS,
-    )
 
 
 def _monomials(u: np.ndarray, v: np.ndarray, degree: int) -> Float[np.ndarray, "object term"]:
@@ -95,31 +72,36 @@ def _random_field(
 class PsfField:
     """The PSF at any place of the focal plane, for one exposure.
 
+    PSFs are transfer functions on the frequencies of `square`, which draws them.
+
     Parameters
     ----------
     instrument : with a grid layout
-    recipe : of the optics
-    seed : of the survey
+    recipe : of the sky
     exposure : index of the exposure
     """
 
-    def __init__(
-        self, instrument: Instrument, *, recipe: OpticsRecipe, seed: int, exposure: int
-    ) -> None:
+    def __init__(self, instrument: Instrument, *, recipe: SkyRecipe, exposure: int) -> None:
         self._telescope = instrument.telescope
-        self._recipe = recipe
-        self._pixel_scale = float(instrument.detector.pixel_scale)
-        reach = _CENTRING_REACH * instrument.psf.fwhm_maximum / self._pixel_scale
+        self._recipe = optics = recipe.optics
+        scale = float(instrument.detector.pixel_scale)
+        reach = _CENTRING_REACH * instrument.psf.fwhm_maximum / scale
         self._centring_size = 2 * math.ceil(reach * _CENTRING_OVERSAMPLING) + 1
         self._extent = _extent(instrument)
         band = instrument.passband
-        bins = (np.arange(recipe.wavelengths) + 0.5) / recipe.wavelengths
+        bins = (np.arange(optics.wavelengths) + 0.5) / optics.wavelengths
         self._wavelengths = band.minimum + bins * (band.maximum - band.minimum)
-        own = generator(seed, Stream.EXPOSURE_OPTICS, exposure)
+        self.square = SkySquare.of(
+            pixel_scale=scale,
+            reach=max(recipe.stamp, recipe.truth.size // recipe.truth.oversampling),
+            aperture=self._telescope.aperture,
+            wavelength=float(self._wavelengths[0]),
+        )
+        own = generator(recipe.seed, Stream.EXPOSURE_OPTICS, exposure)
         self._coefficients = _random_field(
-            generator(seed, Stream.OPTICS), recipe, recipe.wavefront_error
-        ) + _random_field(own, recipe, recipe.exposure_scatter)
-        self._coefficients[0, 0] += own.normal() * recipe.defocus_scatter
+            generator(recipe.seed, Stream.OPTICS), optics, optics.wavefront_error
+        ) + _random_field(own, optics, optics.exposure_scatter)
+        self._coefficients[0, 0] += own.normal() * optics.defocus_scatter
 
     def zernikes(
         self, field_x: Float[np.ndarray, " object"], field_y: Float[np.ndarray, " object"]
@@ -130,12 +112,12 @@ class PsfField:
         )
         return np.asarray(terms @ self._coefficients.T)
 
-    def profile(
+    def psf(
         self,
         zernikes: Float[np.ndarray, " zernike"],
         photons: Float[np.ndarray, " wavelength"] | None = None,
-    ) -> galsim.GSObject:
-        """The PSF without the pixel, of unit flux, centred as the module says.
+    ) -> Complex[np.ndarray, "y half"]:
+        """The PSF without the pixel, of unit light, centred as the module says.
 
         Parameters
         ----------
@@ -149,50 +131,49 @@ class PsfField:
         """
         n = len(self._wavelengths)
         shares = np.full(n, 1 / n) if photons is None else photons
-        lit = [(w, s) for w, s in zip(self._wavelengths, shares, strict=True) if s > 0]
-        optics = [self._monochromatic(w, zernikes) * s for w, s in lit]
-        jitter = galsim.Gaussian(sigma=self._recipe.jitter)
-        psf = galsim.Convolve([galsim.Sum(optics), jitter], gsparams=_GSPARAMS)
+        wavefront = np.tensordot(zernikes, self._pupil[1], axes=1)
+        lit = [(light, s) for light, s in zip(self._light, shares, strict=True) if s > 0]
+        samples = sum(s * light(wavefront) for light, s in lit)
+        psf = self.square.transfer(np.asarray(samples)) * self._jitter
         x, y = self._centroid(psf)
-        return psf.shift(-x, -y)
+        return self.square.moved(psf, x=-x, y=-y)
 
-    def _monochromatic(self, wavelength: float, zernikes: np.ndarray) -> galsim.OpticalPSF:
-        return galsim.OpticalPSF(
-            lam=wavelength * 1e3,
-            diam=self._telescope.aperture,
-            aberrations=np.concatenate([np.zeros(4), zernikes / wavelength]),
-            aper=_aperture(
-                self._telescope, self._recipe.pupil_pixels, float(self._wavelengths.mean())
-            ),
-            gsparams=_GSPARAMS,
-            suppress_warning=True,  # folding at the edge of the stamp is meant, see _GSPARAMS
+    @cached_property
+    def _pupil(self) -> tuple[np.ndarray, np.ndarray]:
+        # Light of the shortest wavelength repeats itself beyond the square, and not in it.
+        fewest = self.square.period_samples(self._telescope.aperture, float(self._wavelengths[0]))
+        n = max(math.ceil(self._recipe.pupil_pixels / _PUPIL_PLANE), fewest)
+        return pupil(self._telescope, n + n % 2, self._recipe.zernikes)
+
+    @cached_property
+    def _light(self) -> list[Light]:
+        amplitude, aperture = self._pupil[0], self._telescope.aperture
+        return [
+            Light.of(amplitude, self.square, aperture=aperture, wavelength=float(w))
+            for w in self._wavelengths
+        ]
+
+    @cached_property
+    def _jitter(self) -> Float[np.ndarray, "y half"]:
+        return self.square.jitter(self._recipe.jitter)
+
+    def _centroid(self, psf: Complex[np.ndarray, "y half"]) -> tuple[float, float]:
+        drawn = self.square.image(
+            psf, oversampling=_CENTRING_OVERSAMPLING, size=self._centring_size
         )
-
-    def _centroid(self, psf: galsim.GSObject) -> tuple[float, float]:
-        image = self._drawn(psf, _CENTRING_OVERSAMPLING, self._centring_size)
+        image = galsim.Image(drawn)
         try:
             centroid = galsim.hsm.FindAdaptiveMom(image).moments_centroid - image.true_center
         except galsim.GalSimHSMError as error:
             reason = str(error).strip()
             msg = f"the PSF has no windowed centroid ({reason}); lower its aberrations or jitter"
             raise ConfigError(msg) from error
-        step = self._pixel_scale / _CENTRING_OVERSAMPLING
+        step = self.square.pixel_scale / _CENTRING_OVERSAMPLING
         return centroid.x * step, centroid.y * step
 
-    def _drawn(self, psf: galsim.GSObject, oversampling: int, size: int) -> galsim.Image:
-        effective = galsim.Convolve([psf, galsim.Pixel(self._pixel_scale)], gsparams=_GSPARAMS)
-        half = 0.0 if size % 2 else 0.5  # GalSim's centre is (n - 1) / 2, ours n // 2
-        return effective.drawImage(
-            nx=size,
-            ny=size,
-            scale=self._pixel_scale / oversampling,
-            offset=(half, half),
-            method="no_pixel",
-        )
-
     def effective(
-        self, psf: galsim.GSObject, *, oversampling: int, size: int
+        self, psf: Complex[np.ndarray, "y half"], *, oversampling: int, size: int
     ) -> Float[np.ndarray, "y x"]:
         """The PSF as a star shows it, pixel included: unit sum, centre at index n // 2."""
-        image = self._drawn(psf, oversampling, size).array.astype(np.float64)
+        image = self.square.image(psf, oversampling=oversampling, size=size)
         return np.asarray(image / image.sum())

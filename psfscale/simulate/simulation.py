@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal
 
+from threadpoolctl import threadpool_limits
+
 from psfscale.errors import ConfigError, RunError
 from psfscale.simulate.ccd import draw_ccd, require_recipe
 from psfscale.simulate.detector import variance
@@ -303,7 +305,8 @@ def _end_silently() -> None:
 
 
 def _draw(task: _Task) -> _Done:
-    drawn = draw_ccd(task.survey, exposure=task.exposure, ccd=task.ccd)
+    with threadpool_limits(1):  # processes share the cores out, and sums have one order
+        drawn = draw_ccd(task.survey, exposure=task.exposure, ccd=task.ccd)
     write_parts(task.output, task.survey, drawn, exposure=task.exposure, ccd=task.ccd)
     return _Done(
         exposure=task.exposure,

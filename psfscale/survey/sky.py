@@ -68,7 +68,7 @@ class OpticsRecipe(Part):
         ge=128,
         le=1024,
         multiple_of=2,
-        description="pixels across 3 pupil diameters; 256 is fine enough",
+        description="pixels across 3 pupil diameters, at least; 256 is fine enough",
     )
 
 

@@ -157,7 +157,7 @@ def test_galaxy__is_wider_than_the_psf_and_holds_its_flux(tiny: Tiny) -> None:
     drawn = draw_ccd(survey, exposure=0, ccd=1)
     truth = drawn.galaxies.truth
     light = drawn.image - sky(survey)
-    assert light.sum() / truth["FLUX"][0] == pytest.approx(1, abs=0.02)
+    assert 0.96 < light.sum() / truth["FLUX"][0] < 1.001  # the wings reach beyond 3.2 arcsec
     rows, columns = np.indices(light.shape)
     radius = np.hypot(columns + 1 - truth["X"][0], rows + 1 - truth["Y"][0])
     half = light[radius < 3].sum() / light.sum()  # 3 pixels are its half-light radius
