@@ -52,10 +52,10 @@ class Catalogue:
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
         return Block((clean + self.sigma * noise)[:n], psfs[:n], truth[:n], self.sigma)
 
-    def blocks(self, n):
-        """Blocks of `n` galaxies together."""
+    def blocks(self, n, *, first=0):
+        """Blocks of `n` galaxies together, from the one that galaxy number `first` is in."""
         for number in range(-(-n // BLOCK)):
-            yield self.block(number, min(BLOCK, n - number * BLOCK))
+            yield self.block(first // BLOCK + number, min(BLOCK, n - number * BLOCK))
 
     @property
     def _arrays(self):
@@ -128,14 +128,14 @@ def row_scaling(galaxies, settings, largest):
         print(f"  {n:8d} galaxies: {meter.each:.3f} CPU ms each, {peak():.0f} MB", flush=True)
 
 
-def row_stream(galaxies, settings, n):
-    print(f"\nstream: {n} galaxies, tenth by tenth")
+def row_stream(galaxies, settings, n, *, first):
+    print(f"\nstream: {n} galaxies from number {first} on, tenth by tenth")
     catalogue = Catalogue(galaxies)
     prior = _prior(catalogue, settings)
     meter, errors, n_seen, start = Meter(), [], 0, time.monotonic()
     every = max(n // BLOCK // TENTHS, 1) * BLOCK
     peak()
-    for block in catalogue.blocks(n):
+    for block in catalogue.blocks(n, first=first):
         found = meter.restore(block, prior, settings).image.numpy()
         gap = ((found - block.truth) ** 2).sum((1, 2)) / (block.truth**2).sum((1, 2))
         errors.append(float(np.median(gap)))

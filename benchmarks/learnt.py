@@ -158,6 +158,7 @@ def main():
     parser.add_argument("--seed", type=int, default=101, help="of the simulation")
     parser.add_argument("--largest", type=int, default=10_000, help="of the row scaling")
     parser.add_argument("--restored", type=int, default=100_000, help="of the row stream")
+    parser.add_argument("--first", type=int, default=0, help="galaxy that the row stream begins at")
     parser.add_argument("--fast", action="store_true", help="low frequencies alone, no errors")
     options = parser.parse_args()
     settings = LearntSettings(fast=True, error=False) if options.fast else LearntSettings()
@@ -175,7 +176,7 @@ def main():
     if "scaling" in rows:
         row_scaling(galaxies, settings, options.largest)
     if "stream" in rows:
-        row_stream(galaxies, settings, options.restored)
+        row_stream(galaxies, settings, options.restored, first=options.first)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ class RestoredGalaxies(_Part):
         description="mode learnt: the first exposures with galaxies, which teach the prior of all, "
         "by n_learn galaxies each; 0 = every CCD learns its own",
     )
+    prior: Path | None = Field(
+        default=None,
+        description="mode learnt: a run store whose learnt prior is taken, or a .npz file of one; "
+        "unset = learn",
+    )
 
 
 class Checks(_Part):
@@ -151,7 +156,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     config = read_yaml(path, RunConfig, overrides=[_from_here(item) for item in overrides])
     base = path.resolve().parent
-    return config.model_copy(update={key: base / getattr(config, key) for key in _PATHS})
+    found = {key: base / getattr(config, key) for key in _PATHS}
+    if config.restore.prior is not None:
+        prior = base / config.restore.prior
+        found |= {"restore": config.restore.model_copy(update={"prior": prior})}
+    return config.model_copy(update=found)
 
 
 _PATHS = ("survey", "instrument", "output")
@@ -159,7 +168,8 @@ _PATHS = ("survey", "instrument", "output")
 
 def _from_here(override: str) -> str:
     key, equals, value = override.partition("=")
-    return f"{key}={Path(value).resolve()}" if equals and key in _PATHS else override
+    is_path = key in (*_PATHS, "restore.prior") and value not in ("", "null")
+    return f"{key}={Path(value).resolve()}" if equals and is_path else override
 
 
 def fingerprint(*parts: object) -> str:

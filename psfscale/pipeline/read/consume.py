@@ -16,6 +16,7 @@ from psfscale.pipeline.read.aggregation import read_aggregates
 from psfscale.pipeline.stages.ccd import stored_model
 from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.stages.drawing import PREDICT_BLOCK
+from psfscale.pipeline.stages.given import prior_of, read_prior
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root, open_tree
 from psfscale.store.stacked import stacked
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from psfscale.deconvolve.learnt.prior import Prior
     from psfscale.models.base import PsfModel
     from psfscale.pipeline.stages.focal import OnCcd
 
@@ -224,6 +226,20 @@ class Run:
         found = found.rename_dims(own).rename({n: f"run_{n}" for n in found if n in given})
         present = np.flatnonzero(given["role"].values != Role.EMPTY)
         return xr.merge([given, found], compat="override").isel(galaxy=present)
+
+    def prior(self) -> Prior:
+        """What galaxies look like, as the run has learnt it or was given it.
+
+        Raises
+        ------
+        StoreError
+            The run has not learnt it yet, or is one in blocks, each of which has its own.
+        """
+        if len(self.stores) > 1:
+            msg = f"every block of {self.path} has a prior of its own: open one, {self.stores[0]}"
+            raise StoreError(msg)
+        given = self._context.given_prior
+        return prior_of(given) if given else read_prior(self.stores[0])
 
     def metrics(self, level: Level = "survey") -> xr.Dataset:
         """Metrics of every star, CCD or exposure, or of the survey.

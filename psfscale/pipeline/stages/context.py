@@ -7,15 +7,16 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from psfscale.arrays import PixelGrid
 from psfscale.config import RunConfig
 from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.deconvolve.settings import DeconvolutionSettings
-from psfscale.errors import StoreError
+from psfscale.errors import ConfigError, StoreError
 from psfscale.models import CHROMATIC, load_model_class, settings_class
 from psfscale.models.wavediff.settings import OpticsSettings
+from psfscale.pipeline.stages.given import numbers_of, read_prior
 from psfscale.pipeline.storage import array_of
 from psfscale.store.layout import open_root
 from psfscale.store.schema import MODEL_CODES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from psfscale.config import ModelChoice
     from psfscale.models.base import Checkpoint, PsfModel, StateArray
+    from psfscale.pipeline.stages.given import Numbers
 
 LAYOUT = 2
 """Of run stores."""
@@ -138,6 +140,7 @@ class RunContext:
     has_spectra : whether it holds spectra
     checkpoint : where a long fit keeps itself between two phases, if anywhere
     device : where to compute what leaves it open
+    given_prior : what galaxies look like, where the run does not learn that
     """
 
     config: RunConfig
@@ -150,6 +153,7 @@ class RunContext:
     has_spectra: bool = False
     checkpoint: Checkpoint | None = None
     device: str = "auto"
+    given_prior: Numbers | None = None
 
     @property
     def run(self) -> Path:
@@ -185,7 +189,8 @@ class RunContext:
     def wants_prior(self) -> bool:
         """Whether restored galaxies share a prior that some exposures teach."""
         learnt = self.restore_settings.mode == "learnt"
-        return self.wants_restoration and learnt and self.config.restore.learn_exposures > 0
+        own = self.given_prior is None and self.config.restore.learn_exposures > 0
+        return self.wants_restoration and learnt and own
 
     @property
     def restored_grid(self) -> PixelGrid:
@@ -194,20 +199,26 @@ class RunContext:
         return PixelGrid(shape=shape, oversampling=_fine(self.restore_settings))
 
     @classmethod
-    def build(cls, config: RunConfig, instrument: Instrument | None = None) -> Self:
+    def build(
+        cls,
+        config: RunConfig,
+        instrument: Instrument | None = None,
+        given_prior: Numbers | None = None,
+    ) -> Self:
         """Read the survey store and settle every setting.
 
         Parameters
         ----------
         config : of the run
         instrument : read from the file that `config` names, if not given
+        given_prior : likewise
 
         Raises
         ------
         ConfigError
-            The instrument file or the model's settings are wrong.
+            The instrument file or the model's settings are wrong, or the prior is of no use.
         StoreError
-            There is no survey store.
+            There is no survey store, or no run whose prior is to be taken.
         """
         if instrument is None:
             instrument = load_survey(config.instrument).instrument
@@ -225,6 +236,7 @@ class RunContext:
             stamp_shape=stamp_shape,
             has_galaxies="galaxies.y" in sizes,
             has_spectra="seds" in root,
+            given_prior=given_prior or _given_prior(config, restoration),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -235,6 +247,7 @@ class RunContext:
             "config": self.config.model_dump(mode="json"),
             "instrument": self.instrument.model_dump(mode="json", context=WITH_SOURCES),
             "model_settings": {m.name: m.settings.model_dump(mode="json") for m in self.models},
+            "given_prior": self.given_prior,
             "versions": versions(),
         }
 
@@ -258,7 +271,8 @@ def read_context(run: Path) -> RunContext:
     attributes = root.attrs
     stored = RunConfig.model_validate(attributes["config"])
     config = stored.model_copy(update={"output": run})
-    return RunContext.build(config, Instrument.model_validate(attributes["instrument"]))
+    instrument = Instrument.model_validate(attributes["instrument"])
+    return RunContext.build(config, instrument, cast("Numbers", attributes.get("given_prior")))
 
 
 def require_run(root: zarr.Group, run: Path) -> None:
@@ -275,6 +289,19 @@ def require_run(root: zarr.Group, run: Path) -> None:
     if root.attrs.get("layout") != LAYOUT:
         msg = f"{run} was written by another psfscale, in another layout; choose another output"
         raise StoreError(msg)
+
+
+def _given_prior(config: RunConfig, settings: DeconvolutionSettings) -> Numbers | None:
+    path = config.restore.prior
+    if path is None or not config.restore.at_galaxies:
+        return None
+    if settings.mode != "learnt":
+        msg = f"restore.prior is for mode learnt, not {settings.mode}: leave it out"
+        raise ConfigError(msg)
+    if path.resolve() == config.output.resolve():
+        msg = f"restore.prior names this run's own output, {path}: leave it out, or take another"
+        raise ConfigError(msg)
+    return numbers_of(read_prior(path))
 
 
 def _fine(settings: DeconvolutionSettings) -> int:

@@ -87,6 +87,11 @@ def _learn_settings(context: RunContext) -> dict[str, Any]:
     return context.restore_settings.learnt.model_dump(include=names)
 
 
+def _restore_settings(context: RunContext) -> dict[str, Any]:
+    given = {"prior": context.given_prior} if context.given_prior else {}
+    return context.restore_settings.model_dump(mode="json") | given
+
+
 def _declare(name: str, context: RunContext, **rest: Any) -> Stage:
     outputs = rest.pop("outputs", None)
     if outputs is None:
@@ -336,7 +341,7 @@ DECLARED: dict[str, Declared] = {
     "restore": Declared(
         version=3,
         build=_restore_stage,
-        settings=lambda context: context.restore_settings.model_dump(mode="json"),
+        settings=_restore_settings,
         needs=("fit", "choose"),
         gathers=("learn",),
         objects="galaxies",

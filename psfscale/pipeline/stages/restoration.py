@@ -9,6 +9,7 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.pipeline.stages.ccd import extrapolation, group_of, pad, restoring_psfs, seen_galaxies
+from psfscale.pipeline.stages.given import prior_of
 from psfscale.pipeline.stages.learning import shared_prior
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Resto
 
     galaxies = group_of(ccd, "galaxies")
     prior = shared_prior(ccd["prior/sums"].values) if "prior/sums" in ccd else None
+    prior = prior_of(context.given_prior) if context.given_prior else prior
     size = len(chosen) if prior is None else BLOCK
     return join(
         [
