@@ -23,7 +23,7 @@ EXPOSURES := 3
 	@$(PIP) --editable '.[report,dev]'
 	@touch $@ .venv/demo.stamp
 
-demo: .venv/demo.stamp  ## simulate a toy survey, ingest it, fit, measure, report
+demo: .venv/demo.stamp  ## simulate a toy survey, ingest it, fit, restore its galaxies, measure, report
 	@rm -rf $(DEMO)
 	@mkdir -p $(DEMO)
 	$(BIN)/psfscale simulate catalogs/toy.yaml $(DEMO)/sky --exposures $(EXPOSURES) --workers 2

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from matplotlib.axes import Axes
+
 _INK = "#010203"
 """Stands for the colour of the page's text, and is exchanged for it in the SVG."""
 ACCENT = "#2a78b5"
@@ -64,6 +66,13 @@ def style() -> Iterator[None]:
 def figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def bare(axes: Axes) -> None:
+    """Leave an image without ticks and frame."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def as_svg(drawn: Figure, *, name: str) -> str:

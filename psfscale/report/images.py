@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import AsinhNorm
 
-from psfscale.report.drawing import DIVERGING, SEQUENTIAL, figure
+from psfscale.report.drawing import DIVERGING, SEQUENTIAL, bare, figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from psfscale.report.gather import Components, Stacks
@@ -27,12 +26,6 @@ def _core(image: Float[np.ndarray, "... y x"], kept: int = _KEPT) -> Float[np.nd
     return np.asarray(image[..., rows, columns])
 
 
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
 def stacked_stamps(stacks: Stacks) -> Figure:
     """Mean star, mean model and mean residual of all reserved stars."""
     star, residual = (_core(image) for image in stacks.overall())
@@ -46,13 +39,13 @@ def stacked_stamps(stacks: Stacks) -> Figure:
         drawn.colorbar(shown, ax=axes, location="bottom", shrink=0.8, aspect=25,
                        ticks=[0, peak / 100, peak / 10, peak],
                        format="%.2g", label="fraction of the flux in a pixel")  # fmt: skip
-        _bare(axes)
+        bare(axes)
     reach = float(np.nanmax(np.abs(residual))) or 1e-6 if np.isfinite(residual).any() else 1.0
     shown = panels[2].imshow(residual / peak, cmap=DIVERGING, vmin=-reach / peak, vmax=reach / peak)
     panels[2].set_title("star − model")
     drawn.colorbar(shown, ax=panels[2], location="bottom", shrink=0.8, aspect=25,
                    label="fraction of the star's peak")  # fmt: skip
-    _bare(panels[2])
+    bare(panels[2])
     return drawn
 
 
@@ -70,7 +63,7 @@ def residual_mosaic(stacks: Stacks, ccds: np.ndarray) -> Figure:
         shown = axes.imshow(image, cmap=DIVERGING, vmin=-reach, vmax=reach)
         axes.set_title(f"CCD {ccd}", fontsize=8, pad=2)
     for axes in panels:
-        _bare(axes)
+        bare(axes)
         axes.set_visible(bool(axes.images))
     drawn.colorbar(shown, ax=list(panels), location="right", shrink=0.8, aspect=25,
                    label="(star − model) / peak")  # fmt: skip
@@ -96,5 +89,5 @@ def component_stamps(components: Components) -> Figure:
         axes.imshow(_core(image, kept), cmap=DIVERGING, norm=norm)
         axes.set_title(f"{k + 1}", fontsize=8, pad=2)
     for axes in panels:
-        _bare(axes)
+        bare(axes)
     return drawn

@@ -17,6 +17,7 @@ from psfscale.report.figures import (
     residual_maps,
     shape_maps,
 )
+from psfscale.report.galaxies import restored_plate
 from psfscale.report.gather import (
     Components,
     Stacks,
@@ -128,6 +129,7 @@ def _plates(
         plates += _stack_plates(stacks, tree.dataset["ccd"].values)
         if components is not None and len(components.images):
             plates.append(_component_plate(components))
+        plates += restored_plate(tree, survey)
         plates += galaxy_plates(tables)
         exposures = tree["exposures"].to_dataset().load()
         if exposures.sizes["exposure"] > 1:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from synthetic_run import STATUS, synthetic_run
 from synthetic_tables import synthetic_tables
 
 from psfscale.errors import RunError
 from psfscale.report import write_report
+from psfscale.report.galaxies import gather_restored
 from psfscale.report.gather import gather_components, gather_stacks, gather_stars, shown_exposures
 from psfscale.report.numbers import beyond_noise, number
 from psfscale.report.tallies import on_one_ccd
@@ -182,6 +184,48 @@ def test_gather_components__are_those_in_use() -> None:
     assert found.images.shape == (3, 63, 63)
     assert found.model == "rca"
     assert gather_components(tree.drop_nodes("models")) is None
+
+
+def with_galaxies(tree: xr.DataTree, survey: xr.DataTree, *, n: int = 30) -> None:
+    """Give both trees galaxies, of which the second CCD of the first exposure has 20 restored."""
+    here, rng = (tree.sizes["exposure"], tree.sizes["ccd"], n), np.random.default_rng(5)
+    at = ("exposure", "ccd", "galaxy")
+    snr = rng.uniform(5, 100, here)
+    image = np.broadcast_to(snr[..., None, None], (*here, 9, 9)) + rng.normal(0, 1, (*here, 9, 9))
+    survey["galaxies"] = xr.Dataset({"image": ((*at, "y", "x"), image), "snr": (at, snr)})
+    flux = np.full(here, np.nan)
+    flux[0, 1, :20] = 1.0
+    fine = ((*at, "restored_y", "restored_x"), np.kron(image, np.ones((2, 2))))
+    tree["galaxies"] = xr.Dataset(
+        {"restored_flux": (at, flux), "restored": fine, "restored_error": fine}
+    )
+
+
+def test_gather_restored__shows_galaxies_of_all_brightness_of_a_ccd_that_has_some() -> None:
+    tree, survey = synthetic_run()
+    assert gather_restored(tree, survey) is None
+    with_galaxies(tree, survey)
+    found = gather_restored(tree, survey)
+    assert found is not None
+    assert (found.exposure, found.ccd, found.n) == ("exp0000", 2, 20)
+    assert (np.diff(found.snr) > 0).all()
+    assert found.restored.shape == (8, 18, 18)
+    np.testing.assert_allclose(found.seen.mean(axis=(1, 2)), found.snr, atol=0.6)
+    known = survey["galaxies"].dataset["snr"].values[0, 1, :20]
+    assert known.min() < found.snr[0] < np.quantile(known, 0.25)
+    assert np.quantile(known, 0.75) < found.snr[-1] < known.max()
+
+
+def test_page__shows_restored_galaxies_where_there_are_any(page: str, tmp_path: Path) -> None:
+    assert 'id="restored"' not in page
+    tree, survey = synthetic_run()
+    with_galaxies(tree, survey)
+    path = tmp_path / "report.html"
+    write_report(tree, survey=survey, **told(tree), status=STATUS, output=path)
+    caption = path.read_text(encoding="utf-8").split('id="caption-restored"')[1]
+    assert "exposure exp0000, CCD 2, at even ranks" in " ".join(
+        caption.split("</figcaption>")[0].split()
+    )
 
 
 def test_shown_exposures__are_bounded_and_spread() -> None:
