@@ -52,6 +52,10 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key.sub=value laid over the file; repeatable")
 ]
 
+Cluster = Annotated[str, typer.Option(help="profile: a name in deploy/ or a YAML file")]
+Serial = Annotated[bool, typer.Option(help="in this process, without a cluster")]
+Workers = Annotated[int | None, typer.Option(help="workers; overrides the profile")]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -213,11 +217,9 @@ def plan(
 def run(
     config: Annotated[Path, typer.Argument(help="run file")],
     overrides: Overrides = None,
-    cluster: Annotated[
-        str, typer.Option(help="profile: a name in deploy/ or a YAML file")
-    ] = "local",
-    serial: Annotated[bool, typer.Option(help="in this process, without a cluster")] = False,
-    workers: Annotated[int | None, typer.Option(help="workers; overrides the profile")] = None,
+    cluster: Cluster = "local",
+    serial: Serial = False,
+    workers: Workers = None,
     drivers: Annotated[
         int, typer.Option(min=1, help="of a survey in blocks, drivers that share the workers")
     ] = 1,
@@ -288,13 +290,16 @@ def metrics(
     rho: Annotated[
         bool, typer.Option("--rho", help="ρ statistics too (needs TreeCorr; takes longer)")
     ] = False,
-    workers: Annotated[int, typer.Option(help="processes that tally a block each")] = 1,
+    cluster: Cluster = "local",
+    serial: Serial = False,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Aggregate the metrics of a run again, from its stores, and print them."""
-    from psfscale.pipeline import aggregate_run, metrics_of_stars, write_tables
+    from psfscale.pipeline import aggregate_run, load_profile, metrics_of_stars, write_tables
 
-    summary = aggregate_run(path, rho=rho, workers=workers)
+    profile = None if serial else load_profile(cluster, workers=workers)
+    summary = aggregate_run(path, rho=rho, cluster=profile)
     if table is not None:
         metrics_of_stars(path, table)
     if tables is not None:

@@ -143,7 +143,9 @@ def gather_components(tree: xr.DataTree) -> Components | None:
     if chosen is None:
         return None
     exposure, ccd = chosen
-    for name, node in tree["models"].children.items():
+    models = dict(tree["models"].children)
+    stands = _standing(tree["ccds"].dataset, exposure, ccd)
+    for name, node in models.items() if stands not in models else [(stands, models[stands])]:
         # Among the variables: xarray holds an array named as one of its dims to be a coordinate.
         for title, array in node.dataset.variables.items():
             if len(array.dims) == len(_IMAGES) and array.dims[:3] == _IMAGES[:3]:
@@ -157,6 +159,15 @@ def gather_components(tree: xr.DataTree) -> Components | None:
                     ccd=int(tree.dataset["ccd"].values[ccd]),
                 )
     return None
+
+
+def _standing(ccds: xr.Dataset, exposure: int, ccd: int) -> str:
+    """The model that stands for a CCD, of several; empty where there is one alone."""
+    if "model" not in ccds:
+        return ""
+    code = int(ccds["model"][exposure, ccd])
+    codes = dict(ccds["model"].attrs.get("models", {}))
+    return next((str(name) for name, known in codes.items() if known == code), "")
 
 
 def _typical_ccd(ccds: xr.Dataset) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from psfscale.report.choices import choice_plate, choice_rows, gather_choices
 from psfscale.report.drawing import style
 from psfscale.report.figures import (
     exposure_trends,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from psfscale.report.choices import Choices
+
 _FAILURES_SHOWN = 200
 
 
@@ -56,6 +59,7 @@ def render(
         lstrip_blocks=True,
     )
     summary = summary.load()
+    choices = gather_choices(tree)
     failures = list(status.get("failures", ()))
     attributes = tree.attrs
     return environment.get_template("page.html").render(
@@ -65,7 +69,8 @@ def render(
         tiles=tiles(summary),
         headline=headline(summary),
         summary={str(k): v.item() for k, v in summary.items()},
-        plates=_plates(tree, survey, tables) if int(summary["n_ccds"]) else [],
+        plates=_plates(tree, survey, tables, choices) if int(summary["n_ccds"]) else [],
+        choices=choice_rows(choices),
         worst=worst_ccds(tree),
         units=status.get("units", {}),
         ccds=status.get("ccds", {}),
@@ -115,7 +120,10 @@ def _flag_counts(tree: xr.DataTree) -> list[tuple[str, int]]:
 
 
 def _plates(
-    tree: xr.DataTree, survey: xr.DataTree, tables: Mapping[str, xr.Dataset]
+    tree: xr.DataTree,
+    survey: xr.DataTree,
+    tables: Mapping[str, xr.Dataset],
+    choices: Choices | None,
 ) -> list[Plate]:
     stars, stacks = gather_stars(tree, survey), gather_stacks(tree)
     components = gather_components(tree)
@@ -129,6 +137,8 @@ def _plates(
         plates += _stack_plates(stacks, tree.dataset["ccd"].values)
         if components is not None and len(components.images):
             plates.append(_component_plate(components))
+        if choices is not None:
+            plates.append(choice_plate(choices))
         plates += restored_plate(tree, survey)
         plates += galaxy_plates(tables)
         exposures = tree["exposures"].to_dataset().load()

@@ -15,6 +15,7 @@ from synthetic_tables import synthetic_tables
 
 from psfscale.errors import RunError
 from psfscale.report import write_report
+from psfscale.report.choices import choice_rows, gather_choices
 from psfscale.report.galaxies import gather_restored
 from psfscale.report.gather import gather_components, gather_stacks, gather_stars, shown_exposures
 from psfscale.report.numbers import beyond_noise, number
@@ -303,3 +304,45 @@ def test_page__says_what_units_took_and_where(page: str) -> None:
     hosts = page[page.index("<h3>Where they ran</h3>") :].split("</table>")[0]
     assert "node-7" in hosts
     assert "cpu, H100" in hosts
+
+
+def test_page__says_which_model_stands_where(tmp_path: Path) -> None:
+    tree, survey = synthetic_run(exposures=4, ccds=3)
+    ccds = tree["ccds"].to_dataset()
+    at = ("exposure", "ccd")
+    codes = np.array([[1, 1, 3], [1, 3, 3], [3, 0, 3], [0, 0, 0]], np.uint8)
+    ccds["model"] = (at, codes, {"models": {"rca": 1, "sprite": 2, "wavediff": 3}})
+    ccds["score_rca"] = (at, np.where(codes > 0, 1.25, np.nan))
+    ccds["score_sprite"] = (at, np.full(codes.shape, np.nan))
+    ccds["score_wavediff"] = (at, np.where(codes == 3, 1.125, np.where(codes, 1.5, np.nan)))
+    tree["ccds"].dataset = ccds
+    choices = gather_choices(tree)
+    assert choices.names == ("rca", "wavediff")
+    np.testing.assert_allclose(choices.of_ccds(), [[2 / 3, 1 / 2, 0], [1 / 3, 1 / 2, 1]])
+    rows = [(r.model, r.n, r.share, r.score, r.where_chosen) for r in choice_rows(choices)]
+    assert rows == [("rca", "3", "38 %", "1.25", "1.25"), ("wavediff", "5", "62 %", "1.12", "1.12")]
+    path = tmp_path / "report.html"
+    write_report(tree, survey=survey, **told(tree), status=STATUS, output=path)
+    page = path.read_text(encoding="utf-8")
+    assert 'id="choices"' in page
+    assert "n = 8 CCDs of all exposures" in page
+    assert '<tr><td>wavediff</td><td class="n">5</td>' in page
+    assert "sprite" not in page
+
+
+def test_page__of_one_model_has_no_choices(page: str) -> None:
+    assert 'id="choices"' not in page
+    assert 'id="choice-numbers"' not in page
+
+
+def test_components__are_those_of_the_model_that_stands() -> None:
+    tree, _ = synthetic_run(exposures=1, ccds=1)
+    ccds = tree["ccds"].to_dataset()
+    codes = np.array([[2]], np.uint8)
+    ccds["model"] = (("exposure", "ccd"), codes, {"models": {"rca": 1, "sprite": 2}})
+    tree["ccds"].dataset = ccds
+    tree["models/sprite"] = tree["models/rca"].copy()
+    assert gather_components(tree).model == "sprite"
+    ccds["model"] = (("exposure", "ccd"), np.array([[1]], np.uint8), ccds["model"].attrs)
+    tree["ccds"].dataset = ccds
+    assert gather_components(tree).model == "rca"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from psfscale.pipeline.workers.profiles import ClusterProfile
+
 _EXPOSURES_AT_A_TIME = 64
 """In a table of stars."""
 
@@ -46,7 +48,9 @@ class MetricsSummary:
         )
 
 
-def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> MetricsSummary:
+def aggregate_run(
+    path: Path, *, rho: bool = False, cluster: ClusterProfile | None = None
+) -> MetricsSummary:
     """Aggregate the metrics of a run again, from its arrays, and return the survey's.
 
     Written are the metrics of every exposure and of the survey, and the tables and maps of
@@ -57,7 +61,7 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
     path : of the run store, or of the folder of a run in blocks, of which those that another
         driver holds are taken as they stand
     rho : correlate the residuals of stars too (needs TreeCorr)
-    workers : processes that tally a block each
+    cluster : whose workers tally, where there is enough to share; this process if not given
 
     Raises
     ------
@@ -67,17 +71,19 @@ def aggregate_run(path: Path, *, rho: bool = False, workers: int = 1) -> Metrics
         A driver holds the run.
     InputError
         TreeCorr is wanted and not installed.
+    RunError
+        The cluster could not tally a part.
     """
     stores = run_stores(path)
     if stores == [path]:
         with Lease(path):
             write_aggregates(read_context(path))
-            aggregate_stores(stores, path, rho=rho, workers=workers)
+            aggregate_stores(stores, path, rho=rho, cluster=cluster)
         return read_summary(path)
     for store in stores:
         with suppress(HeldError), Lease(store):
             write_aggregates(read_context(store))
-    aggregate_stores(stores, path, rho=rho, workers=workers)
+    aggregate_stores(stores, path, rho=rho, cluster=cluster)
     return read_summary(path)
 
 

@@ -14,6 +14,7 @@ from psfscale.pipeline.ledger.books import Known, count_ccds, read_known, stages
 from psfscale.pipeline.ledger.journal import History, begun_units
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.ledger.marker import Failure, Key, Marker, read_markers
+from psfscale.pipeline.read.cost import HostCost, StageCost, host_costs, stage_costs
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
@@ -23,59 +24,6 @@ if TYPE_CHECKING:
     import zarr
 
 UNIT_STATES = ("done", "failed", "running", "interrupted", "changed", "pending")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCost:
-    """What the finished units of a stage took.
-
-    Attributes
-    ----------
-    n_units : finished
-    seconds : wall time, summed over units
-    cpu_seconds : CPU time, summed over units
-    stage_seconds : of it, in the stage's own code; the rest is the pipeline's
-    peak_memory : largest of any unit [byte]
-    n_attempts : summed over units
-    """
-
-    n_units: int
-    seconds: float
-    cpu_seconds: float
-    stage_seconds: float
-    peak_memory: int
-    n_attempts: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_units} units in {self.n_attempts} attempts, {self.cpu_seconds:.1f} CPU s, "
-            f"{self.seconds / self.n_units:.2f} s a unit, peak {self.peak_memory / 2**20:.0f} MiB"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostCost:
-    """What a host gave to the finished units.
-
-    Attributes
-    ----------
-    n_units : finished there
-    seconds, cpu_seconds : wall and CPU time, summed over units
-    peak_memory : largest of any unit [byte]
-    devices : that computed them
-    """
-
-    n_units: int
-    seconds: float
-    cpu_seconds: float
-    peak_memory: int
-    devices: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_units} units, {self.cpu_seconds:.1f} CPU s in {self.seconds:.1f} s, "
-            f"peak {self.peak_memory / 2**20:.0f} MiB, on {', '.join(self.devices)}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +107,8 @@ class RunStatus:
             "finished": self.finished,
             "units": self.units,
             "ccds": self.ccds,
-            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
-            "hosts": {name: asdict(cost) for name, cost in self.hosts.items()},
+            "costs": {name: cost.as_dict() for name, cost in self.costs.items()},
+            "hosts": {name: cost.as_dict() for name, cost in self.hosts.items()},
             "pace": self.pace.as_dict(),
             "deaths": self.deaths,
             "failures": [asdict(failure) for failure in self.failures],
@@ -219,8 +167,8 @@ def status(path: Path) -> RunStatus:
         ccds=count_ccds(stages, known, done),
         deaths={f"{k[0]}/{k[1]}": list(h.deaths) for k, h in begun.items() if h.deaths},
         failures=tuple(f for marker in current for f in marker.failures),
-        costs=_costs(stages, columns, done),
-        hosts=_hosts(columns, done),
+        costs=stage_costs(stages, columns, done),
+        hosts=host_costs(columns, done),
         pace=Pace(n_left=int(((wanted > 0) & ~done).sum()), rate=_rate(columns["finished"][done])),
     )
 
@@ -276,41 +224,6 @@ def _columns(
             for name in _OF_MARKERS:
                 columns[name][at] = getattr(marker, name)
     return columns
-
-
-def _costs(
-    stages: list[str], columns: Mapping[str, np.ndarray], done: np.ndarray
-) -> dict[str, StageCost]:
-    return {
-        name: StageCost(
-            n_units=int(done[:, k].sum()),
-            seconds=_total(columns["seconds"][done[:, k], k]),
-            cpu_seconds=_total(columns["cpu_seconds"][done[:, k], k]),
-            stage_seconds=_total(columns["stage_seconds"][done[:, k], k]),
-            peak_memory=int(columns["peak_memory"][done[:, k], k].max()),
-            n_attempts=int(columns["attempt"][done[:, k], k].sum()),
-        )
-        for k, name in enumerate(stages)
-        if done[:, k].any()
-    }
-
-
-def _hosts(columns: Mapping[str, np.ndarray], done: np.ndarray) -> dict[str, HostCost]:
-    hosts = columns["host"][done].astype(object)
-    return {
-        str(host): HostCost(
-            n_units=int((hosts == host).sum()),
-            seconds=_total(columns["seconds"][done][hosts == host]),
-            cpu_seconds=_total(columns["cpu_seconds"][done][hosts == host]),
-            peak_memory=int(columns["peak_memory"][done][hosts == host].max()),
-            devices=tuple(sorted({str(d) for d in columns["device"][done][hosts == host]})),
-        )
-        for host in np.unique(hosts)
-    }
-
-
-def _total(values: np.ndarray) -> float:
-    return round(float(np.nansum(values, dtype=np.float64)), 3)
 
 
 def _rate(ended: np.ndarray) -> float:

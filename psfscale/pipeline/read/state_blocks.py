@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psfscale.pipeline.drive.blocks import INDEX, run_stores
-from psfscale.pipeline.read.state import HostCost, Pace, RunStatus, StageCost, status
+from psfscale.pipeline.read.cost import HostCost, StageCost, added
+from psfscale.pipeline.read.state import Pace, RunStatus, status
 from psfscale.store.index import read_index
 
 if TYPE_CHECKING:
@@ -36,6 +37,16 @@ class BlocksStatus:
         return not self.not_begun and all(block.finished for block in self.blocks.values())
 
     @property
+    def costs(self) -> dict[str, StageCost]:
+        """Per stage, what the finished units of all blocks took."""
+        return added(block.costs for block in self.blocks.values())
+
+    @property
+    def hosts(self) -> dict[str, HostCost]:
+        """Per host, what it gave to them."""
+        return added(block.hosts for block in self.blocks.values())
+
+    @property
     def pace(self) -> Pace:
         """Of the blocks begun: what is left, and how fast those go that have a driver."""
         return Pace(
@@ -54,8 +65,8 @@ class BlocksStatus:
             "finished": self.finished,
             "units": _added(part["units"] for part in each.values()),
             "ccds": _added(part["ccds"] for part in each.values()),
-            "costs": _costs(self.blocks.values()),
-            "hosts": _hosts(self.blocks.values()),
+            "costs": {name: cost.as_dict() for name, cost in self.costs.items()},
+            "hosts": {name: cost.as_dict() for name, cost in self.hosts.items()},
             "pace": self.pace.as_dict(),
             "deaths": {k: v for part in each.values() for k, v in part["deaths"].items()},
             "failures": [failure for part in each.values() for failure in part["failures"]],
@@ -72,6 +83,8 @@ class BlocksStatus:
         for stage, states in _added(b.units for b in self.blocks.values()).items():
             told = ", ".join(f"{n} {state}" for state, n in states.items() if n)
             lines.append(f"  {stage:8} units: {told}")
+        lines += [f"  {stage:8} {cost}" for stage, cost in self.costs.items()]
+        lines += [f"  host {host}: {cost}" for host, cost in self.hosts.items()]
         return "\n".join(lines)
 
 
@@ -101,38 +114,3 @@ def _added(parts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, in
         for stage, counts in part.items():
             total.setdefault(stage, Counter(dict.fromkeys(counts, 0))).update(counts)
     return {stage: dict(counts) for stage, counts in total.items()}
-
-
-def _costs(blocks: Iterable[RunStatus]) -> dict[str, dict[str, Any]]:
-    found: dict[str, list[StageCost]] = {}
-    for block in blocks:
-        for stage, cost in block.costs.items():
-            found.setdefault(stage, []).append(cost)
-    return {
-        stage: {
-            "n_units": sum(cost.n_units for cost in costs),
-            "seconds": round(sum(cost.seconds for cost in costs), 3),
-            "cpu_seconds": round(sum(cost.cpu_seconds for cost in costs), 3),
-            "stage_seconds": round(sum(cost.stage_seconds for cost in costs), 3),
-            "peak_memory": max(cost.peak_memory for cost in costs),
-            "n_attempts": sum(cost.n_attempts for cost in costs),
-        }
-        for stage, costs in found.items()
-    }
-
-
-def _hosts(blocks: Iterable[RunStatus]) -> dict[str, dict[str, Any]]:
-    found: dict[str, list[HostCost]] = {}
-    for block in blocks:
-        for host, cost in block.hosts.items():
-            found.setdefault(host, []).append(cost)
-    return {
-        host: {
-            "n_units": sum(cost.n_units for cost in costs),
-            "seconds": round(sum(cost.seconds for cost in costs), 3),
-            "cpu_seconds": round(sum(cost.cpu_seconds for cost in costs), 3),
-            "peak_memory": max(cost.peak_memory for cost in costs),
-            "devices": sorted({device for cost in costs for device in cost.devices}),
-        }
-        for host, costs in found.items()
-    }

@@ -21,7 +21,9 @@ from psfscale.pipeline import (
 )
 from psfscale.pipeline.drive.blocks import configs, run_blocks, write_index
 from psfscale.pipeline.ledger.lease import Lease
+from psfscale.pipeline.read import tallying
 from psfscale.pipeline.read.aggregation import aggregate_stores, read_aggregates
+from psfscale.pipeline.workers.profiles import LocalProfile
 from psfscale.store.layout import open_root, open_tree
 
 
@@ -73,7 +75,7 @@ def test_aggregate_stores__are_the_statistics_of_the_stored_stars(finished) -> N
 def test_aggregate_run__twice_is_once(finished) -> None:
     first = aggregate_run(finished.output, rho=True)
     before = files_of(finished.output / "aggregates")
-    (finished.output / ".psfscale/tally.npz").unlink()  # count again, not from memory
+    (finished.output / ".psfscale/tallies/000000.npz").unlink()  # count again, not from memory
     assert aggregate_run(finished.output, rho=True) == first
     assert files_of(finished.output / "aggregates") == before
     assert verify(finished.output).ok
@@ -82,6 +84,7 @@ def test_aggregate_run__twice_is_once(finished) -> None:
 def test_aggregate_run__counts_again_only_what_changed(finished, monkeypatch) -> None:
     from psfscale.metrics.survey.collect import Collector
 
+    monkeypatch.setattr(tallying, "PART", 2)
     aggregate_run(finished.output)
     counted: list[str] = []
     add = Collector.add
@@ -93,7 +96,7 @@ def test_aggregate_run__counts_again_only_what_changed(finished, monkeypatch) ->
     toy.append_exposure(finished.survey)
     run(finished, serial=True, observers=[])
     aggregate_run(finished.output)
-    assert counted == ["exp-0", "exp-1", "exp-2"]
+    assert counted == ["exp-2"]  # parts of two exposures, of which the first stands
     assert read_aggregates(finished.output)["stars/overall"]["n_objects"] == 12 * 5
 
 
@@ -101,7 +104,7 @@ def test_aggregate_run__counts_again_only_what_changed(finished, monkeypatch) ->
 def test_aggregate_run__counts_again_where_what_it_kept_is_damaged(finished, damage) -> None:
     aggregate_run(finished.output)
     before = files_of(finished.output / "aggregates")
-    kept = finished.output / ".psfscale/tally.npz"
+    kept = finished.output / ".psfscale/tallies/000000.npz"
     content = bytearray(kept.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
     told = {"cut": content[: len(content) // 2], "spoilt": content, "emptied": b""}
@@ -156,10 +159,11 @@ def in_blocks(survey):
     return whole, blocks
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_aggregate_run__of_blocks_is_that_of_one_store(in_blocks, workers, monkeypatch) -> None:
+@pytest.mark.parametrize("cluster", [None, LocalProfile(workers=2)])
+def test_aggregate_run__of_blocks_is_that_of_one_store(in_blocks, cluster) -> None:
+    """By the workers of a cluster too, which keep what they counted."""
     whole, blocks = in_blocks
-    assert aggregate_run(blocks.output, rho=True, workers=workers) == aggregate_run(
+    assert aggregate_run(blocks.output, rho=True, cluster=cluster) == aggregate_run(
         whole.output, rho=True
     )
     alone, together = read_aggregates(whole.output), read_aggregates(blocks.output)
