@@ -124,16 +124,30 @@ class Band(FourierPlane):
 
     def image(self, spectra: Complex[Tensor, "object 1 frequency"]) -> Float[Tensor, "object y x"]:
         """Stamps in fine pixels of a sky that has no other frequencies."""
+        shape = [self.oversampling * n for n in self.shape]
+        cy, cx = (self.fy.new_tensor(centre_index(n) / self.oversampling) for n in shape)
+        return self.plane(spectra * self.phase(cy, cx))[:, : shape[0], : shape[1]]
+
+    def plane(self, spectra: Complex[Tensor, "object 1 frequency"]) -> Float[Tensor, "object y x"]:
+        """A whole period of that sky, the origin in its corner."""
+        sides = [self.oversampling * n for n in self.sides]
+        sky: Tensor = torch.fft.irfft2(self.half_plane(spectra), s=sides)
+        return sky
+
+    def half_plane(self, spectra: Tensor) -> Tensor:
+        """Values (object, 1, frequency) in the half plane of that sky's transform, 0 elsewhere."""
         fine = self.oversampling
-        sides, shape = ([fine * n for n in of] for of in (self.sides, self.shape))
-        plane = spectra.new_zeros((len(spectra), sides[0], sides[1] // 2 + 1))
-        cy, cx = (self.fy.new_tensor(centre_index(n) / fine) for n in shape)
-        rows, values = self._rows(fine), (spectra * self.phase(cy, cx))[:, 0]
-        plane[:, rows, self._places[1]] = values
+        ny, nx = (fine * n for n in self.sides)
+        out = spectra.new_zeros((len(spectra), ny, nx // 2 + 1))
+        rows, values = self._rows(fine), spectra[:, 0]
+        out[:, rows, self._places[1]] = values
         edge = (self.fx[0] == 0) & (self.fy[0] > 0)
-        plane[:, sides[0] - rows[edge], 0] = values[:, edge].conj()
-        sky: Tensor = torch.fft.irfft2(plane, s=sides)
-        return sky[:, : shape[0], : shape[1]]
+        out[:, ny - rows[edge], 0] = values[:, edge].conj()
+        return out
+
+    def of_half_plane(self, values: Tensor) -> Tensor:
+        """The inverse of `half_plane`."""
+        return values[:, self._rows(self.oversampling), self._places[1]][:, None]
 
     def _rows(self, fine: int) -> Int[Tensor, " frequency"]:
         """Rows in the half plane of stamps whose pixels are `fine` times finer."""
@@ -189,28 +203,3 @@ class BandSight:
     ) -> Float[Tensor, "object model value"]:
         """What models of the galaxies would be in place of `data`."""
         return torch.view_as_real(spectra * self.scale[:, None]).flatten(2)
-
-    def left_over(
-        self, model: Complex[Tensor, "object 1 frequency"]
-    ) -> tuple[Complex[Tensor, "object 1 frequency"], Float[Tensor, " object"], Tensor]:
-        """What models leave over, by a Wiener filter of each galaxy's own excess.
-
-        Parameters
-        ----------
-        model : spectra as they are seen
-
-        Returns
-        -------
-        spectra of the sky, power of the white field that explains the excess, and the squared
-        residual that remains over the noise
-        """
-        rest = self.data - self.seen(model[:, None])[:, 0]
-        residual = torch.view_as_complex(rest.reshape(*self.beam.shape, 2))
-        response = self.beam * self.scale
-        gain = response.abs() ** 2
-        excess = (rest**2).sum(1) - self.n_values
-        power = (excess / gain.sum((1, 2))).clamp(min=0)
-        share = power[:, None, None] / (1 + gain * power[:, None, None])
-        found = response.conj() * share * residual
-        remains = (residual - response * found).abs().square().sum((1, 2))
-        return found, power, remains

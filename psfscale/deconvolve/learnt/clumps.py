@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from psfscale.deconvolve.learnt.canvas import Canvas
 
-__all__ = ["ClumpField", "clump_variance"]
+__all__ = ["ClumpField", "clump_variance", "half_plane_shares", "variance_left"]
 
 SPREAD = 2.0
 """The light that clumps follow is the profile's, blurred by this Gaussian [pixel]."""
@@ -194,25 +194,35 @@ class ClumpField:
         norm = self._squared_psf[:, :1, :1].real
         weight = (self._seen / norm).clamp(min=0) * m**2
         level = variance * weight / m**2
-        nodes = torch.logspace(-3, 6, 19, dtype=power.dtype, device=power.device)
-        twice = self._multiplicity * beam.abs() ** 2
-        left = torch.stack([(twice / (1 + s * power)).sum((1, 2)) for s in nodes], 1)
-        where = torch.log10(level.clamp(min=1e-3, max=0.99e6)) * 2 + 6
-        low = where.long()
-        flat = low.flatten(1)
-        below = left.gather(1, flat).reshape(low.shape)
-        above = left.gather(1, flat + 1).reshape(low.shape)
-        return variance * torch.lerp(below, above, where - low)
+        shares = beam.abs() ** 2 * half_plane_shares(self.canvas.padded, like=power)
+        return variance_left(variance, level, power, shares)
 
-    @cached_property
-    def _multiplicity(self) -> Float[Tensor, "1 fx"]:
-        """Share of each frequency of the half plane in a mean over the plane."""
-        ny, nx = self.canvas.padded
-        twice = torch.full_like(self.canvas.fx, 2.0)
-        twice[:, 0] = 1
-        if nx % 2 == 0:
-            twice[:, -1] = 1
-        return twice / (ny * nx)
+
+def half_plane_shares(sides: tuple[int, int], *, like: Tensor) -> Float[Tensor, "1 fx"]:
+    """Share of each frequency of the half plane in a mean over the plane."""
+    ny, nx = sides
+    twice = like.new_full((1, nx // 2 + 1), 2.0)
+    twice[:, 0] = 1
+    if nx % 2 == 0:
+        twice[:, -1] = 1
+    return twice / (ny * nx)
+
+
+def variance_left(
+    variance: Float[Tensor, "object y x"],
+    level: Float[Tensor, "object y x"],
+    power: Float[Tensor, "object fy fx"],
+    shares: Float[Tensor, "fy fx"],
+) -> Float[Tensor, "object y x"]:
+    """``variance · Σ_f shares / (1 + level · power)`` at each pixel, between nodes of the level."""
+    nodes = torch.logspace(-3, 6, 19, dtype=power.dtype, device=power.device)
+    left = torch.stack([(shares / (1 + s * power)).sum((1, 2)) for s in nodes], 1)
+    where = torch.log10(level.clamp(min=1e-3, max=0.99e6)) * 2 + 6
+    low = where.long()
+    flat = low.flatten(1)
+    below = left.gather(1, flat).reshape(low.shape)
+    above = left.gather(1, flat + 1).reshape(low.shape)
+    return variance * torch.lerp(below, above, where - low)
 
 
 def _squared(x: Tensor) -> Float[Tensor, "object 1 1"]:

@@ -31,6 +31,8 @@ TOLERANCE = 0.05
 LARGEST_STEP = 0.7
 """Limit of a step in log flux, log size and ellipticity, and of that in pixels [1]."""
 MAX_STEPS = 25
+TRUSTED = 3.0
+"""Excess of chi² from which on a galaxy weighs less in the sums, by its square [σ]."""
 START_SIZES = (-2.0, -1.2, -0.4, 0.4, 1.2, 2.0)
 """Sizes tried first, in spreads of the prior's."""
 FIRST_DAMPING = 1e-2
@@ -98,6 +100,7 @@ class ProfileFit:
     covariance : (object, parameter, parameter) of z, by the curvature at the maximum
     converged : (object,)
     chi2 : (object,) squared residual over the noise, of all that was fitted
+    excess : (object,) of chi2 over its mean without a misfit, in its own scatter [σ]
     prior : the population; z's modes are its modes
     """
 
@@ -105,12 +108,13 @@ class ProfileFit:
     covariance: Float[Tensor, "object parameter parameter"]
     converged: Bool[Tensor, " object"]
     chi2: Float[Tensor, " object"]
+    excess: Float[Tensor, " object"]
     prior: Prior
 
     @cached_property
     def layout(self) -> Layout:
         """Where the parameters stand."""
-        return Layout(n_modes=self.z.shape[1] - 6)
+        return _layout(self.prior)
 
     @property
     def flux(self) -> Float[Tensor, " object"]:
@@ -149,13 +153,14 @@ class ProfileFit:
             covariance=self.covariance[chosen],
             converged=self.converged[chosen],
             chi2=self.chi2[chosen],
+            excess=self.excess[chosen],
             prior=self.prior,
         )
 
     def replaced(self, chosen: Tensor, by: ProfileFit) -> ProfileFit:
         """These fits with those at `chosen` taken from another."""
         out = self.select(torch.arange(len(self.z), device=self.z.device))
-        for name in ("z", "covariance", "converged", "chi2"):
+        for name in ("z", "covariance", "converged", "chi2", "excess"):
             getattr(out, name)[chosen] = getattr(by, name)
         return out
 
@@ -167,39 +172,51 @@ class ProfileFit:
     def sums(self, log_width: float) -> ProfileSums:
         """What the converged galaxies tell of their population.
 
+        Galaxies that the profiles do not describe tell little of them.
+
         Parameters
         ----------
         log_width : of their PSFs [ln pixel]
         """
-        v = self.population_vector()[self.converged]
-        spread = self.covariance[self.converged]
+        trust = (TRUSTED / self.excess.clamp(min=TRUSTED)).square() * self.converged
+        v = self.population_vector()
         where, n = self.layout, self.layout.n_modes
         own = [*range(1, 1 + n), where.log_size]
-        to_v = spread.new_zeros(v.shape[1], n + 1)
+        to_v = v.new_zeros(v.shape[1], n + 1)
         to_v[:-1, :n] = self.prior.modes
         to_v[-1, n] = 1
-        noise = to_v @ spread[:, own][:, :, own].sum(0) @ to_v.T
-        e, centre = self.z[self.converged][:, where.ellipticity], self._centre
-        diagonal = spread.diagonal(dim1=1, dim2=2).sum(0)
-        return ProfileSums(
-            count=float(len(v)),
-            first=v.sum(0).cpu(),
-            second=(v.T @ v + noise).cpu(),
-            ellipticity=float((e**2).sum() + diagonal[where.ellipticity].sum()) / 2,
-            centre=float((centre**2).sum() + diagonal[where.centre].sum()) / 2,
-            log_width=len(v) * log_width,
-        )
+        spread = (self.covariance * trust[:, None, None]).nan_to_num().sum(0)
+        noise = to_v @ spread[own][:, own] @ to_v.T
+        weighted = v * trust[:, None]
+        product = (self.z.mT * trust) @ self.z + spread
 
-    @property
-    def _centre(self) -> Tensor:
-        return self.z[self.converged][:, self.layout.centre]
+        def pairs(one: slice, other: slice) -> float:
+            block = product[one, other]
+            return float(block.trace()) / 2 if block.numel() else 0.0
+
+        return ProfileSums(
+            count=float(trust.sum()),
+            first=weighted.sum(0).cpu(),
+            second=(weighted.T @ v + noise).cpu(),
+            ellipticity=pairs(where.ellipticity, where.ellipticity),
+            gradient=pairs(where.gradient, where.gradient),
+            alignment=pairs(where.ellipticity, where.gradient),
+            centre=pairs(where.centre, where.centre),
+            log_width=float(trust.sum()) * log_width,
+        )
 
     def under(self, prior: Prior) -> Float[Tensor, "object parameter"]:
         """The parameters z in the modes of another prior, as near as they come."""
         prior = prior.to(self.z.device)
         v = self.population_vector()
         b = (v[:, :-1] - prior.mean[:-1]) @ prior.modes
-        return torch.cat([self.z[:, :1], b, self.z[:, self.layout.centre.start :]], 1)
+        where = self.layout
+        after = where.gradient.start if prior.twist else where.centre.start
+        return torch.cat([self.z[:, :1], b, self.z[:, after:]], 1)
+
+
+def _layout(prior: Prior) -> Layout:
+    return Layout(n_modes=prior.modes.shape[1], twist=prior.twist)
 
 
 def join_fits(parts: Sequence[ProfileFit]) -> ProfileFit:
@@ -245,7 +262,10 @@ class ProfileFitter:
         """The prior's profiles on the canvas."""
         like, prior = self.canvas.fy, self._prior
         return ProfileBasis(
-            canvas=self.canvas, mean=prior.mean[:-1].to(like), modes=prior.modes.to(like)
+            canvas=self.canvas,
+            mean=prior.mean[:-1].to(like),
+            modes=prior.modes.to(like),
+            twist=prior.twist,
         )
 
     @cached_property
@@ -261,7 +281,12 @@ class ProfileFitter:
         own = torch.tensor([*range(1, 1 + where.n_modes), where.log_size], device=out.device)
         out[own[:, None], own] = inverse
         out.diagonal()[where.centre] = 1 / self.prior.centre
-        out.diagonal()[where.ellipticity] = 1 / self.prior.ellipticity
+        shape = self._prior.shape_precision
+        out.diagonal()[where.ellipticity] = shape[0, 0]
+        if where.twist:
+            out.diagonal()[where.gradient] = shape[1, 1]
+            out[where.ellipticity, where.gradient].diagonal()[:] = shape[0, 1]
+            out[where.gradient, where.ellipticity].diagonal()[:] = shape[0, 1]
         return out
 
     @cached_property
@@ -306,8 +331,21 @@ class ProfileFitter:
             covariance=torch.linalg.inv(state.curvature),
             converged=done & torch.isfinite(state.cost),
             chi2=state.chi2,
+            excess=(state.chi2 - sight.n_values) / (2 * sight.n_values).sqrt(),
             prior=self._prior,
         )
+
+    def newton(
+        self,
+        z: Float[Tensor, "object parameter"],
+        seen: Float[Tensor, "object parameter value"],
+        rest: Float[Tensor, "object value"],
+    ) -> tuple[Float[Tensor, "object parameter parameter"], Float[Tensor, "object parameter"]]:
+        """Covariance of the parameters, and the step to the optimum of what is linear round z."""
+        covariance: Tensor = torch.linalg.inv((seen @ seen.mT).double() + self._precision)
+        pull = (z - self._centre_of_prior) @ self._precision
+        slope = (rest[:, None] @ seen.mT)[:, 0].double() - pull
+        return covariance, (covariance @ slope[..., None])[..., 0]
 
     def _step(self, state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
         """A damped step, kept short, and what the quadratic model promises of it."""
@@ -327,12 +365,12 @@ class ProfileFitter:
         return self._relaxed(z, gram)
 
     def _relaxed(self, z: Tensor, gram: Tensor) -> _State:
-        """The state after flux and modes moved to their optimum, for which `gram` is exact.
+        """The state after what is linear moved to its optimum, for which `gram` is exact.
 
         Without it the fit would creep along the valley where size and modes trade places.
         """
         where = self.basis.layout
-        own = slice(0, where.centre.start)
+        own = where.linear
         curvature = gram[:, :-1, :-1] + self._precision
         pull = (z - self._centre_of_prior) @ self._precision
         slope = gram[:, :-1, -1] - pull
@@ -341,7 +379,7 @@ class ProfileFitter:
         grown = 1 + move[:, :1]
         moved = z.clone()
         moved[:, 0] += torch.log(grown[:, 0])
-        moved[:, where.modes] += move[:, 1:] / grown
+        moved[:, 1 : own.stop] += move[:, 1:] / grown
         met = (gram[:, :-1, own] @ move[..., None])[..., 0]
         chi2 = gram[:, -1, -1] - (move * (2 * gram[:, own, -1] - met[:, own])).sum(1)
         away = moved - self._centre_of_prior
@@ -360,7 +398,7 @@ class ProfileFitter:
         skies, sizes = self._starts
         models = sight.seen(skies * sight.beam[:, None])
         power = (models**2).sum(2).double().clamp(min=1e-30)
-        flux = (models @ sight.data[..., None])[..., 0].double() / power
+        flux = (sight.data[:, None] @ models.mT)[:, 0].double() / power
         penalty = torch.tensor(START_SIZES, dtype=flux.dtype, device=flux.device) ** 2
         best = (flux.clamp(min=0) ** 2 * power - penalty).argmax(1)
         row = torch.arange(n, device=best.device)

@@ -39,7 +39,7 @@ LATER_STEPS = 3
 
 def first_prior(stack: GalaxyStack, settings: LearntSettings) -> Prior:
     """What is believed before any galaxy is seen: that they are about as large as the PSF."""
-    return vague_prior(_log_width(stack, settings))
+    return vague_prior(_log_width(stack, settings), twist=not settings.fast)
 
 
 def _log_width(stack: GalaxyStack, settings: LearntSettings) -> float:

@@ -4,11 +4,11 @@ r"""What the galaxies of a catalogue are expected to look like, and the sums it 
 symbol  name                                                unit
 ======  ==================================================  ==================
 v       flux fractions of the Gaussians, then ln size       1, ln pixel
-e       logarithmic ellipticity, see `profile`              1
+e, c    logarithmic ellipticity and its growth outwards     1
 ======  ==================================================  ==================
 
-v is Gaussian with a mean and a covariance, e and the centre are Gaussian and isotropic. The
-sums over galaxies add up over blocks in any order.
+v is Gaussian with a mean and a covariance, (e, c) and the centre are Gaussian and isotropic: their
+components are independent and alike. The sums over galaxies add up over blocks in any order.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ VAGUE_WEIGHT = 3.0
 VAGUE_CENTRE = 1.0
 """Spread of the centres before any galaxy is seen [pixel]."""
 VAGUE_ELLIPTICITY = 0.3
+VAGUE_GRADIENT = 0.04
 VAGUE_LOG_SIZE = 0.7
 CORRELATED_WIDTHS = 1.5
 """Neighbouring Gaussians, so many steps apart, share their flux's fluctuation."""
@@ -53,7 +54,9 @@ class Prior:
     ----------
     mean : (gaussian + 1,) of v
     covariance : (gaussian + 1, gaussian + 1) of v; the fractions' part has rows of sum 0
-    ellipticity : variance of each component of e
+    ellipticity, gradient : variances of each component of e and of c; where galaxies keep their
+        ellipticity outwards, that of c is 0
+    alignment : covariance of e and c, of a component
     centre : variance of each coordinate of the centre [pixel²]
     n_galaxies : galaxies it was learnt from
     """
@@ -61,6 +64,8 @@ class Prior:
     mean: Float[Tensor, " v"]
     covariance: Float[Tensor, "v v"]
     ellipticity: float
+    gradient: float
+    alignment: float
     centre: float
     n_galaxies: float = 0.0
 
@@ -93,6 +98,20 @@ class Prior:
         to_modes[n, -1] = 1
         return to_modes @ self.covariance @ to_modes.T
 
+    @property
+    def twist(self) -> bool:
+        """Whether ellipticities may grow outwards."""
+        return self.gradient > 0
+
+    @cached_property
+    def shape_precision(self) -> Float[Tensor, "2 2"]:
+        """Inverse covariance of e and c, of a component; without c, that of e."""
+        if not self.twist:
+            return self.mean.new_tensor([[1 / self.ellipticity]])
+        rows = [[self.ellipticity, self.alignment], [self.alignment, self.gradient]]
+        inverse: Tensor = torch.linalg.inv(self.mean.new_tensor(rows))
+        return inverse
+
     def to(self, device: torch.device | None) -> Prior:
         """The prior on a device."""
         return replace(self, mean=self.mean.to(device), covariance=self.covariance.to(device))
@@ -111,6 +130,8 @@ class Prior:
             mean=torch.as_tensor(arrays["mean"], dtype=torch.float64),
             covariance=torch.as_tensor(arrays["covariance"], dtype=torch.float64),
             ellipticity=float(arrays["ellipticity"]),
+            gradient=float(arrays["gradient"]),
+            alignment=float(arrays["alignment"]),
             centre=float(arrays["centre"]),
             n_galaxies=float(arrays["n_galaxies"]),
         )
@@ -122,9 +143,10 @@ class ProfileSums:
 
     Attributes
     ----------
-    count : galaxies
+    count : galaxies, each with its weight
     first, second : sums of E[v] and E[v vᵀ]
-    ellipticity, centre : sums of E[|e|²]/2 and of E[|centre|²]/2
+    ellipticity, gradient, alignment : sums of E[|e|²]/2, E[|c|²]/2 and E[e·c]/2
+    centre : sum of E[|centre|²]/2
     log_width : sum of the PSFs' ln widths [ln pixel]
     """
 
@@ -132,6 +154,8 @@ class ProfileSums:
     first: Float[Tensor, " v"]
     second: Float[Tensor, "v v"]
     ellipticity: float
+    gradient: float
+    alignment: float
     centre: float
     log_width: float
 
@@ -149,12 +173,14 @@ class ProfileSums:
     def from_vector(cls, vector: Float[Tensor, " sum"]) -> ProfileSums:
         """The sums whose `vector` this is."""
         n = len(WIDTHS) + 1
-        ellipticity, centre, log_width = map(float, vector[-3:])
+        ellipticity, gradient, alignment, centre, log_width = map(float, vector[-5:])
         return cls(
             count=float(vector[0]),
             first=vector[1 : n + 1],
-            second=vector[n + 1 : -3].reshape(n, n),
+            second=vector[n + 1 : -5].reshape(n, n),
             ellipticity=ellipticity,
+            gradient=gradient,
+            alignment=alignment,
             centre=centre,
             log_width=log_width,
         )
@@ -171,7 +197,7 @@ class ProfileSums:
             msg = "a prior is learnt from at least one galaxy, got none"
             raise InputError(msg)
         total = self.count + VAGUE_WEIGHT
-        vague = vague_prior(self.log_width / self.count)
+        vague = vague_prior(self.log_width / self.count, twist=self.gradient > 0)
         mean = self.first / self.count
         spread = self.second - self.count * torch.outer(mean, mean)
         centred = vague.covariance * VAGUE_WEIGHT
@@ -179,12 +205,14 @@ class ProfileSums:
             mean=(self.first + VAGUE_WEIGHT * vague.mean) / total,
             covariance=(spread + centred) / total,
             ellipticity=(self.ellipticity + VAGUE_WEIGHT * vague.ellipticity) / total,
+            gradient=(self.gradient + VAGUE_WEIGHT * vague.gradient) / total,
+            alignment=self.alignment / total,
             centre=(self.centre + VAGUE_WEIGHT * vague.centre) / total,
             n_galaxies=self.count,
         )
 
 
-def vague_prior(log_size: float) -> Prior:
+def vague_prior(log_size: float, *, twist: bool = True) -> Prior:
     """What is believed of galaxies before any is seen: smooth profiles of about this size."""
     n = len(WIDTHS)
     k = torch.arange(n, dtype=torch.float64)
@@ -200,5 +228,7 @@ def vague_prior(log_size: float) -> Prior:
         mean=torch.cat([fractions, fractions.new_tensor([log_size])]),
         covariance=covariance,
         ellipticity=VAGUE_ELLIPTICITY**2,
+        gradient=VAGUE_GRADIENT**2 * twist,
+        alignment=0.0,
         centre=VAGUE_CENTRE**2,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
 from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, Sight, join_fits
 from psfscale.deconvolve.learnt.settings import LearntSettings
+from psfscale.deconvolve.learnt.strewn import StrewnField
 from psfscale.deconvolve.stack import Restoration
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Restorer:
         return Band.of(self.canvas, highest=WIDE)
 
     @cached_property
+    def wide_fitter(self) -> ProfileFitter:
+        """Of the profiles, by nearly all frequencies."""
+        return ProfileFitter(canvas=self.wide_band, prior=self.prior)
+
+    @cached_property
     def fast_fitter(self) -> ProfileFitter:
         """Of the profiles, by their low frequencies."""
         return ProfileFitter(canvas=self.band, prior=self.prior)
@@ -234,24 +240,28 @@ class Restorer:
             profile=fit,
             clumpiness=torch.zeros_like(stack.sigma),
         )
-        excess = (fit.chi2 - sight.n_values) / (2 * sight.n_values).sqrt()
-        clumpy = torch.nonzero(excess > STANDS_OUT).flatten()
-        if self.settings.clumps and len(clumpy):
-            self._add_left_over(found, stack, clumpy)
+        clumpy = torch.nonzero(fit.excess > STANDS_OUT).flatten()
+        if self.settings.clumps:
+            for some in _cut(clumpy, BATCH):
+                self._add_clumps(found, stack, some)
         return found
 
-    def _add_left_over(self, found: LearntRestoration, stack: GalaxyStack, clumpy: Tensor) -> None:
-        """Add what the profiles of some galaxies leave over, by a Wiener filter."""
-        band, fit = self.wide_band, found.profile.select(clumpy)
-        sight = self._band_sight(stack.select(clumpy), band)
-        basis = replace(self.fast_fitter.basis, canvas=band)
-        rest, power, remains = sight.left_over(basis.spectra(fit.z, sight.beam))
+    def _add_clumps(self, found: LearntRestoration, stack: GalaxyStack, clumpy: Tensor) -> None:
+        """Restore some galaxies anew, with what their profiles leave over."""
+        sight = self._band_sight(stack.select(clumpy), self.wide_band)
+        fit = found.profile.select(clumpy)
+        field = StrewnField.of(sight, self.wide_fitter, self.wide_band, fit.z)
+        tau2 = field.clumpiness()
+        clumps = field.solved(tau2)
         width = self.settings.resolution / self.settings.oversampling
         if self.settings.target_fwhm is not None:
             width = self.settings.target_fwhm / FWHM
-        found.image[clumpy] += band.image(rest * band.gaussian(width))
-        found.chi2[clumpy] = remains / sight.n_values
-        found.clumpiness[clumpy] = power / fit.flux.to(power) ** 2
+        found.image[clumpy] = field.restored(clumps, sigma=width)
+        found.chi2[clumpy] = field.chi2(clumps) / sight.n_values
+        found.clumpiness[clumpy] = tau2
+        if found.error is not None:
+            own = field.uncertainty(clumps, sigma=width)
+            found.error[clumpy] = (found.error[clumpy] ** 2 + own).sqrt()
 
     def restore(self, stack: GalaxyStack) -> LearntRestoration:
         """The galaxies of a batch."""

@@ -8,7 +8,7 @@ __all__ = ["N_GAUSSIANS", "N_SUMS", "LearntSettings"]
 
 N_GAUSSIANS = 7
 """That a profile is made of."""
-N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 4
+N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 6
 """Numbers in the sums that a prior is learnt from."""
 
 

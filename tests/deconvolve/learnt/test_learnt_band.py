@@ -68,7 +68,7 @@ def test_band_sight__sees_a_galaxy_as_the_stamp_does(fine):
     z[0, -5:-3] = torch.tensor([0.3, -0.4])
 
     def basis(plane):
-        return ProfileBasis(canvas=plane, mean=PRIOR.mean[:-1], modes=PRIOR.modes)
+        return ProfileBasis(canvas=plane, mean=PRIOR.mean[:-1], modes=PRIOR.modes, twist=False)
 
     transfer = canvas.transfer(psf) * canvas.to_centre
     stamp = canvas.observe(basis(canvas).spectra(z, transfer))
@@ -93,26 +93,13 @@ def test_image__is_the_sky_of_the_spectra(fine):
     assert float(direct[0].amax()) == pytest.approx(low.share / fine**2, rel=1e-9)
 
 
-def test_left_over__of_noise_alone_is_small_and_of_a_clump_is_the_clump():
-    low = band(shape=(33, 33), psf_shape=(21, 21), highest=0.49)
-    rng = np.random.default_rng(4)
-    noise = torch.from_numpy(rng.normal(size=(20, 33, 33)))
-    psf = torch.from_numpy(gaussian_psf())
-    sight = BandSight.of(galaxy_stack(noise, psf, sigma=1.0), low, low.gaussian(0.5))
-    zero = torch.zeros_like(sight.beam)
-    found, power, remains = sight.left_over(zero)
-    assert bool((power == 0).any())
-    assert float(found.abs()[power == 0].max()) == 0
-    assert float((remains / sight.n_values).mean()) == pytest.approx(1, abs=0.05)
-    clump = torch.zeros(1, 33, 33, dtype=torch.float64)
-    clump[0, 18, 14] = 3000.0
-    blurred = low.image(low.spectra(clump) * low.spectra(psf[None]) * low.gaussian(0.5))
-    sight = BandSight.of(galaxy_stack(blurred + noise[:1], psf, sigma=1.0), low, low.gaussian(0.5))
-    found, power, _ = sight.left_over(zero[:1])
-    image = low.image(found * low.gaussian(0.5))[0]
-    assert int(image.argmax()) == 18 * 33 + 14
-    assert float(power) ** 0.5 == pytest.approx(3000, rel=0.5)
-    assert float(image[11:26, 7:22].sum()) == pytest.approx(3000, rel=0.1)
+def test_half_plane__is_the_transform_of_the_plane():
+    low = band(oversampling=2)
+    stamps = torch.from_numpy(np.random.default_rng(6).normal(size=(2, 22, 28)))
+    spectra = low.spectra(stamps, fine=2)
+    half = low.half_plane(spectra)
+    torch.testing.assert_close(torch.fft.rfft2(low.plane(spectra)), half)
+    assert torch.equal(low.of_half_plane(half), spectra)
 
 
 def test_fast__restores_what_an_elliptical_profile_leaves_over():
@@ -128,7 +115,7 @@ def test_fast__restores_what_an_elliptical_profile_leaves_over():
     )
     assert bool((whole.clumpiness > 0).all())
     errors = [np.median(pixel_error(found.image.numpy(), truth)) for found in (smooth, whole)]
-    assert errors[1] < 0.85 * errors[0]
+    assert errors[1] < 0.4 * errors[0]
     assert float(whole.chi2.median()) < float(smooth.chi2.median())
 
 

@@ -38,6 +38,25 @@ def test_contribution__adds_up_over_blocks_in_any_order():
     torch.testing.assert_close(total.second, whole.second, rtol=1e-5, atol=1e-5)
 
 
+def test_sums__weigh_a_galaxy_less_that_is_none_of_the_family():
+    y, x = np.mgrid[:33, :33]
+    ring = 40 * np.exp(-((np.hypot(y - 16, x - 16) - 8) ** 2) / 4)
+    truth = np.stack([*population(4, seed=13), ring])
+    stack = observed(truth, gaussian_psf(), sigma=1.0, seed=14)
+    prior = learn_prior([STACK], settings=SETTINGS)
+    sums, fit = contribution(stack, prior, settings=LearntSettings(fast=True))
+    assert bool(fit.converged.all())
+    assert float(fit.excess[-1]) > 30
+    assert sums.count == pytest.approx(4, abs=0.05)
+
+
+def test_first_prior__of_the_fast_fit_has_no_twist():
+    fast = LearntSettings(fast=True, n_rounds=2)
+    assert not first_prior(STACK, fast).twist
+    assert not learn_prior([STACK], settings=fast).twist
+    assert learn_prior([STACK], settings=SETTINGS).twist
+
+
 def test_sums__are_the_same_after_a_row_of_numbers():
     sums, _ = contribution(STACK, first_prior(STACK, SETTINGS), settings=SETTINGS)
     row = sums.vector()
@@ -92,4 +111,11 @@ def test_arrays__bring_the_prior_back():
 def test_prior__of_another_ladder_is_refused():
     n = len(WIDTHS)
     with pytest.raises(InputError, match=rf"a prior has a mean \({n + 1},\)"):
-        Prior(mean=torch.zeros(n), covariance=torch.eye(n), ellipticity=0.1, centre=1.0)
+        Prior(
+            mean=torch.zeros(n),
+            covariance=torch.eye(n),
+            ellipticity=0.1,
+            gradient=0.1,
+            alignment=0.0,
+            centre=1.0,
+        )
