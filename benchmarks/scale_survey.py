@@ -50,14 +50,17 @@ def write_instrument(path: Path, n_ccds: int) -> Path:
     return path
 
 
-def make_survey(path: Path, n_exposures: int, n_ccds: int, *, pixels: bool) -> Path:
-    """A survey store of stars alone, 100 a CCD; without pixels only what a plan reads."""
+def make_survey(
+    path: Path, n_exposures: int, n_ccds: int, *, pixels: bool, n_galaxies: int = 0
+) -> Path:
+    """A survey store of 100 stars a CCD; without pixels, and galaxies, only what a plan reads."""
     from psfscale.store.layout import create_store, open_root
     from psfscale.store.schema import SURVEY_SCHEMA
 
-    specs = [s for s in SURVEY_SCHEMA if s.group != "galaxies"]
+    specs = [s for s in SURVEY_SCHEMA if n_galaxies or s.group != "galaxies"]
     sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": STARS, "y": SIDE, "x": SIDE}
-    create_store(path, specs, sizes={**sizes, "reason": 7}, attributes={"kind": "survey"})
+    sizes |= {"reason": 7, "galaxy": -(-n_galaxies // 16) * 16}  # whole chunks
+    create_store(path, specs, sizes=sizes, attributes={"kind": "survey"})
     root = open_root(path, mode="r+")
     names = np.array([f"exp-{i:06}" for i in range(n_exposures)], dtype=object)
     root["ccd"][...] = np.arange(1, n_ccds + 1)

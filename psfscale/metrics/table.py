@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-_PLACE = ("id", "role", "x", "y", "field_x", "field_y", "ra", "dec", "snr")
+PLACE = ("id", "role", "x", "y", "field_x", "field_y", "ra", "dec", "snr")
+"""Arrays of the survey's stars in the table, where it has them."""
 _RENAMED = {"role": "reserved", "flags": "metric_flags"}
 
 
@@ -43,19 +44,16 @@ def exposure_tables(tree: xr.DataTree, *, survey: xr.DataTree) -> Iterator[pd.Da
 
     CCDs are numbered as they are stored.
     """
-    for i, identity in enumerate(np.asarray(tree.dataset["exposure"].values)):
-        yield _of_exposure(tree, survey, i).assign(exposure=identity)
-
-
-def _of_exposure(tree: xr.DataTree, survey: xr.DataTree, i: int) -> pd.DataFrame:
     stars, metrics = survey["stars"].dataset, tree["stars"].dataset
-    role = stars["role"].isel(exposure=i).values
-    ccd, star = np.nonzero(role != Role.EMPTY)
-    columns: dict[str, np.ndarray] = {"ccd": ccd}
-    for source, names in ((stars, _PLACE), (metrics, tuple(map(str, metrics.data_vars)))):
-        for name in names:
-            if name in source and source[name].dims == ("exposure", "ccd", "star"):
-                values = source[name].isel(exposure=i).values[ccd, star]
-                columns[_RENAMED.get(name, name)] = values
-    columns["reserved"] = role[ccd, star] == Role.RESERVED
-    return pd.DataFrame(columns)
+    found = {
+        _RENAMED.get(name, name): source.variables[name]
+        for source, names in ((stars, PLACE), (metrics, tuple(map(str, metrics.data_vars))))
+        for name in names
+        if name in source and source.variables[name].dims == ("exposure", "ccd", "star")
+    }
+    for i, identity in enumerate(np.asarray(tree.dataset["exposure"].values)):
+        role = stars.variables["role"][i].values
+        ccd, star = np.nonzero(role != Role.EMPTY)
+        columns = {name: array[i].values[ccd, star] for name, array in found.items()}
+        columns["reserved"] = role[ccd, star] == Role.RESERVED
+        yield pd.DataFrame({"ccd": ccd, **columns, "exposure": identity})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from psfscale.errors import HeldError, InputError
 from psfscale.pipeline.drive.blocks import run_stores
@@ -15,10 +16,11 @@ from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, rea
 from psfscale.pipeline.read.consume import Run
 from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.storage import array_of
+from psfscale.pipeline.storage.session import Session
 from psfscale.store.layout import open_root, open_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     import pandas as pd
@@ -148,14 +150,44 @@ def write_tables(path: Path, folder: Path) -> list[Path]:
 
 
 def _star_frames(store: Path) -> Iterator[pd.DataFrame]:
-    """Stars of a run, some exposures at a time."""
-    from psfscale.metrics import metrics_table
+    """Stars of a run, some exposures at a time; each stored object is read once."""
+    from psfscale.metrics.table import PLACE, metrics_table
 
-    tree = open_tree(store)
-    survey = open_tree(read_context(store).config.survey)
+    context = read_context(store)
+    session, tree, survey = Session(context), open_tree(store), open_tree(context.config.survey)
+    found = [str(name) for name in tree["stars"].dataset.data_vars]
+
+    def of_run(name: str, i: int) -> np.ndarray:
+        stored, place = session.of_run(f"stars/{name}")
+        values = session.read(stored, (i,))
+        return values if place is None else place.take(values, axis=1)
+
+    def of_survey(name: str, i: int) -> np.ndarray:
+        return session.read(session.of_survey(f"stars/{name}"), (i,))
+
     for start in range(0, tree.sizes["exposure"], _EXPOSURES_AT_A_TIME):
-        part = {"exposure": slice(start, start + _EXPOSURES_AT_A_TIME)}
-        yield metrics_table(tree.isel(part), survey=survey.isel(part))
+        part = range(tree.sizes["exposure"])[start : start + _EXPOSURES_AT_A_TIME]
+        yield metrics_table(
+            _stars_at_hand(tree, part, found, of_run),
+            survey=_stars_at_hand(survey, part, PLACE, of_survey),
+        )
+
+
+def _stars_at_hand(
+    tree: xr.DataTree,
+    part: range,
+    names: Iterable[str],
+    read: Callable[[str, int], np.ndarray],
+) -> xr.DataTree:
+    """Numbers of the stars of some exposures, in memory."""
+    stars, dims = tree["stars"].dataset, ("exposure", "ccd", "star")
+    arrays = {
+        name: (dims, np.stack([read(name, i) for i in part]))
+        for name in names
+        if name in stars and stars[name].dims == dims
+    }
+    root = tree.dataset[["exposure", "ccd"]].isel(exposure=slice(part.start, part.stop))
+    return xr.DataTree.from_dict({"/": root, "/stars": xr.Dataset(arrays)})
 
 
 def _write_csv(frames: Iterable[pd.DataFrame], table: Path) -> int:
