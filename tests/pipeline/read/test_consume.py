@@ -9,6 +9,7 @@ import toy
 import xarray as xr
 
 import psfscale
+from psfscale.arrays import ObjectFlag
 from psfscale.errors import InputError, StoreError
 from psfscale.pipeline import aggregate_run, run, run_blocks, write_index
 
@@ -29,9 +30,28 @@ def test_recipes__are_five() -> None:
 
 
 @pytest.mark.parametrize(("title", "code"), RECIPES, ids=[title for title, _ in RECIPES])
-def test_recipe__runs_as_printed(finished, monkeypatch, title, code) -> None:
-    monkeypatch.chdir(finished.parent)
+def test_recipe__runs_as_printed(survey, monkeypatch, title, code) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
+    settings = {"learnt": {"n_rounds": 1, "fast": True}}
+    restore = {"at_galaxies": "restored" in code, "settings": settings}
+    run(toy.make_config(survey, restore=restore), serial=True, observers=[])
+    monkeypatch.chdir(survey)
     exec(code, {})  # the page's own lines
+
+
+def test_galaxies__are_read_when_they_are_used(survey) -> None:
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
+    config = toy.make_config(survey, restore={"at_galaxies": True})
+    run(config, serial=True, observers=[])
+    opened = psfscale.open_run(config.output)
+    galaxies = opened.galaxies(exposure="exp-0", ccd=1)
+    for name in ("image", "weight", "psf", "restored", "restored_error", "restored_flux"):
+        assert not galaxies[name].variable._in_memory, name
+    assert galaxies["restored"].shape == (5, toy.SIDE, toy.SIDE)
+    assert (galaxies["restored_error"] > 0).all()
+    lost = opened.galaxies(exposure="exp-1", ccd=1)
+    assert np.isnan(lost["restored"]).all()
+    assert (lost["restored_flags"] == ObjectFlag.PSF_MISSING).all()
 
 
 def test_run__draws_the_psf_that_its_stage_drew(finished) -> None:
