@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,26 @@ def test_restored__sharpens_a_single_clump():
     mean, variance = field.restored(residual, torch.tensor([900.0], dtype=torch.float64))
     assert int(mean.argmax()) == int(sky.argmax())
     assert int(variance.argmax()) == int(sky.argmax())
+
+
+def test_restored__of_bright_galaxies_is_not_lost_in_rounding():
+    field = small_field(2, root_weight=torch.full((1, SIDE, SIDE), 100.0, dtype=torch.float64))
+    rng = np.random.default_rng(4)
+    strewn = torch.from_numpy(rng.normal(size=(1, *field.canvas.padded)))
+    seen = field.forward(field.variance.sqrt() * strewn)
+    seen = seen + torch.from_numpy(rng.normal(size=(1, SIDE, SIDE)))
+    single = ClumpField(
+        canvas=replace(field.canvas, dtype=torch.float32),
+        transfer=field.transfer.to(torch.complex64),
+        root_weight=field.root_weight.float(),
+        variance=field.variance.float(),
+    )
+    one = torch.ones(1, dtype=torch.float64)
+    expected = field.restored(seen, one)[0]
+    found = single.restored(seen.float(), one.float())[0]
+    assert found.dtype == torch.float32
+    # 6e-5 by conjugate gradients in float32
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
 
 
 @pytest.mark.parametrize("oversampling", [1, 2])
