@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.errors import ConfigError, StoreError
 from psfscale.pipeline.ledger.books import read_known, stages_in
 from psfscale.pipeline.storage import values_of
@@ -68,7 +69,11 @@ def _of_run(path: Path) -> Prior:
         k = stages_in(root).index("learn")
         wanted = values_of(root, "units/wanted")[:, k]
         done = read_known(path, ["learn"]).fingerprints[:, 0] == wanted
-        prior = shared_prior(values_of(root, "prior/sums")[wanted > 0])
+        sums = values_of(root, "prior/sums")
+        if sums.shape[-1] != N_SUMS:
+            msg = f"the prior in {path} is of another psfscale: run it again, or take another"
+            raise StoreError(msg)
+        prior = shared_prior(sums[wanted > 0])
         if done[wanted > 0].all() and prior is not None:
             return prior
     msg = (
