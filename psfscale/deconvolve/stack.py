@@ -68,10 +68,15 @@ class GalaxyStack:
         return (self.weight == 0).flatten(1).any(1)
 
     @cached_property
+    def even(self) -> Bool[Tensor, " object"]:
+        """Galaxies whose pixels all weigh the same."""
+        flat = self.weight.flatten(1)
+        return flat.amin(1) == flat.amax(1)
+
+    @cached_property
     def uniform(self) -> bool:
         """Whether all pixels of a stamp weigh the same, in every stamp."""
-        flat = self.weight.flatten(1)
-        return bool((flat.amin(1) == flat.amax(1)).all())
+        return bool(self.even.all())
 
     def select(self, chosen: slice | Sequence[int] | Tensor) -> GalaxyStack:
         """The galaxies picked by a slice, a boolean mask or indices, in that order."""

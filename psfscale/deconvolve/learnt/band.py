@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ __all__ = ["Band", "BandSight"]
 HIGHEST = 0.3
 """Radius of the frequencies kept [cycle/CCD pixel]: a stamp's noise is 70 % outside, little of a
 blurred galaxy is."""
-WIDE = 0.49
-"""The same for what profiles leave over: all frequencies that a stamp holds whole."""
+WIDE = 1.0
+"""The same for what profiles leave over: all frequencies of a stamp."""
 MARGIN = 0.16
 """Sky round a stamp, of its side, before light that leaves it comes in again opposite."""
 
@@ -44,7 +45,7 @@ class Band(FourierPlane):
     shape : (y, x) CCD pixels of the stamps
     psf_shape : (y, x) fine pixels of the PSFs
     oversampling : fine pixels per CCD pixel
-    highest : radius of the frequencies kept, below 0.5 [cycle/CCD pixel]
+    highest : radius of the frequencies kept [cycle/CCD pixel]
     dtype, device : of the arrays to work on
     """
 
@@ -71,10 +72,16 @@ class Band(FourierPlane):
     def sides(self) -> tuple[int, int]:
         """(y, x) CCD pixels of a period."""
         y, x = (
-            next_fast_len(max(math.ceil(n * (1 + MARGIN)), -(-k // self.oversampling)), real=True)
+            self._side(max(math.ceil(n * (1 + MARGIN)), -(-k // self.oversampling)))
             for n, k in zip(self.shape, self.psf_shape, strict=True)
         )
         return y, x
+
+    def _side(self, least: int) -> int:
+        if self.highest < 0.5:
+            return int(next_fast_len(least, real=True))
+        # No frequency of an odd side is its own opposite.
+        return next(n for n in count(least | 1, 2) if next_fast_len(n) == n)
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:

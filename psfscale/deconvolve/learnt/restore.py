@@ -162,13 +162,7 @@ class Restorer:
         self, stack: GalaxyStack, *, start: Tensor | None = None, max_steps: int | None = None
     ) -> Look:
         """Profiles of some galaxies; clumpy ones are fitted again with the clumps as noise."""
-        transfer = self.canvas.transfer(stack.psf) * (self.beam * self.canvas.to_centre)
-        sight = Sight(
-            canvas=self.canvas,
-            image=stack.image,
-            root_weight=stack.weight.sqrt(),
-            beam=transfer.expand(len(stack), -1, -1),
-        )
+        sight = self._sight(stack)
         fitter = self.fitter
         fit = fitter.fit(sight, start=start, max_steps=max_steps)
         residual, field = self.left_over(sight, fit)
@@ -183,6 +177,15 @@ class Restorer:
         tau2 = torch.where(excess > SIGNIFICANT, tau2, 0.0)
         beside = field.beside(residual)
         return Look(sight=sight, fit=fit, tau2=tau2, residual=residual, beside=beside)
+
+    def _sight(self, stack: GalaxyStack) -> Sight:
+        transfer = self.canvas.transfer(stack.psf) * (self.beam * self.canvas.to_centre)
+        return Sight(
+            canvas=self.canvas,
+            image=stack.image,
+            root_weight=stack.weight.sqrt(),
+            beam=transfer.expand(len(stack), -1, -1),
+        )
 
     def left_over(self, sight: Sight, fit: ProfileFit) -> tuple[Tensor, ClumpField]:
         """Whitened residuals of the profiles, and the clumps they may hold."""
@@ -266,35 +269,45 @@ class Restorer:
     def restore(self, stack: GalaxyStack) -> LearntRestoration:
         """The galaxies of a batch."""
         look = self.look(stack)
-        sight, fit, tau2 = look.sight, look.fit, look.tau2
+        fit = look.fit
         frame = self.target * self.canvas.to_centre
-        image = self.canvas.image(self.fitter.basis.spectra(fit.z, frame))
-        variance = self._profile_variance(fit) if self.settings.error else None
-        residual = look.residual
-        clumpy = torch.nonzero(tau2 > 0).flatten()
-        if len(clumpy):
-            left, part = self.left_over(sight.select(clumpy), fit.select(clumpy))
-            residual[clumpy] = left
-        if self.settings.clumps and len(clumpy):
-            level, _ = part.clumpiness(left)
-            clumps, spread = part.restored(left, level)
-            residual[clumpy] -= part.forward(clumps)
-            image[clumpy] += self.canvas.image(self.canvas.spectra(clumps) * self.target)
-            tau2 = tau2.index_copy(0, clumpy, level)
-            if variance is not None:
-                own = part.uncertainty(spread, self.target)
-                ny, nx = self.canvas.fine_shape
-                variance[clumpy] += own[:, :ny, :nx]
-        used = (sight.root_weight > 0).flatten(1).sum(1)
-        return LearntRestoration(
-            image=image,
+        used = (look.sight.root_weight > 0).flatten(1).sum(1)
+        error = None
+        if self.settings.error:
+            error = self._profile_variance(fit).clamp(min=0).sqrt()
+        found = LearntRestoration(
+            image=self.canvas.image(self.fitter.basis.spectra(fit.z, frame)),
             flags=self._flags(stack, look),
             sigma=stack.sigma,
-            chi2=(residual**2).sum((1, 2)) / used,
-            error=None if variance is None else variance.clamp(min=0).sqrt(),
+            chi2=(look.residual**2).sum((1, 2)) / used,
+            error=error,
             profile=fit,
-            clumpiness=tau2,
+            clumpiness=look.tau2,
         )
+        if self.settings.clumps:
+            for even, add in ((True, self._add_clumps), (False, self._add_uneven_clumps)):
+                chosen = torch.nonzero((look.tau2 > 0) & (stack.even == even)).flatten()
+                if len(chosen):
+                    add(found, stack, chosen)
+        return found
+
+    def _add_uneven_clumps(
+        self, found: LearntRestoration, stack: GalaxyStack, clumpy: Tensor
+    ) -> None:
+        """Add the clumps of galaxies whose pixels do not all weigh the same."""
+        sight = self._sight(stack.select(clumpy))
+        residual, field = self.left_over(sight, found.profile.select(clumpy))
+        tau2, _ = field.clumpiness(residual)
+        clumps, spread = field.restored(residual, tau2)
+        residual = residual - field.forward(clumps)
+        used = (sight.root_weight > 0).flatten(1).sum(1)
+        found.image[clumpy] += self.canvas.image(self.canvas.spectra(clumps) * self.target)
+        found.chi2[clumpy] = (residual**2).sum((1, 2)) / used
+        found.clumpiness[clumpy] = tau2
+        if found.error is not None:
+            ny, nx = self.canvas.fine_shape
+            own = field.uncertainty(spread, self.target)[:, :ny, :nx]
+            found.error[clumpy] = (found.error[clumpy] ** 2 + own.clamp(min=0)).sqrt()
 
     def _profile_variance(self, fit: ProfileFit) -> Float[Tensor, "object y x"]:
         """Of each pixel, from the parameters' covariance."""

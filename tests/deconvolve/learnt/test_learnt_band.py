@@ -7,7 +7,7 @@ import pytest
 import torch
 from learnt_galaxies import gaussian_psf, observed, pixel_error, population
 
-from psfscale.deconvolve.learnt.band import HIGHEST, Band, BandSight
+from psfscale.deconvolve.learnt.band import HIGHEST, WIDE, Band, BandSight
 from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.learn import deconvolve, learn_prior
 from psfscale.deconvolve.learnt.profile import ProfileBasis
@@ -36,6 +36,13 @@ def test_band__keeps_each_frequency_of_a_disk_once():
     ny, nx = low.sides
     grid = torch.fft.fftfreq(ny)[:, None] ** 2 + torch.fft.fftfreq(nx) ** 2
     assert both.shape[1] == int((grid <= HIGHEST**2).sum())
+
+
+def test_band__of_all_frequencies_has_odd_sides():
+    low = band(shape=(20, 24), highest=WIDE)
+    assert all(n % 2 for n in low.sides)
+    assert low.fy.shape[1] == (low.sides[0] * low.sides[1] + 1) // 2
+    assert low.share == pytest.approx(1)
 
 
 def test_spectra__are_transforms_about_the_centre():
