@@ -104,7 +104,7 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
     def make_cluster(*_):
         n = processes or workers
         shape = {"n_workers": n, "threads_per_worker": workers // n, "processes": processes > 0}
-        return LocalCluster(**shape, dashboard_address=None)
+        return LocalCluster(**shape, dashboard_address="127.0.0.1:0")
 
     if not processes:
         quieten()

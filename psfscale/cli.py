@@ -107,7 +107,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
             nonlocal shown
             bar.update(task, completed=done, total=total, description=note)
             tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and tenth > shown:
+            if not console.is_terminal and tenth != shown:  # it falls where a phase begins
                 shown = tenth
                 typer.echo(f"{what} {done}/{total} {note}", err=True)
 

@@ -135,7 +135,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def cost_rows(costs: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+def cost_rows(costs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """What the units of each stage took."""
     return [
         {
@@ -146,9 +146,17 @@ def cost_rows(costs: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
             "cpu": _duration(cost["cpu_seconds"]),
             "own": f"{100 * cost['stage_seconds'] / max(cost['cpu_seconds'], 1e-9):.0f} %",
             "memory": f"{cost['peak_memory'] / 2**20:,.0f} MiB",
+            "rate": _rate(cost),
         }
         for stage, cost in costs.items()
     ]
+
+
+def _rate(cost: Mapping[str, Any]) -> str:
+    """Stars or galaxies a CPU second; a dash where they were not counted."""
+    if not (cost.get("n_objects") and cost["cpu_seconds"]):
+        return "–"
+    return f"{number(cost['n_objects'] / cost['cpu_seconds'])} {cost['objects']}"
 
 
 def host_rows(hosts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -152,6 +152,8 @@ STATUS: dict[str, Any] = {
             "cpu_seconds": 6.0,
             "stage_seconds": 5.4,
             "peak_memory": 2**29,
+            "n_objects": 120,
+            "objects": "stars",
         }
     },
     "hosts": {

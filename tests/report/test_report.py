@@ -299,7 +299,7 @@ def test_page__tells_of_restored_galaxies_what_the_tables_say(tallied: str) -> N
 def test_page__says_what_units_took_and_where(page: str) -> None:
     row = page[page.index("<h3>What the units took</h3>") :].split("</table>")[0]
     assert re.findall(r"<td[^>]*>([^<]*)", row) == [
-        "fit", "2", "3", "3.2 s", "6.0 s", "90 %", "512 MiB",
+        "fit", "2", "3", "3.2 s", "6.0 s", "90 %", "20.0 stars", "512 MiB",
     ]  # fmt: skip
     hosts = page[page.index("<h3>Where they ran</h3>") :].split("</table>")[0]
     assert "node-7" in hosts

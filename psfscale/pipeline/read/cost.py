@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+from psfscale.pipeline.stages.declared import DECLARED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -52,16 +54,24 @@ class StageCost(_Cost):
     n_units, seconds, cpu_seconds, peak_memory : as of every cost
     stage_seconds : CPU time in the stage's own code; the rest is the pipeline's
     n_attempts : summed over units
+    n_objects : stars or galaxies on the CCDs that were done; 0 where it is not told
+    objects : which of the two
     """
 
     stage_seconds: float
     n_attempts: int
+    n_objects: int
+    objects: str
 
     def __str__(self) -> str:
-        return (
+        told = (
             f"{self.n_units} units in {self.n_attempts} attempts, {self.cpu_seconds:.1f} CPU s, "
             f"{self.seconds / self.n_units:.2f} s a unit, peak {self.peak_memory / 2**20:.0f} MiB"
         )
+        if not (self.n_objects and self.cpu_seconds):
+            return told
+        rate = self.n_objects / self.cpu_seconds
+        return f"{told}, {self.n_objects:,} {self.objects}, {rate:.3g} a CPU second"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +101,7 @@ def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({*one, *other}))
 
 
-_LAWS: dict[str, Any] = {"peak_memory": max, "devices": _union}
+_LAWS: dict[str, Any] = {"peak_memory": max, "devices": _union, "objects": lambda one, _: one}
 
 
 C = TypeVar("C", bound=_Cost)
@@ -115,6 +125,8 @@ def stage_costs(
             **_common({key: values[done[:, k], k] for key, values in columns.items()}),
             stage_seconds=_total(columns["stage_seconds"][done[:, k], k]),
             n_attempts=int(columns["attempt"][done[:, k], k].sum()),
+            n_objects=int(columns["objects"][done[:, k], k].sum()),
+            objects=DECLARED[name].objects if name in DECLARED else "",
         )
         for k, name in enumerate(stages)
         if done[:, k].any()

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from psfscale.arrays import UnitState
+from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.books import Known, count_ccds, read_known, stages_in
 from psfscale.pipeline.ledger.journal import History, begun_units
 from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.ledger.marker import Failure, Key, Marker, read_markers
 from psfscale.pipeline.read.cost import HostCost, StageCost, host_costs, stage_costs
+from psfscale.pipeline.stages.declared import DECLARED
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root
 
@@ -57,7 +59,9 @@ class Pace:
 
     def __str__(self) -> str:
         left = self.seconds_left
-        told = "" if left is None else f", {timedelta(seconds=round(left))} left at this rate"
+        if left is None:
+            return f"{self.n_left} units to do"
+        told = f", {timedelta(seconds=round(left))} left at this rate"
         return f"{self.n_left} units to do, {self.rate:.3g} units a second{told}"
 
 
@@ -159,6 +163,7 @@ def status(path: Path) -> RunStatus:
         m for m in markers.values() if m.stage in stages and done[m.exposure, stages.index(m.stage)]
     ]
     columns = _columns(stages, root, markers.values())
+    columns["objects"] = _objects(root, stages, known)
     return RunStatus(
         run=path,
         driver=driver,
@@ -202,6 +207,23 @@ def _units(
         for k, name in enumerate(stages)
         if wanted[:, k].any()
     }
+
+
+def _objects(root: zarr.Group, stages: list[str], known: Known) -> np.ndarray:
+    """Stars or galaxies on the CCDs that every unit did, (exposure, stage); 0 where not known."""
+    found = np.zeros(known.fingerprints.shape, np.int64)
+    config: Any = root.attrs.get("config", {})
+    try:
+        survey = open_root(Path(config["survey"]))
+        counts = {kind: values_of(survey, f"exposures/n_{kind}") for kind in ("stars", "galaxies")}
+    except (KeyError, StoreError):  # the survey has gone elsewhere
+        return found
+    for k, name in enumerate(stages):
+        if name in DECLARED and not DECLARED[name].sampled:
+            on_ccds = counts[DECLARED[name].objects]
+            n = min(len(on_ccds), len(found))
+            found[:n, k] = (on_ccds[:n] * (known.states[:n, :, k] == UnitState.DONE)).sum(axis=1)
+    return found
 
 
 _NUMBERS = ("seconds", "cpu_seconds", "stage_seconds", "peak_memory")

@@ -112,7 +112,12 @@ def test_status__of_blocks_adds_them_up_and_names_those_not_begun(survey, blocks
         sum(c["cpu_seconds"] for c in told["costs"].values()), abs=1e-2
     )
     assert host["devices"] == ["cpu"]
-    assert told["costs"]["fit"]["peak_memory"] > 2**20
+    fit = told["costs"]["fit"]
+    assert fit["peak_memory"] > 2**20
+    assert (fit["n_objects"], fit["objects"]) == (4 * 2 * toy.N_FILLED, "stars")
+    assert told["costs"]["psf"]["n_objects"] == 4 * 2 * 5
+    assert f"  fit      {found.costs['fit']}" in str(found)
+    assert "96 stars, " in str(found.costs["fit"])
 
 
 def test_verify__looks_at_every_block(survey, blocks) -> None:

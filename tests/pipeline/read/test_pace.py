@@ -35,7 +35,7 @@ def test_status__tells_the_rate_of_the_last_quarter_of_an_hour_and_what_is_left(
 
 def test_pace__is_unknown_before_units_have_ended_and_nothing_is_left_in_the_end() -> None:
     assert Pace(n_left=5, rate=0.0).seconds_left is None
-    assert str(Pace(n_left=5, rate=0.0)) == "5 units to do, 0 units a second"
+    assert str(Pace(n_left=5, rate=0.0)) == "5 units to do"
     assert Pace(n_left=0, rate=0.0).seconds_left == 0
     assert Pace(n_left=7200, rate=2.0).as_dict() == {
         "n_left": 7200,
