@@ -8,7 +8,7 @@ of a stamp whose pixels all have the harmonic mean of its weights.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
@@ -18,11 +18,13 @@ from scipy.fft import next_fast_len
 
 from psfscale.arrays import centre_index
 from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
+from psfscale.deconvolve.learnt.sky import NO_SKY
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float, Int
     from torch import Tensor
 
+    from psfscale.deconvolve.learnt.sky import Sky
     from psfscale.deconvolve.stack import GalaxyStack
 
 __all__ = ["Band", "BandSight"]
@@ -168,45 +170,77 @@ class BandSight:
 
     Attributes
     ----------
-    data : (object, value) over the noise
+    raw : (object, value) transforms over the noise
     beam : (object, 1, frequency) transfer functions from the sky
     scale : (object, 1, frequency) one over the noise
     n_values : (object,) numbers whose noise has unit variance
+    level : (object, value) a level of 1 under the stamp, over the noise
+    sky : levels under galaxies, integrated out of `data` and `seen`
     """
 
-    data: Float[Tensor, "object value"]
+    raw: Float[Tensor, "object value"]
     beam: Complex[Tensor, "object 1 frequency"]
     scale: Float[Tensor, "object 1 frequency"]
     n_values: Float[Tensor, " object"]
+    level: Float[Tensor, "object value"]
+    sky: Sky
 
     @classmethod
-    def of(cls, stack: GalaxyStack, band: Band, beam: Float[Tensor, "1 frequency"]) -> BandSight:
+    def of(
+        cls,
+        stack: GalaxyStack,
+        band: Band,
+        beam: Float[Tensor, "1 frequency"],
+        sky: Sky = NO_SKY,
+    ) -> BandSight:
         """Galaxies without masked pixels, through a beam and their PSFs."""
         level = (1 / stack.weight).mean((1, 2)).rsqrt()
         scale = level[:, None, None] * band.scale
-        data = torch.view_as_real(band.spectra(stack.image) * scale).flatten(1)
+        raw = torch.view_as_real(band.spectra(stack.image) * scale).flatten(1)
+        flat = band.spectra(torch.ones_like(stack.image[:1]))
         transfer = band.spectra(stack.psf, fine=band.oversampling) * beam
         n_values = level.new_full((len(stack),), band.share * math.prod(band.shape))
         return cls(
-            data=data,
+            raw=raw,
             beam=transfer.expand(len(stack), -1, -1),
             scale=scale,
             n_values=n_values,
+            level=torch.view_as_real(flat * scale).flatten(1),
+            sky=sky,
         )
+
+    @cached_property
+    def data(self) -> Float[Tensor, "object value"]:
+        """What is compared with `seen`."""
+        return self.sky.whitened(self.raw - self.sky.mean * self.level, self.level)
 
     def select(self, chosen: Tensor) -> BandSight:
         """The galaxies picked by indices."""
-        if len(chosen) == len(self.data):
+        if len(chosen) == len(self.raw):
             return self
         return BandSight(
-            data=self.data[chosen],
+            raw=self.raw[chosen],
             beam=self.beam[chosen],
             scale=self.scale[chosen],
             n_values=self.n_values[chosen],
+            level=self.level[chosen],
+            sky=self.sky,
         )
 
     def seen(
         self, spectra: Complex[Tensor, "object model 1 frequency"]
     ) -> Float[Tensor, "object model value"]:
         """What models of the galaxies would be in place of `data`."""
+        return self.sky.whitened(self._over_noise(spectra), self.level)
+
+    def _over_noise(
+        self, spectra: Complex[Tensor, "object model 1 frequency"]
+    ) -> Float[Tensor, "object model value"]:
         return torch.view_as_real(spectra * self.scale[:, None]).flatten(2)
+
+    def without_sky(self, model: Complex[Tensor, "object 1 frequency"]) -> BandSight:
+        """The same less the levels that models of the galaxies make likely."""
+        raised = self.raw - self.sky.mean * self.level
+        residual = raised - self._over_noise(model[:, None])[:, 0]
+        found = self.sky.expected(residual, self.level)
+        return replace(self, raw=raised - found[:, None] * self.level, sky=NO_SKY)

@@ -37,6 +37,7 @@ MARGIN = 2
 class FourierPlane(ABC):
     """Frequencies at which skies are drawn, and shifts and round beams there."""
 
+    shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device | None
 

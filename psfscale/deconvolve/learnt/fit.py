@@ -6,6 +6,7 @@ Minimised over z (see `profile`) is ``Σ w (y − H sky(z))² + (b, l − l̄)�
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 
 from psfscale.deconvolve.learnt.prior import Prior, ProfileSums
 from psfscale.deconvolve.learnt.profile import Layout, ProfileBasis
+from psfscale.deconvolve.learnt.sky import MISFIT, NO_SKY, level_moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from psfscale.deconvolve.learnt.band import BandSight
     from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
+    from psfscale.deconvolve.learnt.sky import Sky
 
 __all__ = ["ProfileFit", "ProfileFitter", "Sight", "join_fits"]
 
@@ -51,17 +54,25 @@ class Sight:
     image : (object, y, x)
     root_weight : (object, y, x) square roots of inverse variances, 0 where masked
     beam : (object, fy, fx) transfer functions from the sky to the stamp's corner
+    sky : levels under galaxies, integrated out of `data` and `seen`
     """
 
     canvas: Canvas
     image: Float[Tensor, "object y x"]
     root_weight: Float[Tensor, "object y x"]
     beam: Complex[Tensor, "object fy fx"]
+    sky: Sky = NO_SKY
+
+    @cached_property
+    def level(self) -> Float[Tensor, "object value"]:
+        """A level of 1 over the noise."""
+        return self.root_weight.flatten(1)
 
     @cached_property
     def data(self) -> Float[Tensor, "object value"]:
         """The pixels over their noise."""
-        return (self.image * self.root_weight).flatten(1)
+        pixels = ((self.image - self.sky.mean) * self.root_weight).flatten(1)
+        return self.sky.whitened(pixels, self.level)
 
     @cached_property
     def n_values(self) -> Float[Tensor, " object"]:
@@ -72,7 +83,8 @@ class Sight:
         self, spectra: Complex[Tensor, "object model fy fx"]
     ) -> Float[Tensor, "object model value"]:
         """What models of the galaxies would be in place of `data`."""
-        return (self.canvas.observe(spectra) * self.root_weight[:, None]).flatten(2)
+        pixels = (self.canvas.observe(spectra) * self.root_weight[:, None]).flatten(2)
+        return self.sky.whitened(pixels, self.level)
 
     def select(self, chosen: Tensor) -> Sight:
         """The galaxies picked by indices."""
@@ -84,6 +96,12 @@ class Sight:
             root_weight=self.root_weight[chosen],
             beam=self.beam[chosen],
         )
+
+    def without_sky(self, residual: Float[Tensor, "object y x"]) -> Float[Tensor, "object y x"]:
+        """Whitened residuals of profiles, less the levels that they make likely."""
+        flat = residual.flatten(1) - self.sky.mean * self.level
+        found = self.sky.expected(flat, self.level)[:, None] * self.level
+        return (flat - found).reshape(residual.shape)
 
     def doubted(self, doubt: Float[Tensor, "object y x"]) -> Sight:
         """The same, √w lowered by a factor."""
@@ -169,7 +187,7 @@ class ProfileFit:
         fractions = self.prior.mean[:-1] + self.z[:, self.layout.modes] @ self.prior.modes.T
         return torch.cat([fractions, self.z[:, self.layout.log_size, None]], 1)
 
-    def sums(self, log_width: float) -> ProfileSums:
+    def sums(self, log_width: float, levels: Float[Tensor, " moment"]) -> ProfileSums:
         """What the converged galaxies tell of their population.
 
         Galaxies that the profiles do not describe tell little of them.
@@ -177,6 +195,7 @@ class ProfileFit:
         Parameters
         ----------
         log_width : of their PSFs [ln pixel]
+        levels : their `ProfileFitter.level_moments`
         """
         trust = (TRUSTED / self.excess.clamp(min=TRUSTED)).square() * self.converged
         v = self.population_vector()
@@ -203,6 +222,7 @@ class ProfileFit:
             alignment=pairs(where.ellipticity, where.gradient),
             centre=pairs(where.centre, where.centre),
             log_width=float(trust.sum()) * log_width,
+            levels=levels,
         )
 
     def under(self, prior: Prior) -> Float[Tensor, "object parameter"]:
@@ -346,6 +366,21 @@ class ProfileFitter:
         pull = (z - self._centre_of_prior) @ self._precision
         slope = (rest[:, None] @ seen.mT)[:, 0].double() - pull
         return covariance, (covariance @ slope[..., None])[..., 0]
+
+    def level_moments(self, sight: Sight | BandSight, fit: ProfileFit) -> Float[Tensor, " moment"]:
+        """What fits say of the levels under their galaxies, as far as `sight` shows them."""
+        bare = replace(sight, sky=NO_SKY)
+        seen = bare.seen(self.basis.columns(fit.z, sight.beam))
+        rest = torch.stack([bare.data - seen[:, 0], bare.level], 1)
+        both = torch.cat([seen, rest], 1)
+        return level_moments(
+            (both @ both.mT).double(),
+            self._precision,
+            (fit.z - self._centre_of_prior) @ self._precision,
+            sky=self._prior.sky,
+            least=MISFIT * fit.flux / math.prod(self.canvas.shape),
+            n_values=torch.where(fit.converged, sight.n_values, 0),
+        ).cpu()
 
     def _step(self, state: _State, damping: Tensor) -> tuple[Tensor, Tensor]:
         """A damped step, kept short, and what the quadratic model promises of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,13 +34,20 @@ __all__ = [
     "sample_of",
 ]
 
+VAGUE_SKY = 1.0
+"""Spread of the levels under galaxies before any is seen [noise σ]."""
 LATER_STEPS = 3
 """Steps of the fits in each round after the first: they start where the last round ended."""
 
 
 def first_prior(stack: GalaxyStack, settings: LearntSettings) -> Prior:
-    """What is believed before any galaxy is seen: that they are about as large as the PSF."""
-    return vague_prior(_log_width(stack, settings), twist=not settings.fast)
+    """What is believed before any galaxy is seen: that they are about as large as the PSF.
+
+    Any sky is: profiles that had to take it up would go on doing so.
+    """
+    spread = VAGUE_SKY * float(stack.sigma.double().median()) if settings.sky else 0.0
+    prior = vague_prior(_log_width(stack, settings), twist=not settings.fast)
+    return replace(prior, sky_variance=spread**2)
 
 
 def _log_width(stack: GalaxyStack, settings: LearntSettings) -> float:
@@ -67,8 +75,10 @@ def contribution(
     """
     restorer = Restorer.of(stack, prior, settings)
     start = None if last is None else last.under(prior)
-    fit = restorer.fits(stack, start=start, max_steps=None if last is None else LATER_STEPS)
-    return fit.sums(_log_width(stack, settings)), fit
+    fit, levels = restorer.fits(stack, start=start, max_steps=None if last is None else LATER_STEPS)
+    if not settings.sky:
+        levels = torch.zeros_like(levels)
+    return fit.sums(_log_width(stack, settings), levels), fit
 
 
 def learn_prior(stacks: Sequence[GalaxyStack], *, settings: LearntSettings | None = None) -> Prior:

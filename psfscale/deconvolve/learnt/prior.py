@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.deconvolve.learnt.profile import WIDTHS
+from psfscale.deconvolve.learnt.sky import N_MOMENTS, Sky
 from psfscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Prior:
         ellipticity outwards, that of c is 0
     alignment : covariance of e and c, of a component
     centre : variance of each coordinate of the centre [pixel²]
+    sky_mean, sky_variance : of the level under galaxies [as the images, and its square]
     n_galaxies : galaxies it was learnt from
     """
 
@@ -67,6 +69,8 @@ class Prior:
     gradient: float
     alignment: float
     centre: float
+    sky_mean: float = 0.0
+    sky_variance: float = 0.0
     n_galaxies: float = 0.0
 
     def __post_init__(self) -> None:
@@ -112,6 +116,11 @@ class Prior:
         inverse: Tensor = torch.linalg.inv(self.mean.new_tensor(rows))
         return inverse
 
+    @property
+    def sky(self) -> Sky:
+        """The levels under galaxies."""
+        return Sky(mean=self.sky_mean, variance=self.sky_variance)
+
     def to(self, device: torch.device | None) -> Prior:
         """The prior on a device."""
         return replace(self, mean=self.mean.to(device), covariance=self.covariance.to(device))
@@ -133,6 +142,8 @@ class Prior:
             gradient=float(arrays["gradient"]),
             alignment=float(arrays["alignment"]),
             centre=float(arrays["centre"]),
+            sky_mean=float(arrays["sky_mean"]),
+            sky_variance=float(arrays["sky_variance"]),
             n_galaxies=float(arrays["n_galaxies"]),
         )
 
@@ -148,6 +159,7 @@ class ProfileSums:
     ellipticity, gradient, alignment : sums of E[|e|²]/2, E[|c|²]/2 and E[e·c]/2
     centre : sum of E[|centre|²]/2
     log_width : sum of the PSFs' ln widths [ln pixel]
+    levels : see `sky.level_moments`
     """
 
     count: float
@@ -158,6 +170,7 @@ class ProfileSums:
     alignment: float
     centre: float
     log_width: float
+    levels: Float[Tensor, " moment"]
 
     def __add__(self, other: ProfileSums) -> ProfileSums:
         return ProfileSums(
@@ -173,6 +186,7 @@ class ProfileSums:
     def from_vector(cls, vector: Float[Tensor, " sum"]) -> ProfileSums:
         """The sums whose `vector` this is."""
         n = len(WIDTHS) + 1
+        vector, levels = vector[:-N_MOMENTS], vector[-N_MOMENTS:]
         ellipticity, gradient, alignment, centre, log_width = map(float, vector[-5:])
         return cls(
             count=float(vector[0]),
@@ -183,6 +197,7 @@ class ProfileSums:
             alignment=alignment,
             centre=centre,
             log_width=log_width,
+            levels=levels,
         )
 
     def prior(self) -> Prior:
@@ -201,6 +216,7 @@ class ProfileSums:
         mean = self.first / self.count
         spread = self.second - self.count * torch.outer(mean, mean)
         centred = vague.covariance * VAGUE_WEIGHT
+        sky = Sky.of(self.levels)
         return Prior(
             mean=(self.first + VAGUE_WEIGHT * vague.mean) / total,
             covariance=(spread + centred) / total,
@@ -208,6 +224,8 @@ class ProfileSums:
             gradient=(self.gradient + VAGUE_WEIGHT * vague.gradient) / total,
             alignment=self.alignment / total,
             centre=(self.centre + VAGUE_WEIGHT * vague.centre) / total,
+            sky_mean=sky.mean,
+            sky_variance=sky.variance,
             n_galaxies=self.count,
         )
 

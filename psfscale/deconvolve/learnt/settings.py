@@ -8,7 +8,7 @@ __all__ = ["N_GAUSSIANS", "N_SUMS", "LearntSettings"]
 
 N_GAUSSIANS = 7
 """That a profile is made of."""
-N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 6
+N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 11
 """Numbers in the sums that a prior is learnt from."""
 
 
@@ -39,6 +39,11 @@ class LearntSettings(BaseModel):
         default=False,
         description="fit galaxies without masked pixels by their low frequencies alone, restore "
         "what is left over by a Wiener filter, and look for no neighbours",
+    )
+    sky: bool = Field(
+        default=True,
+        description="integrate out a level under each galaxy, where the catalogue shows that "
+        "backgrounds leave one",
     )
     error: bool = Field(default=True, description="standard error of each pixel")
     n_learn: int = Field(

@@ -315,7 +315,7 @@ DECLARED: dict[str, Declared] = {
         needs=("fit", "choose"),
     ),
     "sample": Declared(
-        version=3,
+        version=4,
         build=partial(_learning_stage, name="sample", run=sample_galaxies),
         settings=_learn_settings,
         needs=("fit", "choose"),
@@ -324,7 +324,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "learn": Declared(
-        version=3,
+        version=4,
         build=partial(
             _learning_stage,
             name="learn",
@@ -339,7 +339,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "restore": Declared(
-        version=5,
+        version=6,
         build=_restore_stage,
         settings=_restore_settings,
         needs=("fit", "choose"),
