@@ -126,4 +126,5 @@ def level_moments(
     v = 1 / power + least**2
     away = (b - sky.mean) ** 2 / (v + sky.variance)
     trust, w = trust * (TAIL + 1) / (TAIL + away), 1 / v
-    return (trust * torch.stack([w, w * b, w**2, w**2 * b, (w * b) ** 2])).nan_to_num().sum(1)
+    moments: Tensor = trust * torch.stack([w, w * b, w**2, w**2 * b, (w * b) ** 2])
+    return moments.nan_to_num().sum(1)
