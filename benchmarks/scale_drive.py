@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
     if not processes:
         quieten()
     cluster.make_cluster = make_cluster
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # hundreds of workers say goodbye
     with Lease(context.run) as lease:
         prepare_run_store(context)
         before = resident()

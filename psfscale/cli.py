@@ -209,8 +209,11 @@ def plan(
     if not is_index(run_config.survey):
         typer.echo(str(plan_run(run_config)))
         return
+    n_todo = n_done = n_blocks = 0
     for name, planned in plan_blocks(run_config):
         typer.echo(f"{name}\n{planned}")
+        n_todo, n_done, n_blocks = n_todo + planned.n_todo, n_done + planned.n_done, n_blocks + 1
+    typer.echo(f"{n_blocks} blocks: {n_todo} units to do, {n_done} done")
 
 
 @app.command()

@@ -80,7 +80,7 @@ def added(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dic
     InputError
         Arrays of one name differ in shape.
     """
-    total = {name: np.array(values) for name, values in one.items()}
+    total = dict(one)
     for name, values in other.items():
         if name in total and total[name].shape != values.shape:
             msg = (
@@ -88,7 +88,7 @@ def added(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dic
                 "the tallies are of different instruments"
             )
             raise InputError(msg)
-        total[name] = total[name] + values if name in total else np.array(values)
+        total[name] = total[name] + values if name in total else values
     carry(total)
     return total
 

@@ -141,6 +141,7 @@ def test_index__is_planned_and_run_from_the_command_line(survey, blocks) -> None
     config.write_text("survey: other.yaml\ninstrument: toy.yaml\noutput: runs\n")
     planned = CliRunner().invoke(app, ["plan", str(config)])
     assert planned.stdout.count("fit              2       0        2") == 2
+    assert planned.stdout.endswith("2 blocks: 12 units to do, 0 done\n")
     result = CliRunner().invoke(app, ["run", str(config), "--serial"])
     assert result.exit_code == 0
     assert "first: 6 units run" in result.stdout
