@@ -97,7 +97,6 @@ def n_done(path: Path) -> int:
     return int((read_known(path, ["fit", "psf", "metrics"]).fingerprints > 0).sum())
 
 
-@pytest.mark.timeout(600)
 def test_run__survives_twenty_kills_at_random_moments(survey, cluster) -> None:
     rng = random.Random(1)
     config = toy.make_config(survey, **CHANGES)
