@@ -166,7 +166,7 @@ class Band(FourierPlane):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BandSight:
-    """Some galaxies as their low frequencies show them; see `fit.Sight`.
+    """Some galaxies as their low frequencies show them; see `sight.Sight`.
 
     Attributes
     ----------

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
     from psfscale.deconvolve.learnt.canvas import Canvas
 
-__all__ = ["ClumpField", "clump_variance", "half_plane_shares", "variance_left"]
+__all__ = [
+    "ClumpField",
+    "clump_variance",
+    "half_plane_shares",
+    "variance_left",
+]
 
 SPREAD = 2.0
 """The light that clumps follow is the profile's, blurred by this Gaussian [pixel]."""
@@ -96,7 +101,7 @@ class ClumpField:
         return self.canvas.spectra(self.canvas.sky(self.transfer) ** 2)
 
     @cached_property
-    def _seen(self) -> Float[Tensor, "object y x"]:
+    def seen(self) -> Float[Tensor, "object y x"]:
         """Squared norms of the columns of A."""
         weight = self.canvas.adjoint(self.root_weight**2)
         return self.canvas.sky(weight * self._squared_psf.conj())
@@ -104,7 +109,7 @@ class ClumpField:
     @cached_property
     def trace(self) -> Float[Tensor, " object"]:
         """Trace of B: the mean of the noise's own score."""
-        return (self.variance * self._seen).sum((1, 2))
+        return (self.variance * self.seen).sum((1, 2))
 
     @cached_property
     def squared_trace(self) -> Float[Tensor, " object"]:
@@ -125,14 +130,22 @@ class ClumpField:
         excess = score - self.trace
         return (excess / self.squared_trace).clamp(min=0), excess / (2 * self.squared_trace).sqrt()
 
-    def beside(self, residual: Float[Tensor, "object y x"]) -> Float[Tensor, " object"]:
-        """Largest significance of a point source where the galaxy hardly shines [σ]."""
+    def beside(
+        self, residual: Float[Tensor, "object y x"], *, width: float
+    ) -> Float[Tensor, " object"]:
+        """Largest significance of a round Gaussian where the galaxy hardly shines [σ].
+
+        Parameters
+        ----------
+        width : its σ [CCD pixel]
+        """
+        blurred = replace(self, transfer=self.transfer * self.canvas.gaussian(width))
         ny, nx = self.canvas.fine_shape
-        seen = self._seen[:, :ny, :nx]
+        seen = blurred.seen[:, :ny, :nx]
         light = self.variance[:, :ny, :nx]
         dark = light < FAINT * light.amax((1, 2), keepdim=True)
         usable = dark & (seen > LEAST_SEEN * seen.amax((1, 2), keepdim=True))
-        matched = self.adjoint(residual)[:, :ny, :nx] / seen.clamp(min=1e-30).sqrt()
+        matched = blurred.adjoint(residual)[:, :ny, :nx] / seen.clamp(min=1e-30).sqrt()
         return torch.where(usable, matched, 0.0).amax((1, 2))
 
     def doubt(self, tau2: Float[Tensor, " object"]) -> Float[Tensor, "object y x"]:
@@ -209,7 +222,7 @@ class ClumpField:
         m = self.canvas.oversampling
         power = self.transfer.abs() ** 2
         norm = self._squared_psf[:, :1, :1].real
-        weight = (self._seen / norm).clamp(min=0) * m**2
+        weight = (self.seen / norm).clamp(min=0) * m**2
         level = variance * weight / m**2
         shares = beam.abs() ** 2 * half_plane_shares(self.canvas.padded, like=power)
         return variance_left(variance, level, power, shares)

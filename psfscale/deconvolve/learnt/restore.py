@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from psfscale.arrays import ObjectFlag
 from psfscale.deconvolve.learnt.band import WIDE, Band, BandSight
 from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
-from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, Sight, join_fits
+from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, join_fits
 from psfscale.deconvolve.learnt.settings import LearntSettings
+from psfscale.deconvolve.learnt.sight import Sight
 from psfscale.deconvolve.learnt.strewn import StrewnField
 from psfscale.deconvolve.stack import Restoration
 
@@ -36,8 +38,8 @@ SIGNIFICANT = 1.0
 """Excess of a galaxy's clump score over the noise's own [σ]; the fitted profile takes its part of
 the noise's score, so that smooth galaxies lie near −1.4 ± 0.4."""
 NEIGHBOUR = 6.0
-"""Significance of light beside a galaxy that calls it blended [σ]; isolated smooth ones reach 4.4
-(300 simulated, S/N 5 and 20), those with knots far out reach more."""
+"""Significance of light beside a galaxy that calls it blended [σ]; isolated smooth ones reach 4.2
+(120 simulated, S/N 5 and 20), those with knots far out reach more."""
 LEVELS_OF = 4
 """One galaxy in so many tells of the sky where low frequencies are fitted. It takes the pixels: low
 frequencies do not tell the sky from what the profiles leave over."""
@@ -149,6 +151,11 @@ class Restorer:
         width = self.settings.resolution / self.settings.oversampling
         return BandSight.of(stack, band, band.gaussian(width), self.prior.sky)
 
+    @property
+    def typical_size(self) -> float:
+        """Width of the galaxies that may stand beside others [CCD pixel]."""
+        return math.exp(float(self.prior.mean[-1]))
+
     @cached_property
     def beam(self) -> Float[Tensor, "fy fx"]:
         """What the sky is seen through before the PSF."""
@@ -177,7 +184,7 @@ class Restorer:
             )
             fit = fit.replaced(clumpy, again)
         tau2 = torch.where(excess > SIGNIFICANT, tau2, 0.0)
-        beside = field.beside(residual)
+        beside = field.beside(residual, width=self.typical_size)
         return Look(sight=sight, fit=fit, tau2=tau2, residual=residual, beside=beside)
 
     def _sight(self, stack: GalaxyStack) -> Sight:
@@ -270,7 +277,8 @@ class Restorer:
         if self.settings.target_fwhm is not None:
             width = self.settings.target_fwhm / FWHM
         found.image[clumpy] = field.restored(clumps, sigma=width)
-        found.chi2[clumpy] = field.chi2(clumps) / sight.n_values
+        remains = field.remains(clumps)
+        found.chi2[clumpy] = remains.square().sum(1) / sight.n_values
         found.clumpiness[clumpy] = tau2
         if found.error is not None:
             own = field.uncertainty(clumps, sigma=width)

@@ -44,11 +44,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Strewn", "StrewnField"]
 
-TOLERANCE = 3e-3
-"""Residual of the solver, against the right-hand side."""
-ROUGH = 3e-2
+TOLERANCE = 1e-6
+"""Residual of the solver that is rounding, against the right-hand side."""
+MAX_ITERATIONS = 40
+"""Always as many, short of that: if a coarser residual stopped it, rounding would decide on one
+iteration more, which shows by 3 % in some galaxies when a catalogue is cut into other blocks."""
+ROUGH = 14
 """The same where the clumps are only to show where the variance is to be."""
-MAX_ITERATIONS = 80
 KEPT = 0.2
 """Share of the broad variance that stays where no clump was found: less is nearer to the truth in
 the pixels, more in the shapes."""
@@ -61,7 +63,7 @@ class Strewn:
     Attributes
     ----------
     sky : (object, y, x) clumps before the beam, over a period of the sky
-    variance : (object, y, x) of the clumps, sharpened where they stand
+    variance : (object, y, x) of clumps that may be there beside those found
     move : (object, parameter) of the profile
     """
 
@@ -184,14 +186,15 @@ class StrewnField:
         broad = variance = self.variance * tau2[:, None, None]
         sky = torch.zeros_like(broad)
         for _ in range(SHARPENINGS):
-            sky = self._mean(variance, start=sky, tolerance=ROUGH)
+            sky = self._mean(variance, start=sky, at_most=ROUGH)
             variance = KEPT * broad + self._through(sky**2, CLUMP_SPREAD).clamp(min=0)
-        sky = self._mean(variance, start=sky, tolerance=TOLERANCE)
+        sky = self._mean(variance, start=sky, at_most=MAX_ITERATIONS)
         move = self.step - (self._along(sky) @ self.covariance)[:, 0]
-        return Strewn(sky=sky, variance=variance, move=move)
+        doubt = broad + self._through(sky**2, CLUMP_SPREAD).clamp(min=0)
+        return Strewn(sky=sky, variance=doubt, move=move)
 
     def _mean(
-        self, variance: Tensor, *, start: Tensor, tolerance: float
+        self, variance: Tensor, *, start: Tensor, at_most: int
     ) -> Float[Tensor, "object y x"]:
         """Conjugate gradients on ``(1 + S G S) w = S b`` with S² = V; c = S w."""
         root = variance.sqrt()
@@ -202,8 +205,8 @@ class StrewnField:
 
         w = torch.where(root > 0, start / root, 0.0)
         r = p = right - normal(w)
-        rr, enough = _squared(r), tolerance**2 * _squared(right)
-        for _ in range(MAX_ITERATIONS):
+        rr, enough = _squared(r), TOLERANCE**2 * _squared(right)
+        for _ in range(at_most):
             active = rr > enough
             if not bool(active.any()):
                 break
@@ -224,13 +227,13 @@ class StrewnField:
         smooth = self.band.image(profile * self.band.gaussian(sigma))
         return smooth + self._stamp(self._through(found.sky, sigma))
 
-    def chi2(self, found: Strewn) -> Float[Tensor, " object"]:
-        """Squared residual over the noise."""
+    def remains(self, found: Strewn) -> Float[Tensor, "object value"]:
+        """What profiles and clumps leave over, over the noise."""
         spectra = torch.fft.rfft2(found.sky)
         clumps = torch.view_as_real(self.band.of_half_plane(spectra) * self._response).flatten(1)
         seen = self.sight.seen(self.columns * self.sight.beam[:, None])
         moved = ((found.move - self.step)[:, None] @ seen)[:, 0]
-        return (self.rest - clumps - moved).square().sum(1)
+        return self.rest - clumps - moved
 
     def uncertainty(self, found: Strewn, *, sigma: float) -> Float[Tensor, "object y x"]:
         """Posterior variance of the clumps through a Gaussian, V taken for even round a pixel."""
