@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from psfscale.cli_deconvolve import DropInCommand, deconvolve
+from psfscale.cli_progress import progress
 from psfscale.errors import PsfscaleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from psfscale.config import RunConfig
 
 USAGE_ERROR = 2
@@ -74,46 +72,6 @@ def main(
     """Survey-scale PSF modelling: exposures in, PSF models, PSFs at galaxies and metrics out."""
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar with rate and time left on a terminal, a line every tenth otherwise."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(f"{what:9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        shown = -1
-
-        def advance(done: int, total: int, note: str) -> None:
-            nonlocal shown
-            bar.update(task, completed=done, total=total, description=note)
-            tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and tenth != shown:  # it falls where a phase begins
-                shown = tenth
-                typer.echo(f"{what} {done}/{total} {note}", err=True)
-
-        yield advance
-
-
 @app.command()
 def simulate(
     survey: Annotated[Path, typer.Argument(help="survey file with a `simulate` recipe")],
@@ -130,7 +88,7 @@ def simulate(
     from psfscale.simulate import simulate as draw
     from psfscale.survey import load_survey
 
-    with _progress("simulate") as advance:
+    with progress("simulate") as advance:
         summary = draw(
             load_survey(survey, settings or ()),
             output,
@@ -168,7 +126,7 @@ def ingest(
     from psfscale.survey import load_survey
 
     into = partial(ingest_blocks, block_size=block) if is_index(output) else read
-    with _progress("ingest") as advance:
+    with progress("ingest") as advance:
         summary = into(
             load_survey(survey, settings or ()),
             files,
@@ -341,7 +299,7 @@ def fit(
     from psfscale.pipeline.drop_in.models import fit_stack
 
     start = process_time()
-    with _progress("fit") as advance:
+    with progress("fit") as advance:
 
         def observe(event: Any) -> None:
             step = f", step {event.step}" if hasattr(event, "step") else ""

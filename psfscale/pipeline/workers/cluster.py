@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.memory.monitor-interval": "250ms",  # 0.15 % of a core a worker at 100
     "distributed.admin.low-level-log-length": 100,  # these logs grow with the number of units
     "distributed.admin.log-length": 100,
     # Looks of every process at itself, which take 2 % of a core each by default.
