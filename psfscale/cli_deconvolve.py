@@ -158,7 +158,9 @@ ConvolveMethod = Annotated[
 ]
 LowrThreshFactor = Annotated[
     float | None,
-    typer.Option("--lowr_thresh_factor", help="low-rank threshold [default: 1; mode all 1/8]"),
+    typer.Option(
+        "--lowr_thresh_factor", help="times the published low-rank threshold [chosen; parity: 1]"
+    ),
 ]
 LowrType = Annotated[str, typer.Option("--lowr_type", help="standard or ngole")]
 LowrThreshType = Annotated[str, typer.Option("--lowr_thresh_type", help="soft or hard")]
@@ -167,7 +169,9 @@ WaveletType = Annotated[
 ]
 WaveThreshFactor = Annotated[
     list[float] | None,
-    typer.Option("--wave_thresh_factor", help="thresholds, finest scale first [3 3 4]"),
+    typer.Option(
+        "--wave_thresh_factor", help="thresholds, finest scale first [3 3 4; sparse: 4.5 4.5 6]"
+    ),
 ]
 NReweights = Annotated[int, typer.Option("--n_reweights", help="reweighted passes")]
 LambdaPsf = Annotated[
@@ -176,7 +180,7 @@ LambdaPsf = Annotated[
 BetaPsf = Annotated[float, typer.Option("--beta_psf", help="psf_unknown: step of the PSFs")]
 LambdaShape = Annotated[float, typer.Option("--lambda_shape", help="shape: weight of the moments")]
 Relax = Annotated[
-    float | None, typer.Option("--relax", help="relaxation of condat [1; parity: 0.8]")
+    float | None, typer.Option("--relax", help="relaxation of condat [chosen; parity: 0.8]")
 ]
 CondatSigma = Annotated[
     str | None, typer.Option("--condat_sigma", help="dual step [chosen; parity: 0.5]")
@@ -275,7 +279,7 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
         "boundary": _named(given["convolve_method"], BOUNDARIES, "--convolve_method"),
         "positivity": not given["no_pos"],
         "wavelet": _named(given["wavelet_type"], WAVELETS, "--wavelet_type"),
-        "wave_thresh_factor": tuple(given["wave_thresh_factor"] or (3.0, 3.0, 4.0)),
+        "wave_thresh_factor": tuple(given["wave_thresh_factor"] or ()) or None,
         "condat_sigma": _step(given["condat_sigma"], "--condat_sigma"),
         "condat_tau": _step(given["condat_tau"], "--condat_tau"),
     }

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 __all__ = ["CostWindow", "RemainingDistance"]
@@ -40,14 +40,11 @@ class RemainingDistance:
         self._largest: Tensor | None = None
         self._distance: Tensor | None = None
 
-    def __call__(self, x: Tensor, step: Tensor) -> bool:
+    def __call__(self, x: Tensor, moved: Float[Tensor, " object"]) -> bool:
         """Whether all galaxies are done."""
         size = torch.linalg.vector_norm(x.flatten(1), dim=1)
         self._largest = size if self._largest is None else torch.maximum(self._largest, size)
-        self._steps = [
-            *self._steps[-LAG:],
-            torch.linalg.vector_norm(step.flatten(1), dim=1),
-        ]
+        self._steps = [*self._steps[-LAG:], moved.clone()]
         if len(self._steps) <= LAG:
             return False
         first, last = self._steps[0], self._steps[-1]
@@ -85,7 +82,7 @@ class CostWindow:
         self._calls = 0
         self._list: list[float] = []
 
-    def __call__(self, x: Tensor, step: Tensor) -> bool:  # noqa: ARG002
+    def __call__(self, x: Tensor, moved: Float[Tensor, " object"]) -> bool:  # noqa: ARG002
         """Whether the mean cost has stopped changing."""
         self._calls += 1
         if self.interval == 0 or self._calls % self.interval:

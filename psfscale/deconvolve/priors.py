@@ -15,13 +15,19 @@ Both λ and W are the noise that ``Hᵀ`` leaves in what they threshold.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.optimize.lowrank import SingularThreshold, ThresholdKind, nuclear_norm
-from psfscale.kernels.optimize.prox import project_box, project_positive, soft_threshold
+from psfscale.kernels.optimize.lowrank import (
+    SingularThreshold,
+    ThresholdKind,
+    nuclear_norm,
+    threshold_gain,
+)
+from psfscale.kernels.optimize.prox import project_box, project_negative, project_positive
+from psfscale.kernels.optimize.splitting import ALL
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,9 +41,11 @@ __all__ = [
     "Identity",
     "LowRank",
     "LowRankCoefficients",
+    "Positive",
     "Prior",
     "Sparse",
     "low_rank_threshold",
+    "noise_edge",
     "sparse_thresholds",
 ]
 
@@ -65,13 +73,16 @@ class Identity:
 class Prior(Protocol):
     """A term g(L x)."""
 
+    joint: bool
+    """Whether the term couples the galaxies."""
+
     @property
     def operator(self) -> LinearOperator:
         """L."""
         ...
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
-        """Proximal operator of step·g*, g without its L."""
+    def prox_conjugate(self, u: Tensor, step: float | Tensor, objects: slice = ALL) -> Tensor:
+        """Proximal operator of step·g*, g without its L; u is of these objects."""
         ...
 
     def prox(self, x: Tensor, step: float) -> Tensor:
@@ -83,21 +94,61 @@ class Prior(Protocol):
         ...
 
 
+def noise_edge(n_objects: int, blur: Convolution) -> float:
+    """Largest singular value that noise of unit variance gives the matrix Hᵀy, in expectation.
+
+    ``√N max|K| + √Σ|K|²``, an upper bound that is close for large matrices (Gordon 1985;
+    Koltchinskii & Lounici 2017, Bernoulli 23, 110).
+    """
+    power = blur.psf.square().sum((-2, -1)).mean()
+    return math.sqrt(n_objects) + math.sqrt(float(power) * math.prod(blur.shape))
+
+
 def low_rank_threshold(n_objects: int, n_pixels: int) -> float:
     """λ of white noise of unit variance: √max(N + 1, pixels), Farrens et al. 2017, eq. 14."""
     return math.sqrt(max(n_objects + 1, n_pixels))
+
+
+class Positive:
+    """x ≥ 0."""
+
+    operator = Identity()
+    joint = False
+
+    def prox(self, x: Tensor, step: float) -> Tensor:  # noqa: ARG002
+        """Nearest x ≥ 0."""
+        return project_positive(x)
+
+    def prox_conjugate(
+        self,
+        u: Tensor,
+        step: float | Tensor,  # noqa: ARG002
+        objects: slice = ALL,  # noqa: ARG002
+    ) -> Tensor:
+        """Nearest u ≤ 0."""
+        return project_negative(u)
+
+    def cost(self, x: Tensor) -> float:  # noqa: ARG002
+        """0: what is not allowed is cut off at the end."""
+        return 0.0
 
 
 class Free:
     """g = 0, as a term that has a dual variable: the published program gives mode grad one."""
 
     operator = Identity()
+    joint = False
 
     def prox(self, x: Tensor, step: float) -> Tensor:  # noqa: ARG002
         """X."""
         return x
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
+    def prox_conjugate(
+        self,
+        u: Tensor,
+        step: float | Tensor,  # noqa: ARG002
+        objects: slice = ALL,  # noqa: ARG002
+    ) -> Tensor:
         """0."""
         return torch.zeros_like(u)
 
@@ -107,25 +158,31 @@ class Free:
 
 
 class LowRank:
-    """λ times the nuclear norm (soft) of the stack, or what keeps large values whole (hard, firm).
+    """λ times the nuclear norm of the stack (soft), or a penalty that ends where values are large.
+
+    The latter (firm) is the minimax concave one of the singular values t: slope λ(1 − t/γλ) up to
+    γλ, none beyond. The literal hard threshold is there for parity.
 
     Parameters
     ----------
-    threshold : λ; values are compared with λ·step
+    threshold : λ
     kind : see `psfscale.kernels.optimize.lowrank`
+    concavity : γ [1/curvature of the data term]
     follow : see `psfscale.kernels.optimize.lowrank.SingularThreshold`
     """
 
     operator = Identity()
+    joint = True
 
     def __init__(
         self,
         threshold: float,
         *,
         kind: ThresholdKind,
+        concavity: float,
         follow: bool = True,
     ) -> None:
-        self.threshold = threshold
+        self.threshold, self.concavity = threshold, concavity
         self._threshold = SingularThreshold(kind, follow=follow)
 
     @property
@@ -135,15 +192,21 @@ class LowRank:
 
     def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
         """Singular values thresholded at λ·step."""
-        return self._threshold(x.flatten(1), self.threshold * step).reshape(x.shape)
+        end = self.concavity / step
+        return self._threshold(x.flatten(1), self.threshold * step, end=end).reshape(x.shape)
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
-        """What the threshold takes away: at λ, whatever the step, as all rules scale with it."""
-        kept = self._threshold(u.flatten(1), self.threshold)
-        return kept.neg_().reshape(u.shape).add_(u)
+    def prox_conjugate(
+        self,
+        u: Tensor,
+        step: float | Tensor,
+        objects: slice = ALL,  # noqa: ARG002
+    ) -> Tensor:
+        """What the threshold takes away: at λ, whatever the step."""
+        end = self.concavity * float(step)
+        return self._threshold.excess(u.flatten(1), self.threshold, end=end).reshape(u.shape)
 
     def cost(self, x: Tensor) -> float:
-        """λ times the nuclear norm, for both kinds."""
+        """λ times the nuclear norm, for all kinds."""
         return self.threshold * nuclear_norm(x.flatten(1))
 
 
@@ -158,22 +221,26 @@ class LowRankCoefficients:
     Parameters
     ----------
     threshold : λ
-    kind : ``"hard"`` or ``"soft"``
+    kind : ``"hard"``, ``"firm"`` or ``"soft"``
+    concavity : γ, see `LowRank`
     blur : H
     paired : take ``‖H_iᵀ u_i‖`` for all galaxies
     """
 
     operator = Identity()
+    joint = True
 
     def __init__(
         self,
         threshold: float,
         *,
-        kind: Literal["hard", "soft"],
+        kind: ThresholdKind,
+        concavity: float,
         blur: Convolution,
         paired: bool = False,
     ) -> None:
         self.threshold, self.kind, self.blur, self.paired = threshold, kind, blur, paired
+        self.concavity = concavity
 
     def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
         """Coefficients thresholded at λ·step·noise."""
@@ -181,15 +248,19 @@ class LowRankCoefficients:
         coefficients, s, images = torch.linalg.svd(a, full_matrices=False)
         values = coefficients * s
         cut = self.threshold * step * self._noise(images.reshape(-1, *x.shape[1:])).to(values)
-        if self.kind == "soft":
-            values = soft_threshold(values, cut)
-        else:
-            values = torch.where(values.abs() >= cut, values, 0.0)
+        gain = threshold_gain(values.abs(), cut, kind=self.kind, end=self.concavity / step)
+        values = torch.where(values.abs() >= cut, values * gain, 0.0)
         out: Tensor = values @ images
         return out.to(x.dtype).reshape(x.shape)
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:
+    def prox_conjugate(
+        self,
+        u: Tensor,
+        step: float | Tensor,
+        objects: slice = ALL,  # noqa: ARG002
+    ) -> Tensor:
         """What the threshold takes away."""
+        step = float(step)
         return u - step * self.prox(u / step, 1 / step)
 
     def cost(self, x: Tensor) -> float:
@@ -225,6 +296,8 @@ class Sparse:
     thresholds : W, (object or 1, band, y or 1, x or 1)
     """
 
+    joint = False
+
     def __init__(self, bands: Bands, thresholds: Tensor) -> None:
         self.operator = bands
         self.thresholds = self._first = thresholds
@@ -235,9 +308,15 @@ class Sparse:
         first = self._first.clamp(min=torch.finfo(x.dtype).tiny)
         self.thresholds = self.thresholds / (1 + self.operator.forward(x).abs() / first)
 
-    def prox_conjugate(self, u: Tensor, step: float) -> Tensor:  # noqa: ARG002
+    def prox_conjugate(
+        self,
+        u: Tensor,
+        step: float | Tensor,  # noqa: ARG002
+        objects: slice = ALL,
+    ) -> Tensor:
         """Nearest point with |u| ≤ W."""
-        return project_box(u, self.thresholds)
+        own = len(self.thresholds) > 1
+        return project_box(u, self.thresholds[objects] if own else self.thresholds)
 
     def prox(self, x: Float[Tensor, "object y x"], step: float) -> Float[Tensor, "object y x"]:
         """By projected gradient on the dual, from the last dual on."""

@@ -20,6 +20,7 @@ departure: their joint covariance is taken in, which makes V orthonormal.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +57,10 @@ def _total(values: Tensor) -> float:
     return float(values.sum(dtype=torch.float64))
 
 
+def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values if weight is None else weight * values
+
+
 class DataTerm:
     """f of galaxies with known PSFs.
 
@@ -78,11 +83,14 @@ class DataTerm:
         self.image, self.weight, self.blur = image, weight, blur
         self.lambda_shape = lambda_shape
         self._windows = moment_windows(blur.shape).to(image).flatten(1) if lambda_shape else None
-        weighted = image if weight is None else weight * image
-        self.right = blur.adjoint(weighted)
-        self._energy = 0.5 * _total(weighted * image)
+        self._right: Tensor | None = None
+        self._energy = 0.0
         self._at: Tensor | None = None
         self._normal = image
+
+    def pulled(self) -> Float[Tensor, "object y x"]:
+        """``Hᵀ(w ⊙ y)``; transforms that this takes are not kept."""
+        return replace(self.blur).adjoint(_weighted(self.image, self.weight))
 
     @property
     def lipschitz(self) -> float:
@@ -91,13 +99,18 @@ class DataTerm:
 
     def residual(self, x: Float[Tensor, "object y x"]) -> Float[Tensor, "object y x"]:
         """``√w ⊙ (Hx − y)`` [noise σ]."""
-        misfit = self.blur.forward(x) - self.image
-        return misfit if self.weight is None else self.weight.sqrt() * misfit
+        misfit = self.blur.forward(x).sub_(self.image)
+        return misfit if self.weight is None else misfit.mul_(self.weight.sqrt())
 
     def gradient(self, x: Float[Tensor, "object y x"]) -> Float[Tensor, "object y x"]:
         """∇f."""
         if self._windows is None:
-            return self._normal_at(x) - self.right
+            if self._right is None:
+                self._right = self.pulled()
+                self._energy = 0.5 * _total(_weighted(self.image, self.weight) * self.image)
+            slope = self._normal_at(x) - self._right
+            self._at = None  # x may be overwritten from now on
+            return slope
         residual = self.residual(x)
         residual = residual + self.lambda_shape * self._moments_of(residual)
         weighted = residual if self.weight is None else self.weight.sqrt() * residual
@@ -105,18 +118,20 @@ class DataTerm:
 
     def cost(self, x: Float[Tensor, "object y x"]) -> float:
         """F."""
-        if self._windows is None:
-            pulled = (0.5 * self._normal_at(x)).sub_(self.right)
+        if self._right is not None:
+            pulled = (0.5 * self._normal_at(x)).sub_(self._right)
             return self._energy + _total(pulled.mul_(x))
         residual = self.residual(x)
         value = 0.5 * _total(residual.square())
+        if self._windows is None:
+            return value
         moments = residual.flatten(1) @ self._windows.T
         return value + 0.5 * self.lambda_shape * _total(moments.square())
 
     def _normal_at(self, x: Tensor) -> Tensor:
         """``Hᵀ(w ⊙ Hx)``, once for the gradient and the cost at one x."""
         if self._at is not x:
-            self._at, self._normal = None, self.right  # the last one's memory is free
+            self._at, self._normal = None, self.image  # the last one's memory is free
             self._at, self._normal = x, self.blur.normal(x, self.weight)
         return self._normal
 

@@ -16,6 +16,7 @@ from psfscale.deconvolve.priors import (
     LowRankCoefficients,
     Sparse,
     low_rank_threshold,
+    noise_edge,
     sparse_thresholds,
 )
 from psfscale.deconvolve.problem import DataTerm, NoData
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from psfscale.kernels.optimize.lowrank import ThresholdKind
 
 __all__ = ["deconvolve", "restore"]
+
+SHARE_OF_NOISE = {"lowr": 0.3, "all": 0.15}
+"""Low-rank threshold over the largest singular value of noise, `noise_edge`."""
+
+CONCAVITY = {"lowr": 8.0, "all": 2.0}
+"""γ of the low-rank penalty [1/mean curvature of the data term]."""
 
 BLOCK = 128
 """Galaxies solved together where each has its own problem."""
@@ -229,9 +236,9 @@ class _Block:
         if self.settings.parity:
             return torch.ones_like(self.image)
         if self.settings.grad_type == "none":
-            return self.image
+            return self.image.clone()
         if self.settings.mode in {"lowr", "all"}:
-            return self._data().right
+            return self._data().pulled()
         begin = wiener(self.image, psf=self.stack.psf, weight=self.weight)
         return begin.clamp(min=0) if self.settings.positivity else begin
 
@@ -268,29 +275,39 @@ class _Block:
         bands = Bands(
             shape=self.stack.shape,
             wavelet=settings.wavelet,
-            n_scales=len(settings.wave_thresh_factor),
+            n_scales=len(settings.wave_factors),
         )
-        thresholds = self.level * sparse_thresholds(bands, self.blur, settings.wave_thresh_factor)
+        thresholds = self.level * sparse_thresholds(bands, self.blur, settings.wave_factors)
         # The published program pairs each galaxy with the PSF at its place from the end.
         return Sparse(bands, thresholds.flip(0) if settings.parity else thresholds)
 
     def _low_rank(self) -> Prior:
-        settings, n = self.settings, len(self.stack)
-        threshold = settings.rank_factor * self.level
+        settings = self.settings
+        concavity = CONCAVITY[settings.mode] / float(self.blur.psf.square().sum((1, 2)).mean())
+        hard: ThresholdKind = "hard" if settings.parity else "firm"
+        kind = "soft" if settings.lowr_thresh_type == "soft" else hard
         if settings.lowr_type == "ngole":
             return LowRankCoefficients(
-                threshold,
-                kind=settings.lowr_thresh_type,
+                (settings.lowr_thresh_factor or 1.0) * self.level,
+                kind=kind,
+                concavity=concavity,
                 blur=self.blur,
                 paired=settings.parity,
             )
-        pixels = self.image[0].numel()
-        hard: ThresholdKind = "hard" if settings.parity else "firm"
         return LowRank(
-            threshold * low_rank_threshold(n, pixels),
-            kind="soft" if settings.lowr_thresh_type == "soft" else hard,
+            self._low_rank_level() * self.level,
+            kind=kind,
+            concavity=concavity,
             follow=not settings.parity,
         )
+
+    def _low_rank_level(self) -> float:
+        """λ for unit noise: a share of what noise gives, or the published one by a factor."""
+        settings, n = self.settings, len(self.stack)
+        if settings.lowr_thresh_factor is None and not settings.parity:
+            return SHARE_OF_NOISE[settings.mode] * noise_edge(n, self.blur)
+        published = low_rank_threshold(n, self.image[0].numel())
+        return (settings.lowr_thresh_factor or 1.0) * published
 
     def _flags(self, solved: Solved) -> Tensor:
         flags = torch.where(self.stack.masked, int(ObjectFlag.MASKED), 0)

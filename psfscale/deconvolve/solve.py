@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.deconvolve.convergence import CostWindow, RemainingDistance
-from psfscale.deconvolve.priors import Sparse
+from psfscale.deconvolve.descent import primal_step
+from psfscale.deconvolve.priors import Free, Positive, Sparse
+from psfscale.errors import ConfigError
 from psfscale.kernels.optimize.prox import project_positive
 from psfscale.kernels.optimize.splitting import (
     DualTerm,
+    GradientStep,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
@@ -27,12 +30,18 @@ if TYPE_CHECKING:
     from psfscale.deconvolve.priors import Prior
     from psfscale.deconvolve.problem import DataTerm
     from psfscale.deconvolve.settings import DeconvolutionSettings
-    from psfscale.kernels.optimize.splitting import Ending
+    from psfscale.kernels.optimize.splitting import Ending, PrimalStep
 
 __all__ = ["Solved", "solve"]
 
 PARITY_RELAX, PARITY_STEP = 0.8, 0.5
 """ρ, and τ = σ, of the published program."""
+
+JOINT_STEP, OWN_STEP, POSITIVE_STEP = 1.5, 2.0, 0.5
+"""Dual steps of low rank, sparsity and positivity [mean curvature of the data term]."""
+
+RELAX, RELAX_LIMIT = 1.4, 1.5
+"""ρ in the metric of the data, and its condition there with pixels of any weight."""
 
 POSITIVITY_SHARE = 0.1
 """Weight of positivity in the generalised forward-backward splitting."""
@@ -80,10 +89,10 @@ class _Stop:
         """Of the test that decides."""
         return self.costs.residual if self._parity else self.distance.residual
 
-    def __call__(self, x: Tensor, step: Tensor) -> bool:
+    def __call__(self, x: Tensor, moved: Tensor) -> bool:
         """Whether to stop."""
-        by_cost = self.costs(x, step)
-        return by_cost if self._parity else self.distance(x, step)
+        by_cost = self.costs(x, moved)
+        return by_cost if self._parity else self.distance(x, moved)
 
     def converged(self, n: int) -> Tensor:
         """Which galaxies are done."""
@@ -124,6 +133,35 @@ class _Solver:
         return self._generalised(x)
 
     def _primal_dual(self, x: Tensor) -> tuple[Tensor, Ending]:
+        """In the metric of the data where that is a filter and no step is prescribed."""
+        primal, terms, relaxation = self._given_steps() if self._plain else self._own_steps()
+        if not self.duals:
+            value = 1.0 if self.settings.parity else 0.0
+            self.duals = [torch.full_like(term.operator.forward(x), value) for term in terms]
+        x, self.duals, convergence = primal_dual(
+            primal,
+            terms,
+            relaxation=relaxation,
+            start=x,
+            duals=self.duals,
+            stop=self.stop,
+            max_iterations=self.settings.n_iter,
+        )
+        return self.project(x), convergence
+
+    @property
+    def _plain(self) -> bool:
+        settings = self.settings
+        return bool(
+            settings.parity
+            or settings.condat_tau
+            or settings.condat_sigma
+            or settings.grad_type in {"psf_unknown", "none"}
+            or settings.boundary == "zero"
+        )
+
+    def _given_steps(self) -> tuple[PrimalStep, list[DualTerm], float]:
+        """One step for all detail: the published ones, given ones, or as long as converges."""
         settings = self.settings
         parity = settings.parity
         steps = primal_dual_steps(
@@ -133,26 +171,37 @@ class _Solver:
             sigma=settings.condat_sigma or (PARITY_STEP if parity else None),
             relaxation=settings.relax or (PARITY_RELAX if parity else None),
         )
+        primal = GradientStep(gradient=self.data.gradient, project=self.project, tau=steps.tau)
+        return primal, [_term(prior, steps.sigma) for prior in self.priors], steps.relaxation
+
+    def _own_steps(self) -> tuple[PrimalStep, list[DualTerm], float]:
+        """Dual steps in units of each galaxy's mean curvature, the primal one in that metric."""
+        settings = self.settings
+        curvature = self.data.blur.psf.square().sum((-2, -1))
         terms = [
-            DualTerm(operator=prior.operator, prox_conjugate=prior.prox_conjugate)
+            _term(
+                prior, JOINT_STEP * float(curvature.mean()) if prior.joint else OWN_STEP * curvature
+            )
             for prior in self.priors
         ]
-        if not self.duals:
-            value = 1.0 if parity else 0.0
-            self.duals = [
-                torch.full_like(prior.operator.forward(x), value) for prior in self.priors
-            ]
-        x, self.duals, convergence = primal_dual(
-            self.data.gradient,
-            terms,
-            project=self.project,
-            steps=steps,
-            start=x,
-            duals=self.duals,
-            stop=self.stop,
-            max_iterations=settings.n_iter,
-        )
-        return x, convergence
+        if settings.positivity or not terms:
+            terms.append(
+                _term(Positive() if settings.positivity else Free(), POSITIVE_STEP * curvature)
+            )
+        damping = torch.zeros_like(curvature)
+        for term in terms:
+            damping = damping + term.sigma * float(term.operator.norm()) ** 2
+        return primal_step(self.data, damping), terms, self._relaxation()
+
+    def _relaxation(self) -> float:
+        given = self.settings.relax
+        if given is not None and given >= RELAX_LIMIT:
+            msg = (
+                f"relax = {given:g} does not converge: it must be below {RELAX_LIMIT:g}; leave it "
+                "out to have it chosen"
+            )
+            raise ConfigError(msg)
+        return given or RELAX
 
     def _generalised(self, x: Tensor) -> tuple[Tensor, Ending]:
         proxes: list[Callable[[Tensor, float], Tensor]] = [prior.prox for prior in self.priors]
@@ -201,6 +250,15 @@ class _Solver:
         return x
 
 
+def _term(prior: Prior, sigma: float | Tensor) -> DualTerm:
+    return DualTerm(
+        operator=prior.operator,
+        prox_conjugate=prior.prox_conjugate,
+        sigma=sigma,
+        joint=prior.joint,
+    )
+
+
 def _sparse(priors: Sequence[Prior]) -> list[Sparse]:
     return [prior for prior in priors if isinstance(prior, Sparse)]
 
@@ -232,7 +290,7 @@ def solve(
         costs = [*costs, solver.cost(x)]
     return Solved(
         x=x,
-        duals=tuple(solver.duals),
+        duals=tuple(solver.duals[: len(priors)]),
         cost=tuple(costs),
         convergence=tuple(passes),
         converged=solver.stop.converged(len(x)),

@@ -5,7 +5,7 @@ symbol  name                                                   unit
 ======  =====================================================  ==================
 H       convolution with the PSF, centre on index ``n // 2``   1
 K       transfer function of the PSF, half plane               1
-P, M    even and odd part of |K|² under ky → −ky               1
+P, M    even and odd part of a real gain under ky → −ky        of the gain
 ======  =====================================================  ==================
 
 Two boundaries. ``"circular"``: the stamp is one period of the sky, H has the transfer function
@@ -13,9 +13,9 @@ K on the stamp's own grid and HᵀH the gain |K|², exactly. ``"zero"``: the sky
 is dark and what the PSF carries outside is lost; the stamp is padded just so far that nothing
 wraps round.
 
-On a stamp whose side has a large prime factor (41, 61), where an FFT is slow, HᵀH is applied in
-the real Fourier basis ``F`` (rows cos and sin, orthogonal) as matrix products:
-``HᵀHx = Fᵀ(P ⊙ R + M ⊙ R(−ky, −kx))F`` with ``R = F x Fᵀ``.
+On a stamp whose side has a large prime factor (41, 61), where an FFT is slow, a real gain such as
+that of HᵀH is applied in the real Fourier basis ``F`` (rows cos and sin, orthogonal) as matrix
+products: ``HᵀHx = Fᵀ(P ⊙ R + M ⊙ R(−ky, −kx))F`` with ``R = F x Fᵀ``.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ import torch
 from scipy.fft import next_fast_len
 
 from psfscale.errors import ConfigError
+from psfscale.kernels.blocks import stack_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-__all__ = ["Boundary", "Convolution", "real_fourier_basis"]
+__all__ = ["Boundary", "Convolution", "Gain", "real_fourier_basis"]
 
 Boundary = Literal["circular", "zero"]
-
-BLOCK_BYTES = 2**19
-"""Stamps taken together on a processor: what stays in its second-level cache."""
 
 LARGEST_RADIX = 7
 LARGEST_PRODUCT = 64
@@ -140,9 +138,20 @@ class Convolution:
             return self.adjoint(weight * self.forward(x))
         if self.boundary == "zero":
             return self.adjoint(self.forward(x))
-        if _prefers_products(self.shape):
-            return self._blockwise(self._mixed, x, *self._parity_parts)
-        return self._blockwise(self._scaled, x, self.power)
+        return self._normal_gain(x)
+
+    @cached_property
+    def _normal_gain(self) -> Gain:
+        return self._gain(lambda power, _: power)
+
+    def resolvent(self, damping: Float[Tensor, " psf"]) -> Gain:
+        """``(HᵀH + damping)⁻¹`` on a circular stamp; holds nothing of the convolution."""
+        return self._gain(lambda power, block: 1 / (power + damping[block, None, None]))
+
+    def _gain(self, of_power: Callable[[Tensor, slice], Tensor]) -> Gain:
+        transfer = self.transfer.reshape(-1, *self.transfer.shape[-2:])
+        parts = (of_power(_square(transfer[block]), block) for block in self._blocks(transfer))
+        return Gain.of(parts, n=self.psf.shape[:-2], shape=self.shape, like=self.psf)
 
     def response(self, images: Float[Tensor, "image y x"]) -> Float[Tensor, "psf image"]:
         """Norm of each image as each PSF blurs it, on a circular stamp."""
@@ -180,36 +189,69 @@ class Convolution:
     @cached_property
     def power(self) -> Float[Tensor, "*object fy fx"]:
         """|K|²."""
-        return self.transfer.real**2 + self.transfer.imag**2
-
-    @cached_property
-    def _parity_parts(self) -> tuple[Tensor, Tensor]:
-        """P and M on the whole plane of the real Fourier basis."""
-        ny, nx = self.shape
-        column = torch.arange(nx, device=self.psf.device)
-        mirrored = (-torch.arange(ny, device=self.psf.device)) % ny
-        transfer = self.transfer.reshape(-1, *self.transfer.shape[-2:])
-        even = self.psf.new_empty((len(transfer), ny, nx))
-        odd = self.psf.new_empty((len(transfer), ny - 1, nx - 1))
-        for block in self._blocks(even):
-            half = transfer[block].real ** 2 + transfer[block].imag ** 2
-            # Beyond the half plane |K(ky, kx)|² is |K(−ky, nx − kx)|².
-            right = half[..., column.clamp(max=nx // 2)]
-            left = half[..., mirrored, :][..., torch.minimum(nx - column, column)]
-            here = torch.where(column <= nx // 2, right, left)
-            there = here[..., mirrored, :]
-            even[block] = (there + here) / 2
-            odd[block] = ((there - here) / 2)[..., 1:, 1:]
-        n_batch = self.psf.shape[:-2]
-        return even.reshape(*n_batch, ny, nx), odd.reshape(*n_batch, ny - 1, nx - 1)
+        return _square(self.transfer)
 
     def _convolved(self, x: Tensor, transfer: Tensor) -> Tensor:
         spectra = torch.fft.rfft2(x, s=self.padded) * transfer
         whole: Tensor = torch.fft.irfft2(spectra, s=self.padded)
         return whole[..., : self.shape[0], : self.shape[1]]
 
-    def _scaled(self, x: Tensor, power: Tensor) -> Tensor:
-        spectra = torch.view_as_real(torch.fft.rfft2(x)) * power[..., None]
+    def _blockwise(self, apply: Callable[..., Tensor], x: Tensor, *factors: Tensor) -> Tensor:
+        return _blockwise(apply, x, factors, samples=math.prod(self.padded))
+
+    def _blocks(self, x: Tensor) -> Iterator[slice]:
+        return stack_blocks(x, samples=math.prod(self.padded))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gain:
+    """Stamps whose Fourier transform is multiplied by real gains, the same at k and −k.
+
+    Attributes
+    ----------
+    shape : (y, x) pixels of the stamps
+    parts : P and M on the plane of the real Fourier basis, (object, y, x) and less its first row
+        and column; or the gains on the half plane alone, (object, fy, fx), where an FFT is fast
+    """
+
+    shape: tuple[int, int]
+    parts: tuple[Tensor, ...]
+
+    @classmethod
+    def of(
+        cls,
+        gains: Iterable[Float[Tensor, "some fy fx"]],
+        *,
+        n: Sequence[int],
+        shape: tuple[int, int],
+        like: Tensor,
+    ) -> Gain:
+        """From gains on the half plane, a few objects at a time; `n` the axes of all of them."""
+        ny, nx = shape
+        sizes = [(ny, nx), (ny - 1, nx - 1)] if _prefers_products(shape) else [(ny, nx // 2 + 1)]
+        parts = tuple(like.new_empty((math.prod(n), *size)) for size in sizes)
+        first = 0
+        for gain in gains:
+            mine = slice(first, first + len(gain))
+            halves = _parity_parts(gain, shape) if len(parts) > 1 else (gain,)
+            for part, half in zip(parts, halves, strict=True):
+                part[mine] = half
+            first += len(gain)
+        return cls(shape=shape, parts=tuple(part.reshape(*n, *part.shape[1:]) for part in parts))
+
+    def __call__(self, x: Float[Tensor, "*object y x"]) -> Float[Tensor, "*object y x"]:
+        """The stamps filtered."""
+        apply = self._scaled if len(self.parts) == 1 else self._mixed
+        return _blockwise(apply, x, self.parts, samples=math.prod(self.shape))
+
+    def select(self, objects: slice) -> Gain:
+        """Of some of the objects, where each has its own."""
+        if len(self.parts[0]) == 1:
+            return self
+        return Gain(shape=self.shape, parts=tuple(part[objects] for part in self.parts))
+
+    def _scaled(self, x: Tensor, gain: Tensor) -> Tensor:
+        spectra = torch.view_as_real(torch.fft.rfft2(x)) * gain[..., None]
         image: Tensor = torch.fft.irfft2(torch.view_as_complex(spectra), s=self.shape)
         return image
 
@@ -220,21 +262,38 @@ class Convolution:
         out[..., 1:, 1:].addcmul_(spectra[..., 1:, 1:].flip((-2, -1)), odd)
         return fy.T @ (out @ fx)
 
-    def _blockwise(self, apply: Callable[..., Tensor], x: Tensor, *factors: Tensor) -> Tensor:
-        """`apply`, to a few stamps at a time where they form a plain stack."""
-        if x.ndim != 3:
-            return apply(x, *factors)
-        out = torch.empty_like(x)
-        for block in self._blocks(x):
-            mine = (f[block] if f.ndim == 3 and len(f) == len(x) else f for f in factors)
-            out[block] = apply(x[block], *mine)
-        return out
 
-    def _blocks(self, x: Tensor) -> Iterator[slice]:
-        size = len(x)
-        if x.device.type == "cpu":
-            size = max(1, BLOCK_BYTES // (x.element_size() * math.prod(self.padded)))
-        return (slice(i, i + size) for i in range(0, len(x), size))
+def _parity_parts(
+    gain: Float[Tensor, "object fy fx"], shape: tuple[int, int]
+) -> tuple[Float[Tensor, "object y x"], Float[Tensor, "object y1 x1"]]:
+    """P and M on the whole plane of the real Fourier basis."""
+    ny, nx = shape
+    column = torch.arange(nx, device=gain.device)
+    mirrored = (-torch.arange(ny, device=gain.device)) % ny
+    # Beyond the half plane the gain at (ky, kx) is that at (−ky, nx − kx).
+    right = gain[..., column.clamp(max=nx // 2)]
+    left = gain[..., mirrored, :][..., torch.minimum(nx - column, column)]
+    here = torch.where(column <= nx // 2, right, left)
+    there = here[..., mirrored, :]
+    return (there + here) / 2, ((there - here) / 2)[..., 1:, 1:]
+
+
+def _square(transfer: Tensor) -> Tensor:
+    """|K|²."""
+    return transfer.real**2 + transfer.imag**2
+
+
+def _blockwise(
+    apply: Callable[..., Tensor], x: Tensor, factors: Sequence[Tensor], *, samples: int
+) -> Tensor:
+    """`apply`, to a few stamps at a time where they form a plain stack."""
+    if x.ndim != 3:
+        return apply(x, *factors)
+    out = torch.empty_like(x)
+    for block in stack_blocks(x, samples=samples):
+        mine = (f[block] if f.ndim == 3 and len(f) == len(x) else f for f in factors)
+        out[block] = apply(x[block], *mine)
+    return out
 
 
 def _prefers_products(shape: tuple[int, int]) -> bool:

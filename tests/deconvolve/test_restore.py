@@ -143,16 +143,14 @@ def test_deconvolve__galaxies_without_a_joint_prior_do_not_see_each_other(mode):
     torch.testing.assert_close(few.image, whole.image[[4, 1]], atol=1e-12, rtol=0)
 
 
-def test_all__gains_on_sparsity_alone_and_on_low_rank_at_full_strength():
+def test_all__gains_on_sparsity_alone():
     field = scene(40, snr=2, psf_width=(1.4, 1.8), seed=17)
 
     def error(**options):
         found = deconvolve(field.images, field.psfs, sigma=field.sigma, **options)
         return np.median(pixel_error(found.image, field.truth))
 
-    both = error(mode="all")
-    assert both < 0.9 * error(mode="sparse")
-    assert both < 0.9 * error(mode="all", lowr_thresh_factor=1.0)
+    assert error(mode="all") < 0.9 * error(mode="sparse")
 
 
 def test_deconvolve__low_rank_commutes_with_the_order_of_the_galaxies():
@@ -217,11 +215,13 @@ def test_deconvolve__starts_from_an_earlier_result():
     far = deconvolve(field.images, field.psfs, n_iter=600, **options)
     again = deconvolve(field.images, field.psfs, n_iter=5, current_res=far.image, **options)
     fresh = deconvolve(field.images, field.psfs, n_iter=5, **options)
-    assert again.cost[-1] <= far.cost[-1] < fresh.cost[-1]
+    gaps = [float((r.image - far.image).norm() / far.image.norm()) for r in (again, fresh)]
+    assert gaps[0] < 0.1 * gaps[1]
+    assert far.cost[-1] < again.cost[-1] < fresh.cost[-1]
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_deconvolve__refined_psfs_fit_better_than_wrong_ones(fixed):
+def test_deconvolve__refined_psfs_restore_better_than_wrong_ones(fixed):
     field = scene(8, snr=50, fixed=fixed)
     y, x = np.mgrid[:21, :21] - 10
     wrong = np.exp(-(x**2 + y**2) / 2 / 1.8**2)
@@ -233,7 +233,10 @@ def test_deconvolve__refined_psfs_fit_better_than_wrong_ones(fixed):
     kept = deconvolve(field.images, wrong, **options)
     assert refined.psf is not None
     assert refined.psf.shape == (1 if fixed else 8, 21, 21)
-    assert float(refined.chi2.mean()) < float(kept.chi2.mean())
+    gap = [float(np.square(psf - field.psfs).sum()) for psf in (refined.psf.numpy(), wrong)]
+    assert gap[0] < gap[1]
+    error = [np.median(pixel_error(r.image, field.truth)) for r in (refined, kept)]
+    assert error[0] < 0.8 * error[1]
 
 
 def test_deconvolve__shape_constraint_brings_moments_back():
@@ -258,9 +261,38 @@ def test_deconvolve__keeps_float32():
     assert found.image.dtype == found.sigma.dtype == torch.float32
 
 
+def test_deconvolve__means_it_where_it_says_converged():
+    field = scene(24, snr=10)
+    options = {"mode": "sparse", "sigma": field.sigma, "n_reweights": 0}
+    found = deconvolve(field.images, field.psfs, **options)
+    far = deconvolve(field.images, field.psfs, n_iter=2000, convergence=1e-9, **options)
+    assert float(found.converged.double().mean()) > 0.5
+    gap = (found.image - far.image).flatten(1).norm(dim=1) / far.image.flatten(1).norm(dim=1)
+    # a squared distance of 1e-4 is the bound
+    assert float(gap[found.converged].median()) < 0.015
+
+
+def test_deconvolve__gains_on_steps_that_are_the_same_for_all_detail():
+    """The same minimum, by steps in the metric of the data and by one step, masked and not."""
+    field = scene(6, snr=10)
+    mask = np.zeros(field.images.shape, dtype=bool)
+    mask[:, 2, 3] = True
+    options = {"mode": "sparse", "sigma": field.sigma, "n_reweights": 0}
+    for held_out in (None, mask):
+        answers = [
+            deconvolve(
+                field.images, field.psfs, mask=held_out, n_iter=n, convergence=1e-9,
+                condat_sigma=step, **options,
+            )
+            for n, step in ((600, None), (6000, 0.3))
+        ]  # fmt: skip
+        assert answers[0].cost[-1] == pytest.approx(answers[1].cost[-1], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
+        ({"mode": "lowr", "relax": 1.5}, ConfigError, "below 1.5"),
         ({"mode": "magic"}, ConfigError, "mode"),
         ({"depth": 3}, ConfigError, "depth"),
         ({"mode": "lowr", "condat_tau": 5.0}, ConfigError, "do not converge"),

@@ -9,7 +9,7 @@ from astropy.convolution import convolve_fft
 from scipy.signal import fftconvolve
 
 from psfscale.errors import ConfigError
-from psfscale.kernels import convolution
+from psfscale.kernels import blocks
 from psfscale.kernels.convolution import Convolution, real_fourier_basis
 
 SHAPES = [(8, 8), (11, 7), (6, 13), (21, 16)]
@@ -79,7 +79,7 @@ def test_convolution__blocks_and_leading_axes_change_nothing(monkeypatch):
     x, k = stack((11, 11)), psfs((5, 5))
     blur = Convolution(psf=k, shape=(11, 11))
     whole = blur.normal(x), blur.forward(x)
-    monkeypatch.setattr(convolution, "BLOCK_BYTES", 2 * 11 * 11 * 8)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2 * 11 * 11 * 8)
     torch.testing.assert_close(blur.normal(x), whole[0], atol=1e-14, rtol=0)
     torch.testing.assert_close(blur.forward(x), whole[1], atol=1e-14, rtol=0)
     pair = torch.stack([x, 2 * x])
@@ -150,3 +150,14 @@ def test_convolution__response_is_the_norm_of_the_blurred_images(shape):
     for psf, row in zip(blur.psf, blur.response(images), strict=True):
         blurred = Convolution(psf=psf, shape=shape).forward(images)
         torch.testing.assert_close(row, blurred.flatten(1).norm(dim=1))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (41, 41)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_resolvent__solves_the_damped_normal_equations(shape, shared):
+    blur = Convolution(psf=psfs((5, 5), n=1 if shared else 5), shape=shape)
+    damping = torch.linspace(0.1, 0.5, len(blur.psf), dtype=torch.float64)
+    x = stack(shape)
+    solve = blur.resolvent(damping)
+    torch.testing.assert_close(solve(blur.normal(x) + damping[:, None, None] * x), x)
+    torch.testing.assert_close(solve.select(slice(1, 3))(x[1:3]), solve(x)[1:3])

@@ -1,8 +1,8 @@
 r"""Wavelet bands of stamps by separable filters: linear à trous, starlet, undecimated 7/9.
 
-The stamp is periodic and no pixel is dropped, so that each one-dimensional filter is a
-circulant matrix S and smoothing is ``S c Sᵀ``: on stamps of this size two small matrix products
-beat any FFT. The coarse band is left out: it is not penalised.
+The stamp is periodic and no pixel is dropped. The few taps of an à trous filter are added up along
+each axis; the 7/9 filters are circulant matrices S, smoothing is ``S c Sᵀ``: on stamps of this size
+both beat any FFT. The coarse band is left out: it is not penalised.
 
 ======  ==========================================  =====
 symbol  name                                        unit
@@ -53,6 +53,27 @@ def _circulant(
     return matrix
 
 
+def _smooth(c: Tensor, taps: Sequence[int], *, hole: int) -> Tensor:
+    """Periodic stamps smoothed along both axes by symmetric taps `hole` samples apart."""
+    middle = len(taps) // 2
+    for axis in (-1, -2):
+        n = c.shape[axis]
+        wide = _wrapped(c, hole * middle, axis)
+        c = c * (taps[middle] / sum(taps))
+        for k, tap in enumerate(taps):
+            if k != middle:
+                c.add_(wide.narrow(axis, hole * k, n), alpha=tap / sum(taps))
+    return c
+
+
+def _wrapped(c: Tensor, reach: int, axis: int) -> Tensor:
+    """Stamps with `reach` samples of the periods before and after."""
+    n = c.shape[axis]
+    if reach > n:
+        return c.index_select(axis, torch.arange(-reach, n + reach, device=c.device) % n)
+    return torch.cat([c.narrow(axis, n - reach, reach), c, c.narrow(axis, 0, reach)], axis)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bands:
     """Φ: the wavelet bands of stamps.
@@ -91,21 +112,17 @@ class Bands:
         return self.per_scale * self.n_scales
 
     @cached_property
-    def _low(self) -> list[tuple[Tensor, Tensor]]:
-        return [self._pair(j, high=False) for j in range(self.n_scales)]
+    def _circulants(self) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+        return [(self._pair(j, high=False), self._pair(j, high=True)) for j in range(self.n_scales)]
 
-    @cached_property
-    def _high(self) -> list[tuple[Tensor, Tensor]]:
-        return [self._pair(j, high=True) for j in range(self.n_scales)]
+    def _matrices(self, scale: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The 7/9 filters' matrices along y and x, low and high."""
+        low, high = self._circulants[scale]
+        return [m.to(like) for m in low], [m.to(like) for m in high]
 
     def _pair(self, scale: int, *, high: bool) -> tuple[Tensor, Tensor]:
-        """The filter's matrices along y and x."""
-        if self.wavelet == "biorthogonal":
-            taps = [t / math.sqrt(2) for t in pywt.Wavelet("bior4.4").filter_bank[int(high)]]
-            centre = max(range(len(taps)), key=lambda k: abs(taps[k]))
-        else:
-            whole = SMOOTHING[self.wavelet]
-            taps, centre = [t / sum(whole) for t in whole], len(whole) // 2
+        taps = [t / math.sqrt(2) for t in pywt.Wavelet("bior4.4").filter_bank[int(high)]]
+        centre = max(range(len(taps)), key=lambda k: abs(taps[k]))
         y, x = (_circulant(taps, hole=2**scale, centre=centre, n=n) for n in self.shape)
         return y, x
 
@@ -113,17 +130,16 @@ class Bands:
         """The bands of the stamps."""
         out = x.new_empty((*x.shape[:-2], len(self), *self.shape))
         smooth = x
-        for j, (y, z) in enumerate(self._low):
-            low = y.to(x), z.to(x)
+        for j in range(self.n_scales):
             if self.wavelet == "biorthogonal":
-                high = [m.to(x) for m in self._high[j]]
+                low, high = self._matrices(j, x)
                 along_low, along_high = smooth @ low[1].T, smooth @ high[1].T
                 out[..., 3 * j, :, :] = low[0] @ along_high
                 out[..., 3 * j + 1, :, :] = high[0] @ along_low
                 out[..., 3 * j + 2, :, :] = high[0] @ along_high
                 smooth = low[0] @ along_low
             else:
-                coarse = low[0] @ (smooth @ low[1].T)
+                coarse = _smooth(smooth, SMOOTHING[self.wavelet], hole=2**j)
                 torch.sub(smooth, coarse, out=out[..., j, :, :])
                 smooth = coarse
         return out
@@ -132,16 +148,15 @@ class Bands:
         """Adjoint of `forward`."""
         total = torch.zeros_like(y[..., 0, :, :])
         for j in reversed(range(self.n_scales)):
-            low = [m.to(y) for m in self._low[j]]
             if self.wavelet == "biorthogonal":
-                high = [m.to(y) for m in self._high[j]]
+                low, high = self._matrices(j, y)
                 wide, tall, both = (y[..., 3 * j + k, :, :] for k in range(3))
                 along_low = low[0].T @ total + high[0].T @ tall
                 along_high = low[0].T @ wide + high[0].T @ both
                 total = along_low @ low[1] + along_high @ high[1]
             else:
                 band = y[..., j, :, :]
-                total = low[0].T @ ((total - band) @ low[1]) + band
+                total = _smooth(total - band, SMOOTHING[self.wavelet], hole=2**j).add_(band)
         return total
 
     @cached_property

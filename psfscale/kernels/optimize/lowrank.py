@@ -11,15 +11,16 @@ T       threshold                                              as A
 
 ``Σ_i (f(s_i)/s_i) u_i u_iᵀ A`` needs the u_i with s_i ≥ T alone. They come from the
 eigen-decomposition of the smaller Gram matrix, in float64 because a threshold decides on them;
-or, where A is the next of a sequence and large, from a Rayleigh-Ritz step in the space of the
-last ones and their images under A Aᵀ (block Krylov), a few of those below the threshold among
+or, where A is the next of a sequence and large, from a Rayleigh-Ritz step in the image under A of
+the last right singular vectors (subspace iteration), a few of those below the threshold among
 them so that a newcomer is seen.
 
 Three rules f: ``"soft"``, s − T; ``"hard"``, s as it is; ``"firm"``, which rises from 0 at T to s
-at `FIRM_END`·T and stays there. A hard threshold inside a splitting has no rest: a value that the
+at ``end``·T and stays there. A hard threshold inside a splitting has no rest: a value that the
 data alone hold between nothing and T comes and goes for ever. The firm one settles at what the
 hard one circles round, and leaves large values alone as it does. It is the proximal operator of
-the minimax concave penalty (Gao & Bruce 1997, Stat. Sin. 7, 855; Zhang 2010, Ann. Stat. 38, 894).
+the minimax concave penalty (Gao & Bruce 1997, Stat. Sin. 7, 855; Zhang 2010, Ann. Stat. 38, 894),
+``end`` that penalty's γ over the step.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["SingularThreshold", "ThresholdKind", "nuclear_norm", "singular_values"]
+__all__ = [
+    "SingularThreshold",
+    "ThresholdKind",
+    "nuclear_norm",
+    "singular_values",
+    "threshold_gain",
+]
 
 EXACT_SIDE = 160
 """Matrices whose smaller side is up to this are always decomposed."""
@@ -43,6 +50,9 @@ GRAM_BLOCK = 256
 SPARE = 12
 """Singular vectors below the threshold that are followed."""
 
+LEAST_SPARE = 3
+"""Fewer below the threshold than this, and newcomers may have been missed."""
+
 FIRST_WIDTH = 64
 """Dimensions of the random space that singular vectors are first sought in."""
 
@@ -50,9 +60,22 @@ POWERS = 2
 """Multiplications with A Aᵀ that turn a random space towards the largest singular values."""
 
 FIRM_END = 1.5
-"""Where a firm threshold leaves values as they are [T]."""
+"""Where a firm threshold leaves values as they are, at the least [T]."""
 
 ThresholdKind = Literal["hard", "soft", "firm"]
+
+
+def threshold_gain(
+    s: Tensor, threshold: Tensor | float, *, kind: ThresholdKind, end: float
+) -> Tensor:
+    """f(s)/s of values s ≥ T."""
+    if kind == "hard":
+        return torch.ones_like(s)
+    shrunk = 1 - threshold / s
+    if kind == "soft":
+        return shrunk
+    end = max(end, FIRM_END)
+    return (shrunk * (end / (end - 1))).clamp(max=1)
 
 
 def _gram(a: Float[Tensor, "object pixel"]) -> Float[Tensor, "side side"]:
@@ -91,76 +114,83 @@ class SingularThreshold:
         self.kind = kind
         self.follow = follow
         self.rank = 0
-        self._left: Tensor | None = None
+        self._right: Tensor | None = None
 
     def __call__(
-        self, a: Float[Tensor, "object pixel"], threshold: float
+        self, a: Float[Tensor, "object pixel"], threshold: float, *, end: float = FIRM_END
     ) -> Float[Tensor, "object pixel"]:
         """A with its singular values thresholded; `rank` then says how many are left."""
+        left, right = self._kept(a, threshold, end)
+        return left @ right
+
+    def excess(
+        self, a: Float[Tensor, "object pixel"], threshold: float, *, end: float = FIRM_END
+    ) -> Float[Tensor, "object pixel"]:
+        """What the threshold takes away from A."""
+        left, right = self._kept(a, threshold, end)
+        return torch.addmm(a, left, right, alpha=-1)
+
+    def _kept(self, a: Tensor, threshold: float, end: float) -> tuple[Tensor, Tensor]:
+        """The thresholded matrix as a product."""
         if not self.follow or min(a.shape) <= EXACT_SIDE:
-            return self._decomposed(a, threshold, remember=False)
-        out = None if self._left is None else self._followed(a, self._left, threshold)
+            return self._decomposed(a, threshold, end, remember=False)
+        out = None if self._right is None else self._followed(a, self._right, threshold, end)
         if out is None:
-            out = self._sought(a, threshold)
-        return self._decomposed(a, threshold, remember=True) if out is None else out
+            out = self._sought(a, threshold, end)
+        return self._decomposed(a, threshold, end, remember=True) if out is None else out
 
-    def _gain(self, s: Float[Tensor, " value"], threshold: float) -> Float[Tensor, " value"]:
-        """f(s)/s of the kept values."""
-        if self.kind == "hard":
-            return torch.ones_like(s)
-        shrunk = 1 - threshold / s
-        if self.kind == "soft":
-            return shrunk
-        return (shrunk * FIRM_END / (FIRM_END - 1)).clamp(max=1)
+    def _gain(self, s: Float[Tensor, " value"], threshold: float, end: float) -> Tensor:
+        return threshold_gain(s, threshold, kind=self.kind, end=end)
 
-    def _decomposed(self, a: Tensor, threshold: float, *, remember: bool) -> Tensor:
+    def _decomposed(
+        self, a: Tensor, threshold: float, end: float, *, remember: bool
+    ) -> tuple[Tensor, Tensor]:
         square, vectors = torch.linalg.eigh(_gram(a))
         s = square.clamp(min=0).sqrt()
         self.rank = int((s >= threshold).sum())
         top = vectors[:, len(s) - self.rank :]
-        gain = self._gain(s[len(s) - self.rank :], threshold)
-        projector = (top * gain).to(a), top.T.to(a)
+        gain = self._gain(s[len(s) - self.rank :], threshold, end)
         by_object = a.shape[0] <= a.shape[1]
         if remember:
             near = vectors[:, -(self.rank + SPARE) :]
-            left = near if by_object else torch.linalg.qr(a.double() @ near).Q
-            self._left = left.to(a)
-        out: Tensor = (
-            projector[0] @ (projector[1] @ a) if by_object else (a @ projector[0]) @ projector[1]
-        )
-        return out
+            self._right = a.T @ near.to(a) if by_object else near.to(a)
+        weighted, top = (top * gain).to(a), top.to(a)
+        return (weighted, top.T @ a) if by_object else (a @ weighted, top.T)
 
-    def _sought(self, a: Tensor, threshold: float) -> Tensor | None:
-        """The same from a random space; None where too many values are kept for that.
+    def _sought(self, a: Tensor, threshold: float, end: float) -> tuple[Tensor, Tensor] | None:
+        """The same from what is known and a random space; None where that would be too wide.
 
         The space is drawn on the side of the pixels: the order of the objects is immaterial.
         """
-        width = FIRST_WIDTH
-        while width <= min(a.shape) // 4:
+        known = a.new_empty((a.shape[1], 0)) if self._right is None else self._right
+        width = max(FIRST_WIDTH, 2 * known.shape[1])
+        while width <= min(a.shape) // 2:
             generator = torch.Generator(device=a.device).manual_seed(width)
-            draw = torch.randn(a.shape[1], width, generator=generator, device=a.device).to(a)
-            left = torch.linalg.qr(a @ draw).Q
+            more = (a.shape[1], width - known.shape[1])
+            draw = torch.randn(more, generator=generator, device=a.device).to(a)
+            right = torch.cat([known, draw], dim=1)
             for _ in range(POWERS):
-                left = torch.linalg.qr(a @ (a.T @ left)).Q
-            out = self._followed(a, left, threshold)
+                right = a.T @ torch.linalg.qr(a @ right).Q
+            out = self._followed(a, right, threshold, end, spare=width // 4)
             if out is not None:
                 return out
             width *= 2
         return None
 
-    def _followed(self, a: Tensor, left: Tensor, threshold: float) -> Tensor | None:
-        """The same by Rayleigh-Ritz; None where the followed vectors no longer suffice."""
-        q = torch.linalg.qr(torch.cat([left, a @ (a.T @ left)], dim=1)).Q
+    def _followed(
+        self, a: Tensor, right: Tensor, threshold: float, end: float, *, spare: int = LEAST_SPARE
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same by Rayleigh-Ritz; None where fewer than `spare` are below the threshold."""
+        q = torch.linalg.qr(a @ right).Q
         rows = q.T @ a
         square, vectors = torch.linalg.eigh(_gram(rows))
         s = square.clamp(min=0).sqrt()
         rank = int((s >= threshold).sum())
-        if rank + SPARE > left.shape[1] + SPARE // 2:
-            return None
+        if rank > right.shape[1] - spare:
+            return None  # more may be above the threshold than this space has room for
         self.rank = rank
-        vectors = vectors.to(a)
-        top = vectors[:, len(s) - rank :]
-        self._left = q @ vectors[:, -(rank + SPARE) :]
-        gain = self._gain(s[len(s) - rank :], threshold).to(a)
-        out: Tensor = ((q @ top) * gain) @ (top.T @ rows)
-        return out
+        near = vectors[:, -(rank + SPARE) :].to(a)
+        followed = near.T @ rows
+        self._right = followed.T
+        gain = self._gain(s[len(s) - rank :], threshold, end).to(a)
+        return (q @ near[:, near.shape[1] - rank :]) * gain, followed[near.shape[1] - rank :]

@@ -21,11 +21,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import torch
+
 from psfscale.errors import ConfigError
+from psfscale.kernels.blocks import stack_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from jaxtyping import Float
     from torch import Tensor
 
     from psfscale.kernels.operator import LinearOperator
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
     Prox = Callable[[Tensor, float], Tensor]
 
 __all__ = [
+    "ALL",
     "DualTerm",
     "Ending",
+    "GradientStep",
+    "PrimalStep",
     "Steps",
     "StopTest",
     "forward_backward",
@@ -42,6 +49,10 @@ __all__ = [
     "primal_dual",
     "primal_dual_steps",
 ]
+
+
+ALL = slice(None)
+"""All objects."""
 
 
 class StopTest(Protocol):
@@ -52,8 +63,16 @@ class StopTest(Protocol):
         """What it last measured, in its own terms."""
         ...
 
-    def __call__(self, x: Tensor, step: Tensor) -> bool:
-        """Whether to stop at `x`, reached by `step` from the one before."""
+    def __call__(self, x: Tensor, moved: Float[Tensor, " object"]) -> bool:
+        """Whether to stop at `x`, whose objects have moved as far from the ones before."""
+        ...
+
+
+class PrimalStep(Protocol):
+    """The primal half of a primal-dual iteration."""
+
+    def at(self, x: Tensor) -> Callable[[Tensor, slice], Tensor]:
+        """From x on: against a pull Lᵀu of some of the objects, to where these would go."""
         ...
 
 
@@ -80,10 +99,45 @@ class Ending:
 
 @dataclass(frozen=True, kw_only=True)
 class DualTerm:
-    """One term g(L x) of a cost, known by L and the proximal operator of t·g*."""
+    """One term g(L x) of a cost, known by L and the proximal operator of σ·g*.
+
+    Attributes
+    ----------
+    operator : L
+    prox_conjugate : of σ·g*, called with its argument, σ and the objects that the argument is of
+    sigma : dual step, or (object,) the step of each
+    joint : whether the proximal operator needs all objects at once
+    """
 
     operator: LinearOperator
-    prox_conjugate: Callable[[Tensor, float], Tensor]
+    prox_conjugate: Callable[[Tensor, float | Tensor, slice], Tensor]
+    sigma: float | Tensor
+    joint: bool = False
+
+    def step(self, objects: slice, like: Tensor) -> float | Tensor:
+        """σ of some objects, shaped to multiply their duals."""
+        if not isinstance(self.sigma, torch.Tensor):
+            return self.sigma
+        mine = self.sigma[objects] if len(self.sigma) > 1 else self.sigma
+        return mine.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientStep:
+    """x − τ(∇f(x) + Lᵀu), projected on what is allowed: for any f that is smooth."""
+
+    gradient: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
+    tau: float
+
+    def at(self, x: Tensor) -> Callable[[Tensor, slice], Tensor]:
+        """From x on."""
+        slope = self.gradient(x)
+
+        def ahead(pull: Tensor, objects: slice) -> Tensor:
+            return self.project(x[objects].sub(slope[objects] + pull, alpha=self.tau))
+
+        return ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,47 +199,82 @@ def _ending(n_iterations: int, stop: StopTest, *, stopped: bool) -> Ending:
     )
 
 
-def _dual_step(term: DualTerm, u: Tensor, ahead: Tensor, *, sigma: float, rho: float) -> Tensor:
-    ascent = u.add(term.operator.forward(ahead), alpha=sigma)
-    nearest = term.prox_conjugate(ascent, sigma)
-    return nearest if rho == 1 else u.lerp(nearest, rho)
+def _lengths(step: Tensor) -> Float[Tensor, " object"]:
+    length: Tensor = torch.linalg.vector_norm(step.reshape(len(step), -1), dim=1)
+    return length
+
+
+def _blocks(x: Tensor, duals: Sequence[Tensor]) -> list[slice]:
+    widest = max(part[0].numel() for part in (x, *duals))
+    return list(stack_blocks(x, samples=widest))
 
 
 def primal_dual(
-    gradient: Callable[[Tensor], Tensor],
+    primal: PrimalStep,
     terms: Sequence[DualTerm],
     *,
-    project: Callable[[Tensor], Tensor],
-    steps: Steps,
+    relaxation: float,
     start: Tensor,
     duals: Sequence[Tensor],
     stop: StopTest,
     max_iterations: int,
 ) -> tuple[Tensor, list[Tensor], Ending]:
-    """Minimum of f(x) + Σ g_i(L_i x) over the set that `project` projects on (Condat-Vũ).
+    """Minimum of f(x) + Σ g_i(L_i x), f known by its primal step (Condat-Vũ).
+
+    Objects go through an iteration a few at a time, but for the proximal operators of joint
+    terms: what is held are x, the duals, and two arrays more as large as a joint dual.
+
+    Parameters
+    ----------
+    start, duals : overwritten
 
     Returns
     -------
     x, the dual variables, and why it stopped
     """
-    tau, sigma, rho = steps.tau, steps.sigma, steps.relaxation
+    rho = relaxation
     x, u = start, list(duals)
+    moved = torch.empty(len(x), dtype=x.dtype, device=x.device)
     stopped, done = False, 0
     while done < max_iterations and not stopped:
-        pull = gradient(x)
-        for term, dual in zip(terms, u, strict=True):
-            pull = pull.add(term.operator.adjoint(dual))
-        ahead = project(x.sub(pull, alpha=tau))
-        del pull  # a stack less in memory, as below
-        beyond = ahead.mul(2).sub_(x)
-        for i, term in enumerate(terms):
-            u[i] = _dual_step(term, u[i], beyond, sigma=sigma, rho=rho)
-        del beyond
-        step = ahead.sub_(x).mul_(rho)
-        x = x + step
+        ahead_of = primal.at(x)
+        joint = [_ascents(term, dual, rho) for term, dual in zip(terms, u, strict=True)]
+        for block in _blocks(x, u):
+            pull = torch.zeros_like(x[block])
+            for term, dual in zip(terms, u, strict=True):
+                pull += term.operator.adjoint(dual[block])
+            ahead = ahead_of(pull, block)
+            beyond = ahead.mul(2).sub_(x[block])
+            for term, dual, ascents in zip(terms, u, joint, strict=True):
+                sigma = term.step(block, dual)
+                ascent = term.operator.forward(beyond).mul(sigma).add_(dual[block])
+                if ascents is None:
+                    _relax(dual[block], term.prox_conjugate(ascent, sigma, block), rho)
+                else:
+                    ascents[block] = ascent
+            step = ahead.sub_(x[block]).mul_(rho)
+            x[block] += step
+            moved[block] = _lengths(step)
+        for term, dual, ascents in zip(terms, u, joint, strict=True):
+            if ascents is not None:
+                _relax(dual, term.prox_conjugate(ascents, term.sigma, ALL), rho)
         done += 1
-        stopped = stop(x, step)
+        stopped = stop(x, moved)
     return x, u, _ending(done, stop, stopped=stopped)
+
+
+def _ascents(term: DualTerm, dual: Tensor, rho: float) -> Tensor | None:
+    """Where the ascents of a joint term are gathered: over its dual where that is not needed."""
+    if not term.joint:
+        return None
+    return dual if rho == 1 else torch.empty_like(dual)
+
+
+def _relax(dual: Tensor, nearest: Tensor, rho: float) -> None:
+    if rho == 1:
+        dual.copy_(nearest)
+    else:
+        dual.lerp_(nearest, rho)
 
 
 def forward_backward(
@@ -222,7 +311,7 @@ def forward_backward(
         z = ahead + ((t - 1) / following) * move
         x, t = ahead, following
         done += 1
-        stopped = stop(x, move)
+        stopped = stop(x, _lengths(move))
     return x, _ending(done, stop, stopped=stopped)
 
 
@@ -267,5 +356,5 @@ def generalised_forward_backward(
         move = ahead - x
         x = ahead
         done += 1
-        stopped = stop(x, move)
+        stopped = stop(x, _lengths(move))
     return x, _ending(done, stop, stopped=stopped)

@@ -14,7 +14,7 @@ from psfscale.kernels.convolution import Convolution
 from psfscale.kernels.frames.analysis import Bands
 
 WAVELETS = ["linear", "starlet", "biorthogonal"]
-SHAPES = [(16, 16), (13, 9), (8, 21)]
+SHAPES = [(16, 16), (13, 9), (8, 21), (5, 3)]
 
 
 def stack(*shape, seed=1):

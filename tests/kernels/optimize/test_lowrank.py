@@ -50,12 +50,14 @@ def test_singular_threshold__follows_a_sequence(monkeypatch, kind, shape):
     monkeypatch.setattr(lowrank, "EXACT_SIDE", 20)
     rng = np.random.default_rng(3)
     left, right = rng.normal(size=(shape[0], 6)), rng.normal(size=(6, shape[1]))
+    noise = rng.normal(size=shape)
     act = SingularThreshold(kind)
     for k in range(12):
-        signal = torch.from_numpy(left @ np.diag(np.linspace(1, 2 + k / 10, 6)) @ right)
-        a = signal + 0.3 * torch.from_numpy(rng.normal(size=shape))
+        noise = 0.99 * noise + 0.14 * rng.normal(size=shape)
+        signal = left @ np.diag(np.linspace(1, 2 + k / 10, 6)) @ right
+        a = torch.from_numpy(signal + 0.3 * noise)
         out, wanted = act(a, 20.0), by_decomposition(a, 20.0, kind)
-        assert float((out - wanted).norm() / wanted.norm()) < 1e-4  # all noise is new each time
+        assert float((out - wanted).norm() / wanted.norm()) < 2e-4  # a seventh of the noise is new
         assert act.rank == int((singular_values(a) >= 20).sum())
 
 

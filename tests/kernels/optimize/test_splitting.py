@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from psfscale.errors import ConfigError
+from psfscale.kernels import blocks
 from psfscale.kernels.optimize.prox import project_box, project_positive, soft_threshold
 from psfscale.kernels.optimize.splitting import (
     DualTerm,
+    GradientStep,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
@@ -41,8 +43,8 @@ class _Small:
     def __init__(self, tolerance):
         self.tolerance, self.residual = tolerance, float("inf")
 
-    def __call__(self, x, step):
-        self.residual = float(step.norm())
+    def __call__(self, x, moved):
+        self.residual = float(moved.norm())
         return self.residual <= self.tolerance
 
 
@@ -50,16 +52,20 @@ def gradient(x):
     return MATRIX @ x - RIGHT
 
 
-def by_primal_dual(n=20000, **options):
-    term = DualTerm(operator=_Twice(), prox_conjugate=lambda u, _: project_box(u, LAMBDA / 2))
+def by_primal_dual(n=20000, *, joint=False, **options):
     steps = primal_dual_steps(lipschitz=BETA, norm_square=4.0, **options)
+    term = DualTerm(
+        operator=_Twice(),
+        prox_conjugate=lambda u, *_: project_box(u, LAMBDA / 2),
+        sigma=steps.sigma,
+        joint=joint,
+    )
     x, _, convergence = primal_dual(
-        gradient,
+        GradientStep(gradient=gradient, project=project_positive, tau=steps.tau),
         [term],
-        project=project_positive,
-        steps=steps,
-        start=ZERO,
-        duals=[ZERO],
+        relaxation=steps.relaxation,
+        start=ZERO.clone(),
+        duals=[ZERO.clone()],
         stop=_Small(1e-13),
         max_iterations=n,
     )
@@ -102,6 +108,15 @@ def test_splitting__meets_the_optimality_conditions(solver):
     pull = gradient(x) + LAMBDA
     assert float(pull[inside].abs().max()) < 1e-8
     assert (pull > -1e-8).all()
+
+
+@pytest.mark.parametrize("relaxation", [1.0, 0.7])
+def test_primal_dual__takes_objects_together_where_a_term_is_joint(monkeypatch, relaxation):
+    alone, _ = by_primal_dual(relaxation=relaxation)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 3 * 8)
+    joint, convergence = by_primal_dual(joint=True, relaxation=relaxation)
+    assert convergence.converged
+    torch.testing.assert_close(joint, alone, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("solver", [by_primal_dual, by_forward_backward, by_generalised])
