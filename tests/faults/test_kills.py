@@ -112,7 +112,7 @@ def test_signal__stops_cleanly_and_the_same_command_resumes(survey, number, code
     driver = start(survey, workers=1, **SLOW_FIT)
     wait_for(lambda: n_done(survey) >= 2)
     os.killpg(driver.pid, number) if number == signal.SIGINT else driver.send_signal(number)
-    said = end(driver, survey, seconds=20)
+    said = end(driver, survey)
     assert driver.returncode == code, said
     assert "the same command resumes" in said
     assert "Traceback" not in said
@@ -127,7 +127,7 @@ def test_signal__stops_a_serial_run_within_a_unit(survey) -> None:
     driver = start(survey, workers=0, model={"settings": {"sleep": 1.0}})
     wait_for(lambda: begun_units(survey / "run.zarr"))
     driver.send_signal(signal.SIGINT)
-    said = end(driver, survey, seconds=20)
+    said = end(driver, survey)
     assert driver.returncode == 130, said
     assert n_done(survey) == 0
 
