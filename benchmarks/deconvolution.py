@@ -10,6 +10,7 @@ against stored answers of a peer (`--peer`, made by any program that follows it:
 ``clean + sigma_uniform[S/N]·(images − clean)/sigma``; S/N is the spread of the noiseless stamp over
 the noise. Pixel error ‖x − t‖²/‖t‖² of the stamp, ellipticity error of unweighted moments under a
 Gaussian window of 5 pixels, medians; ± is the median's standard error from 200 bootstraps, seed 0.
+``simulation``: the same for galaxies of ``benchmarks/galaxies.py``, noise given.
 ``mixed``: the images as they are, every galaxy at its own S/N in one stack, by each mode; beside
 each S/N's galaxies as they come out of a stack of that S/N and one noise. ``--fast``: mode learnt
 by low frequencies alone.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from galaxies import simulated
 
 import psfscale
 from psfscale.deconvolve.score import gaussian_window, unweighted_ellipticity
@@ -141,6 +143,21 @@ def mixed(data: Path, names: list[str], levels: list[int], options: dict[str, ob
             line(f"{level:3d} {name}, one noise", alone[group], truth[group], tail)
 
 
+def simulation(seed: int, levels: list[int], names: list[str], n: int) -> None:
+    galaxies = simulated(n, seed=seed)
+    for level in levels:
+        images, sigma = galaxies.at_snr(level)
+        stack = galaxy_stack(images, galaxies.psfs, sigma=float(sigma))
+        plain = wiener(stack.image / float(sigma), psf=stack.psf) * float(sigma)
+        line(f"{level:3d} wiener", plain.numpy(), galaxies.truth, "")
+        for name in names:
+            start = time.process_time()
+            found = psfscale.deconvolve(images, galaxies.psfs, mode=name, sigma=float(sigma))
+            seconds = time.process_time() - start
+            tail = f"converged {float(found.converged.double().mean()):.2f}, {seconds:.1f} CPU s"
+            line(f"{level:3d} {name}", found.image.numpy(), galaxies.truth, tail)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data")
@@ -149,7 +166,10 @@ def main() -> None:
     parser.add_argument("--snr", default="1,5,20", help="of the rows `modes` and `mixed`")
     parser.add_argument("--fast", action="store_true", help="of the rows `mixed`, mode learnt")
     parser.add_argument("--modes", default="learnt,lowr,sparse,all,grad")
-    parser.add_argument("--galaxies", type=int, default=1000, help="of the rows `modes`")
+    parser.add_argument("--seed", type=int, default=977, help="of the row `simulation`")
+    parser.add_argument(
+        "--galaxies", type=int, default=1000, help="of the rows `modes`, `simulation`"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = args.rows.split(",")
@@ -160,6 +180,9 @@ def main() -> None:
     if "modes" in rows:
         levels = [int(level) for level in args.snr.split(",")]
         modes(args.data, levels, args.modes.split(","), args.galaxies)
+    if "simulation" in rows:
+        levels = [int(level) for level in args.snr.split(",")]
+        simulation(args.seed, levels, args.modes.split(","), args.galaxies)
     if "mixed" in rows:
         levels = [int(level) for level in args.snr.split(",")]
         options = {"learnt": {"fast": True, "error": False}} if args.fast else {}
