@@ -12,7 +12,8 @@ at once; and priors learnt from either half.
 ``scaling`` and ``stream``: catalogues drawn from the galaxies block by block (``catalogue.py``),
 one prior: CPU ms a galaxy and peak memory, of catalogues of 10² to ``--largest`` galaxies, and
 tenth by tenth of one of ``--restored``.
-``--fast``: all rows but ``mixed`` by low frequencies alone, without errors.
+``--fast``: all rows but ``mixed`` by low frequencies alone, without errors; ``--no-clumps``: these
+by elliptical profiles alone.
 
 Pixel error ‖x − t‖²/‖t‖²; e5: distance of ellipticities of unweighted moments under a Gaussian
 window of 5 pixels; e, R²: adaptive moments (HSM) of result and truth, R² relative; medians over
@@ -160,8 +161,11 @@ def main():
     parser.add_argument("--restored", type=int, default=100_000, help="of the row stream")
     parser.add_argument("--first", type=int, default=0, help="galaxy that the row stream begins at")
     parser.add_argument("--fast", action="store_true", help="low frequencies alone, no errors")
+    parser.add_argument("--no-clumps", action="store_true", help="elliptical profiles alone")
     options = parser.parse_args()
-    settings = LearntSettings(fast=True, error=False) if options.fast else LearntSettings()
+    settings = LearntSettings(
+        fast=options.fast, error=not options.fast, clumps=not options.no_clumps
+    )
     torch.set_num_threads(1)
     rows = options.rows.split(",")
     galaxies = (
