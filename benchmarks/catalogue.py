@@ -149,9 +149,9 @@ def row_stream(galaxies, settings, n, *, first):
             meter, errors = Meter(), []
 
 
-def row_chunks(galaxies, settings):
+def row_chunks(galaxies, settings, snr):
     """One prior, the same galaxies cut and ordered otherwise; and priors of either half."""
-    images, sigma = galaxies.at_snr(SNR)
+    images, sigma = galaxies.at_snr(snr)
     stack = galaxy_stack(images, galaxies.psfs, sigma=sigma)
     n = len(stack)
     halves = [learn_prior([stack.select(slice(i, n, 2))], settings=settings) for i in (0, 1)]
@@ -171,7 +171,7 @@ def row_chunks(galaxies, settings):
     plain = torch.arange(n)
     mixed = torch.from_numpy(np.random.default_rng(0).permutation(n))
     whole = found(halves[0], n, plain)
-    print(f"\nchunks, S/N {SNR}, {n} galaxies: relative difference of each from all at once")
+    print(f"\nchunks, S/N {snr}, {n} galaxies: relative difference of each from all at once")
     print(f"  {'':22s}{'image: median':>14s}{'99 %':>10s}{'largest':>10s}{'flux: largest':>15s}")
     ways = [(f"blocks of {cut}", halves[0], cut, plain) for cut in CUTS if cut < n]
     ways += [("shuffled, all at once", halves[0], n, mixed)]

@@ -157,6 +157,7 @@ def main():
     parser.add_argument("--rows", default="accuracy,mixed,chunks,scaling")
     parser.add_argument("--galaxies", type=int, default=1000, help="simulated")
     parser.add_argument("--seed", type=int, default=101, help="of the simulation")
+    parser.add_argument("--snr", type=int, default=5, help="of the row chunks")
     parser.add_argument("--largest", type=int, default=10_000, help="of the row scaling")
     parser.add_argument("--restored", type=int, default=100_000, help="of the row stream")
     parser.add_argument("--first", type=int, default=0, help="galaxy that the row stream begins at")
@@ -176,7 +177,7 @@ def main():
     if "mixed" in rows:
         row_mixed(galaxies)
     if "chunks" in rows:
-        row_chunks(galaxies, settings)
+        row_chunks(galaxies, settings, options.snr)
     if "scaling" in rows:
         row_scaling(galaxies, settings, options.largest)
     if "stream" in rows:

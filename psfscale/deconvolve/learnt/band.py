@@ -59,14 +59,16 @@ class Band(FourierPlane):
     device: torch.device | None = None
 
     @classmethod
-    def of(cls, canvas: Canvas, *, highest: float = HIGHEST) -> Band:
+    def of(
+        cls, canvas: Canvas, *, highest: float = HIGHEST, dtype: torch.dtype | None = None
+    ) -> Band:
         """Of the stamps of a canvas."""
         return cls(
             highest=highest,
             shape=canvas.shape,
             psf_shape=canvas.psf_shape,
             oversampling=canvas.oversampling,
-            dtype=canvas.dtype,
+            dtype=dtype or canvas.dtype,
             device=canvas.device,
         )
 

@@ -127,8 +127,12 @@ class Restorer:
 
     @cached_property
     def wide_band(self) -> Band:
-        """Nearly all frequencies of a stamp."""
-        return Band.of(self.canvas, highest=WIDE)
+        """Nearly all frequencies of a stamp, in float64.
+
+        What clumps are seen by is what no profile could show: a difference, of which rounding
+        leaves nothing in bright galaxies.
+        """
+        return Band.of(self.canvas, highest=WIDE, dtype=torch.float64)
 
     @cached_property
     def wide_fitter(self) -> ProfileFitter:
@@ -276,12 +280,12 @@ class Restorer:
         width = self.settings.resolution / self.settings.oversampling
         if self.settings.target_fwhm is not None:
             width = self.settings.target_fwhm / FWHM
-        found.image[clumpy] = field.restored(clumps, sigma=width)
-        remains = field.remains(clumps)
-        found.chi2[clumpy] = remains.square().sum(1) / sight.n_values
-        found.clumpiness[clumpy] = tau2
+        image, remains = field.restored(clumps, sigma=width), field.remains(clumps)
+        found.image[clumpy] = image.to(found.image)
+        found.chi2[clumpy] = (remains.square().sum(1) / sight.n_values).to(found.chi2)
+        found.clumpiness[clumpy] = tau2.to(found.clumpiness)
         if found.error is not None:
-            own = field.uncertainty(clumps, sigma=width)
+            own = field.uncertainty(clumps, sigma=width).to(found.error)
             found.error[clumpy] = (found.error[clumpy] ** 2 + own).sqrt()
 
     def restore(self, stack: GalaxyStack) -> LearntRestoration:

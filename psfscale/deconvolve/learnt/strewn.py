@@ -20,7 +20,7 @@ solved for, to first order in the move: what low frequencies tell of flux and sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -184,10 +184,6 @@ class StrewnField:
 
     def solved(self, tau2: Float[Tensor, " object"]) -> Strewn:
         """Clumps and the move of the profiles, the variance sharpened where clumps stand."""
-        if self.rest.dtype != torch.float64:
-            found = self.precise.solved(tau2.double())
-            parts = ((f.name, getattr(found, f.name)) for f in fields(found))
-            return Strewn(**{name: part.to(self.rest) for name, part in parts})
         broad = variance = self.variance * tau2[:, None, None]
         sky = torch.zeros_like(broad)
         for _ in range(SHARPENINGS):
@@ -197,28 +193,6 @@ class StrewnField:
         move = self.step - (self._along(sky) @ self.covariance)[:, 0]
         doubt = broad + self._through(sky**2, CLUMP_SPREAD).clamp(min=0)
         return Strewn(sky=sky, variance=doubt, move=move)
-
-    @property
-    def precise(self) -> StrewnField:
-        """The same in float64.
-
-        G is a difference: of bright galaxies float32 leaves too little of it, and what comes out
-        hangs on the galaxies beside.
-        """
-        sight = replace(
-            self.sight,
-            beam=self.sight.beam.to(torch.complex128),
-            scale=self.sight.scale.double(),
-        )
-        return StrewnField(
-            band=replace(self.band, dtype=torch.float64),
-            sight=sight,
-            columns=self.columns.to(torch.complex128),
-            rest=self.rest.double(),
-            covariance=self.covariance.double(),
-            step=self.step.double(),
-            variance=self.variance.double(),
-        )
 
     def _mean(
         self, variance: Tensor, *, start: Tensor, at_most: int

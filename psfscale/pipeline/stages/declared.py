@@ -339,7 +339,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "restore": Declared(
-        version=9,
+        version=10,
         build=_restore_stage,
         settings=_restore_settings,
         needs=("fit", "choose"),

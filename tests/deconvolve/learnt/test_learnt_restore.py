@@ -109,6 +109,9 @@ def test_oversampling__restores_on_the_grid_of_the_psf():
     assert error.max() < 0.02
 
 
+KNOT = galsim.Gaussian(sigma=BEAM, flux=60.0)
+
+
 def test_clumps__are_restored_where_the_data_show_them():
     rng = np.random.default_rng(26)
     smooth = sheared(galsim.Exponential(half_light_radius=3.5, flux=1000.0), 0.2, 0.1)
@@ -121,6 +124,25 @@ def test_clumps__are_restored_where_the_data_show_them():
     with_clumps, without = (pixel_error(r.image.numpy(), truth) for r in (result, bare))
     assert with_clumps[0] == without[0]
     assert with_clumps[1] < 0.45 * without[1]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_clumps__of_bright_galaxies_are_not_lost_in_rounding(fast):
+    rng = np.random.default_rng(33)
+    smooth = sheared(galsim.Exponential(half_light_radius=3.5, flux=1000.0), 0.2, 0.1)
+    truth = np.stack(
+        [
+            draw(galsim.Sum([smooth, *(knot.shift(*rng.normal(0, 3, 2)) for knot in [KNOT] * 5)]))
+            for _ in range(6)
+        ]
+    )
+    stack = observed(truth, PSF, sigma=0.01, seed=34)
+    chosen = LearntSettings(fast=fast, error=False)
+    together = restore(stack, PRIOR, settings=chosen)
+    assert float(together.chi2.max()) < 2
+    for i in range(6):
+        alone = restore(stack.select(slice(i, i + 1)), PRIOR, settings=chosen).image[0]
+        assert float((together.image[i] - alone).norm() / alone.norm()) < 0.01
 
 
 def test_clumps__are_restored_whatever_the_pixels_weigh():
