@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from psfscale.deconvolve.learnt.conjugate import conjugate_gradients
+
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
@@ -200,20 +202,10 @@ class ClumpField:
         def normal(v: Tensor) -> Tensor:
             return v + self.forward(variance * self.adjoint(v))
 
-        u = start
-        r = p = residual - normal(u)
-        rr = _squared(r)
         enough = SOLVER_TOLERANCE**2 * residual[0].numel()
-        for _ in range(MAX_ITERATIONS):
-            active = rr > enough
-            if not bool(active.any()):
-                break
-            q = normal(p)
-            step = torch.where(active, rr / (p * q).sum((1, 2), keepdim=True), 0.0)
-            u, r = u + step * p, r - step * q
-            last, rr = rr, torch.where(active, _squared(r), rr)
-            p = torch.where(active, r + (rr / last) * p, p)
-        return u
+        return conjugate_gradients(
+            normal, residual, start=start, enough=enough, at_most=MAX_ITERATIONS
+        )
 
     def uncertainty(
         self, variance: Float[Tensor, "object y x"], beam: Float[Tensor, "fy fx"]
@@ -253,7 +245,3 @@ def variance_left(
     below = left.gather(1, flat).reshape(low.shape)
     above = left.gather(1, flat + 1).reshape(low.shape)
     return variance * torch.lerp(below, above, where - low)
-
-
-def _squared(x: Tensor) -> Float[Tensor, "object 1 1"]:
-    return (x**2).sum((1, 2), keepdim=True)

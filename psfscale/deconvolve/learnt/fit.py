@@ -16,6 +16,7 @@ import torch
 from psfscale.deconvolve.learnt.prior import Prior, ProfileSums
 from psfscale.deconvolve.learnt.profile import Layout, ProfileBasis
 from psfscale.deconvolve.learnt.sky import MISFIT, NO_SKY, level_moments
+from psfscale.deconvolve.learnt.trust import excess_of, trust_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +35,6 @@ TOLERANCE = 0.05
 LARGEST_STEP = 0.7
 """Limit of a step in log flux, log size and ellipticity, and of that in pixels [1]."""
 MAX_STEPS = 25
-TRUSTED = 3.0
-"""Excess of chi² from which on a galaxy weighs less in the sums, by its square [σ]."""
 START_SIZES = (-2.0, -1.2, -0.4, 0.4, 1.2, 2.0)
 """Sizes tried first, in spreads of the prior's."""
 FIRST_DAMPING = 1e-2
@@ -133,7 +132,7 @@ class ProfileFit:
         log_width : of their PSFs [ln pixel]
         levels : their `ProfileFitter.level_moments`
         """
-        trust = (TRUSTED / self.excess.clamp(min=TRUSTED)).square() * self.converged
+        trust = trust_in(self.excess) * self.converged
         v = self.population_vector()
         where, n = self.layout, self.layout.n_modes
         own = [*range(1, 1 + n), where.log_size]
@@ -287,7 +286,7 @@ class ProfileFitter:
             covariance=torch.linalg.inv(state.curvature),
             converged=done & torch.isfinite(state.cost),
             chi2=state.chi2,
-            excess=(state.chi2 - sight.n_values) / (2 * sight.n_values).sqrt(),
+            excess=excess_of(state.chi2, sight.n_values),
             prior=self._prior,
         )
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from psfscale.deconvolve.learnt.trust import excess_of, trust_in
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -35,10 +37,6 @@ DOUBT = 5.0
 """Significance below which levels are taken for zero [σ]."""
 MISFIT = 0.03
 """Standard error of a level over the stamp, beside the noise, in the galaxy's flux."""
-
-TRUSTED = 3.0
-"""Excess of chi² from which on a galaxy tells less, by its square [σ]: it has neighbours, or no
-profile's shape."""
 TAIL = 4.0
 """Degrees of freedom of the law that levels are weighted by: neighbours make a long tail."""
 
@@ -121,8 +119,7 @@ def level_moments(
     power = gram[:, -1, -1] - (cross * solved[..., 0]).sum(1)
     b = (gram[:, n, -1] - (cross * solved[..., 1]).sum(1)) / power
     chi2 = gram[:, n, n] - gram[:, n, -1] ** 2 / gram[:, -1, -1]
-    excess = (chi2 - n_values) / (2 * n_values).sqrt()
-    trust = torch.where(n_values > 0, (TRUSTED / excess.clamp(min=TRUSTED)) ** 2, 0)
+    trust = torch.where(n_values > 0, trust_in(excess_of(chi2, n_values)), 0)
     v = 1 / power + least**2
     away = (b - sky.mean) ** 2 / (v + sky.variance)
     trust, w = trust * (TAIL + 1) / (TAIL + away), 1 / v

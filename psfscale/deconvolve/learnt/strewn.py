@@ -34,6 +34,7 @@ from psfscale.deconvolve.learnt.clumps import (
     half_plane_shares,
     variance_left,
 )
+from psfscale.deconvolve.learnt.conjugate import conjugate_gradients, squared
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
@@ -204,19 +205,11 @@ class StrewnField:
         def normal(w: Tensor) -> Tensor:
             return w + root * self._gram(root * w)
 
-        w = torch.where(root > 0, start / root, 0.0)
-        r = p = right - normal(w)
-        rr, enough = _squared(r), TOLERANCE**2 * _squared(right)
-        for _ in range(at_most):
-            active = rr > enough
-            if not bool(active.any()):
-                break
-            q = normal(p)
-            step = torch.where(active, rr / (p * q).sum((1, 2), keepdim=True), 0.0)
-            w, r = w + step * p, r - step * q
-            last, rr = rr, torch.where(active, _squared(r), rr)
-            p = torch.where(active, r + (rr / last) * p, p)
-        return root * w
+        enough = TOLERANCE**2 * squared(right)
+        begin = torch.where(root > 0, start / root, 0.0)
+        return root * conjugate_gradients(
+            normal, right, start=begin, enough=enough, at_most=at_most
+        )
 
     def restored(self, found: Strewn, *, sigma: float) -> Float[Tensor, "object y x"]:
         """Stamps of the galaxies through a round Gaussian [CCD pixel].
@@ -264,7 +257,3 @@ class StrewnField:
 
 def _trace(x: Tensor) -> Float[Tensor, " object"]:
     return x.diagonal(dim1=1, dim2=2).sum(1)
-
-
-def _squared(x: Tensor) -> Float[Tensor, "object 1 1"]:
-    return (x**2).sum((1, 2), keepdim=True)
