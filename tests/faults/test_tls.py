@@ -31,7 +31,7 @@ def make_certificates(folder: Path) -> Path:
     blocks = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.S)
     (commands,) = [block for block in blocks if "openssl req" in block]
     subprocess.run(["bash", "-ec", commands], cwd=folder, check=True, capture_output=True)
-    return folder / "deploy/tls"
+    return folder / "tls"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_certificates_of_the_readme__carry_a_run_and_keep_others_out(survey, sec
     quiet = toy.make_config(survey, output=survey / "quiet.zarr")
     run(quiet, serial=True, observers=[])
     toy.require_same_arrays(config.output, quiet.output)
-    plain = profile(address.replace("tls", "tcp"), None, patience=2.0)
+    plain = profile(address.replace("tls://", "tcp://"), None, patience=2.0)
     with pytest.raises(RunError, match="no worker came within 2 s"):
         run(toy.make_config(survey, output=survey / "no.zarr"), cluster=plain, observers=[])
     (survey / "other").mkdir()

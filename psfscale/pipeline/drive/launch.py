@@ -24,7 +24,7 @@ from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 from psfscale.pipeline.workers.executor import Executor, SerialExecutor
-from psfscale.pipeline.workers.profiles import LocalProfile
+from psfscale.pipeline.workers.profiles import KEYS, LocalProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, demanded, require
 
 if TYPE_CHECKING:
@@ -148,7 +148,10 @@ def run(
             lease=lease,
             limits=config.limits,
             make_executor=_executors(
-                serial, cluster or LocalProfile(), interrupt, _still(demands, plan)
+                context.run,
+                None if serial else cluster or LocalProfile(),
+                interrupt,
+                _still(demands, plan),
             ),
             resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
             restarts=(cluster or LocalProfile()).restarts,
@@ -173,15 +176,15 @@ def _still(demands: Mapping[str, Amounts], plan: Plan) -> dict[str, Amounts]:
 
 
 def _executors(
-    serial: bool, profile: ClusterProfile, interrupt: Interrupt, demands: Mapping[str, Amounts]
+    run: Path, profile: ClusterProfile | None, interrupt: Interrupt, demands: Mapping[str, Amounts]
 ) -> Callable[[], Executor]:
-    if serial:
+    if profile is None:
         return lambda: _serial(interrupt, demands)
 
     def make() -> Executor:
         from psfscale.pipeline.workers.cluster import DaskExecutor
 
-        return DaskExecutor(profile, demands=demands)
+        return DaskExecutor(profile, demands=demands, private=run / KEYS)
 
     return make
 

@@ -33,6 +33,7 @@ from psfscale.pipeline.stages.mapping import explain
 from psfscale.pipeline.storage import values_of
 from psfscale.pipeline.storage.session import Session
 from psfscale.pipeline.workers.executor import ExecutorLostError
+from psfscale.pipeline.workers.profiles import KEYS
 from psfscale.store.layout import STATE_DIRECTORY, open_root
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _count_elsewhere(
     deaths, lost = Counter[Task](), 0
     while left:
         n_before = len(left)
-        executor = DaskExecutor(cluster, work=count_on_worker)
+        executor = DaskExecutor(cluster, work=count_on_worker, private=parts[0][0] / KEYS)
         try:
             _count_by(executor, left, deaths)
         except ExecutorLostError as error:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -27,6 +28,7 @@ from distributed.scheduler import KilledWorker
 from psfscale.errors import RunError
 from psfscale.pipeline.drive.unit import MEMORY_LIMIT, OVERDUE, Task
 from psfscale.pipeline.workers.connect import client_of, hushed, make_cluster
+from psfscale.pipeline.workers.dask_settings import SETTINGS
 from psfscale.pipeline.workers.executor import (
     ExecutorLostError,
     Outcome,
@@ -37,27 +39,6 @@ from psfscale.pipeline.workers.executor import (
 from psfscale.pipeline.workers.profiles import ClusterProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, lacking, require
 
-SETTINGS: dict[str, Any] = {
-    "distributed.scheduler.allowed-failures": 0,  # the driver counts deaths, unit by unit
-    "distributed.scheduler.worker-saturation": 1.0,  # what waits, waits in the scheduler
-    "distributed.scheduler.work-stealing": False,  # units take minutes
-    "distributed.scheduler.worker-ttl": "30 minutes",  # for a fit that holds the interpreter
-    "distributed.comm.timeouts.connect": "60s",
-    "distributed.comm.timeouts.tcp": "120s",
-    "distributed.comm.retry.count": 3,
-    # The profiler calls sys._current_frames, which deadlocks before Python 3.11.9 (gh-106883).
-    "distributed.worker.profile.enabled": False,
-    "distributed.worker.memory.target": False,  # nothing worth spilling is kept
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.memory.monitor-interval": "250ms",  # 0.15 % of a core a worker at 100
-    "distributed.admin.low-level-log-length": 100,  # these logs grow with the number of units
-    "distributed.admin.log-length": 100,
-    # Looks of every process at itself, which take 2 % of a core each by default.
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.system-monitor.interval": "5s",
-}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
 CHECK_EVERY = 2.0
@@ -103,6 +84,7 @@ class DaskExecutor:
     profile : where the workers come from
     work : what a worker does with a parcel, `run_on_worker` if not given
     demands : resources that some worker must have, by the stage that wants them
+    private : folder for keys that jobs on other nodes read, which only this user may enter
 
     Raises
     ------
@@ -117,8 +99,10 @@ class DaskExecutor:
         *,
         work: Work | None = None,
         demands: Mapping[str, Amounts] | None = None,
+        private: Path | None = None,
     ) -> None:
         self.profile, self._work, self._demands = profile, work or run_on_worker, demands or {}
+        self._private = private
         self._told: queue.SimpleQueue[tuple[int, list[dict[str, Any]]]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._topic = f"unit-{uuid.uuid4().hex}"
@@ -200,7 +184,7 @@ class DaskExecutor:
 
     def _start(self) -> None:
         self._stack.enter_context(dask.config.set(SETTINGS))
-        self._cluster = make_cluster(self.profile, self._stack)
+        self._cluster = make_cluster(self.profile, self._stack, private=self._private)
         try:
             self._client = self._stack.enter_context(client_of(self.profile, self._cluster))
             self._client.subscribe_topic(self._topic, self._listen)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client, LocalCluster
-from distributed.security import Security
 
 from psfscale.errors import ConfigError
+from psfscale.pipeline.workers.dask_settings import exported
 from psfscale.pipeline.workers.profiles import (
     AddressProfile,
     ClusterProfile,
@@ -19,20 +20,39 @@ from psfscale.pipeline.workers.profiles import (
     SchedulerFileProfile,
     SlurmProfile,
 )
+from psfscale.pipeline.workers.security import require_safe_address, security_of
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_DASHBOARD = "127.0.0.1:0"
+"""Dask opens an HTTP port in every process; here on loopback, without a page behind it."""
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
 
 
-def make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:
-    """The cluster of a profile that has one to start; None where one runs already."""
+def make_cluster(
+    profile: ClusterProfile, stack: contextlib.ExitStack, *, private: Path | None = None
+) -> Any:
+    """Start the cluster of a profile; None where the profile names one that runs already.
+
+    Parameters
+    ----------
+    profile : where the workers come from
+    stack : closes the cluster
+    private : folder for the keys of jobs on other nodes, readable by this user alone and seen by
+        all nodes; the working directory if not given
+    """
     if isinstance(profile, LocalProfile):
         cluster = LocalCluster(
             n_workers=profile.workers or os.cpu_count(),
             threads_per_worker=1,
             processes=True,
+            protocol="tls://",
+            security=security_of(profile),
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=NO_DASHBOARD,
+            worker_dashboard_address=NO_DASHBOARD,
             memory_limit=profile.memory_per_worker,
             local_directory=None if profile.scratch is None else str(profile.scratch),
             silence_logs=logging.CRITICAL,
@@ -41,23 +61,25 @@ def make_cluster(profile: ClusterProfile, stack: contextlib.ExitStack) -> Any:
         stack.callback(_close, cluster)
         return cluster
     if isinstance(profile, SlurmProfile):
-        cluster = _slurm_cluster(profile)
+        cluster = _slurm_cluster(profile, private)
         stack.callback(_close, cluster)
         return cluster
     return None
 
 
-def _slurm_cluster(profile: SlurmProfile) -> Any:
+def _slurm_cluster(profile: SlurmProfile, private: Path | None) -> Any:
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
         raise ConfigError(msg) from error
-    return SLURMCluster(n_workers=profile.workers, **slurm_options(profile))
+    if private is not None:
+        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SLURMCluster(n_workers=profile.workers, **slurm_options(profile, private))
 
 
-def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
-    """What dask-jobqueue is told of a profile."""
+def slurm_options(profile: SlurmProfile, private: Path | None = None) -> dict[str, Any]:
+    """Options of dask-jobqueue for a profile; keys of the jobs go into the folder `private`."""
     amounts = ",".join(f"{name}={n:g}" for name, n in profile.resources.items())
     declared = ["--resources", amounts] if amounts else []
     return {
@@ -69,44 +91,53 @@ def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
         "walltime": profile.walltime,
         "interface": profile.interface,
         "job_extra_directives": list(profile.directives),
-        "job_script_prologue": list(profile.prologue),
-        "log_directory": None if profile.log_directory is None else str(profile.log_directory),
+        "job_script_prologue": [*exported(), *profile.prologue],
+        "log_directory": profile.log_directory,
         "worker_extra_args": [
             "--lifetime",
             profile.lifetime,
             "--lifetime-stagger",
             "2m",
+            "--no-dashboard",
+            "--dashboard-address",
+            NO_DASHBOARD,
             *declared,
         ],
-        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
-        "security": _security(profile),
+        "protocol": "tls://",
+        "security": security_of(profile),
+        "shared_temp_directory": None if private is None else str(private),
+        "scheduler_options": {"dashboard_address": NO_DASHBOARD},
     }
 
 
 def client_of(profile: ClusterProfile, cluster: Any) -> Client:
-    """A client of the profile's cluster, or of the scheduler that it names."""
+    """Return a client of the profile's cluster, or of the scheduler that it names.
+
+    Raises
+    ------
+    ConfigError
+        There is no scheduler file, or the scheduler is on a network and speaks without TLS.
+    """
     if isinstance(profile, (AddressProfile, SchedulerFileProfile)):
-        security = _security(profile)
+        security = security_of(profile)
         if isinstance(profile, AddressProfile):
+            require_safe_address(profile.address, profile)
             return Client(profile.address, security=security, timeout=profile.patience)
-        if not profile.path.is_file():
-            msg = f"no scheduler file at {profile.path}; start the scheduler first"
-            raise ConfigError(msg)
+        require_safe_address(_address_in(profile.path), profile)
         return Client(scheduler_file=str(profile.path), security=security, timeout=profile.patience)
     return Client(cluster, timeout=profile.patience)
 
 
-def _security(
-    profile: SlurmProfile | AddressProfile | SchedulerFileProfile,
-) -> Security | None:
-    """TLS where the profile names certificates: without, whoever reaches the port runs code."""
-    if profile.tls_ca is None:
-        return None
-    options = {"tls_ca_file": str(profile.tls_ca), "require_encryption": True}
-    for role in ("client", "scheduler", "worker"):
-        options[f"tls_{role}_cert"] = str(profile.tls_cert)
-        options[f"tls_{role}_key"] = str(profile.tls_key)
-    return Security(**options)
+def _address_in(path: Path) -> str:
+    """Return the scheduler's address from the file that it wrote."""
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except FileNotFoundError as error:
+        msg = f"no scheduler file at {path}; start the scheduler first"
+        raise ConfigError(msg) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} is not the file of a Dask scheduler ({error}); start the scheduler again"
+        raise ConfigError(msg) from error
 
 
 def _close(cluster: Any) -> None:

@@ -11,6 +11,9 @@ import psfscale
 from psfscale.errors import ConfigError
 from psfscale.yamlfile import read_yaml
 
+KEYS = Path(".psfscale", "keys")
+"""Folder in a run store for the keys of its jobs on other nodes; only its user may enter it."""
+
 
 class _Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,11 +77,19 @@ class SlurmProfile(_Networked):
     resources: dict[str, float] = Field(
         default_factory=dict, description="that each job has to itself, such as {GPU: 1}"
     )
-    log_directory: Path | None = Field(default=None, description="folder for the jobs' output")
+    log_directory: str | None = Field(
+        default=None, description="folder for the jobs' output, from the working directory"
+    )
     patience: float = Field(default=3600, gt=0, description="longest wait for a first job [s]")
 
 
-class AddressProfile(_Networked):
+class _Running(_Networked):
+    anyone_on_the_network_may_run_code_as_me: bool = Field(
+        default=False, description="true: join a scheduler without TLS beyond this machine"
+    )
+
+
+class AddressProfile(_Running):
     """A scheduler that runs already, found by its address."""
 
     kind: Literal["address"]
@@ -87,7 +98,7 @@ class AddressProfile(_Networked):
     )
 
 
-class SchedulerFileProfile(_Networked):
+class SchedulerFileProfile(_Running):
     """A scheduler that runs already, found by the file it wrote."""
 
     kind: Literal["scheduler-file"]
