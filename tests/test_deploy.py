@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+KUSTOMIZATION = DEPLOY / "kubernetes/kustomization.yaml"
+MANIFESTS = sorted({*(DEPLOY / "kubernetes").glob("*.yaml")} - {KUSTOMIZATION})
 
 
 def objects() -> list[dict]:
@@ -22,7 +23,7 @@ def objects() -> list[dict]:
 
 def pods() -> dict[str, dict]:
     """Pod templates by the name of what makes them."""
-    found = {o["metadata"]["name"]: o["spec"].get("template") for o in objects()}
+    found = {o["metadata"]["name"]: o.get("spec", {}).get("template") for o in objects()}
     return {name: template for name, template in found.items() if template}
 
 
@@ -70,6 +71,62 @@ def test_manifests__let_nobody_else_reach_the_scheduler() -> None:
         assert not template["spec"]["automountServiceAccountToken"]
     assert "--protocol=tls" in pods()["psfscale-scheduler"]["spec"]["containers"][0]["args"]
     assert "--nthreads=1" in pods()["psfscale-worker"]["spec"]["containers"][0]["args"]
+
+
+@pytest.mark.parametrize("name", sorted(pods()))
+def test_pods__keep_to_pod_security_restricted(name) -> None:
+    """The rules of the profile "restricted" of Kubernetes' Pod Security Standards."""
+    spec = pods()[name]["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    allowed = {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"}
+    allowed |= {"persistentVolumeClaim", "projected", "secret"}
+    assert {key for volume in spec["volumes"] for key in volume} <= allowed
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] != 0
+    assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert not {"privileged", "procMount"} & set(context)
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert "/tmp" in mounts, "libraries write to HOME, which is /tmp"
+
+
+def test_pods__that_serve_are_probed() -> None:
+    for name in ("psfscale-scheduler", "psfscale-worker"):
+        (container,) = pods()[name]["spec"]["containers"]
+        port = container["livenessProbe"]["tcpSocket"]["port"]
+        assert port == container["readinessProbe"]["tcpSocket"]["port"]
+        assert any(arg.endswith(f"port={port}") for arg in container["args"])
+
+
+def test_kustomization__names_every_manifest_but_the_run() -> None:
+    content = yaml.safe_load(KUSTOMIZATION.read_text())
+    assert set(content["resources"]) == {path.name for path in MANIFESTS} - {"run.yaml"}
+    images = {c["image"] for t in pods().values() for c in t["spec"]["containers"]}
+    (image,) = content["images"]
+    assert images == {f"{image['name']}:{image['newTag']}"}
+
+
+def test_image__has_a_base_that_cannot_move_and_a_home() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (.+)$", text, flags=re.M)
+    assert bases
+    assert all(re.search(r"@sha256:[0-9a-f]{64}$", base) for base in bases)
+    assert "HOME=/tmp" in text
+
+
+def test_keys__enter_neither_the_image_nor_the_repository() -> None:
+    root = DEPLOY.parent
+    rules = (root / ".dockerignore").read_text().splitlines()
+    assert "*" in rules, "what enters an image is listed"
+    assert {"**/*.pem", "**/*.key", "deploy/tls"} <= set(rules[rules.index("!deploy") :])
+    for name in ("deploy/tls/key.pem", "tls/ca-key.pem", "my.key"):
+        ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=root, check=False)
+        assert ignored.returncode in (0, 128), f"git would take {name}"  # 128: no repository
 
 
 def test_image__copies_what_there_is() -> None:
