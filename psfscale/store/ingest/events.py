@@ -28,19 +28,40 @@ class FileRefusal:
 
 @dataclass(frozen=True, kw_only=True)
 class CcdCount:
-    """What became of the objects of one CCD."""
+    """What became of the objects of one CCD.
+
+    `no_wcs` says why the CCD has no WCS, empty where it has one; `n_no_sky` of the objects taken
+    have no right ascension or declination.
+    """
 
     exposure: str
     ccd: int
     n_stars: int = 0
     n_galaxies: int = 0
     n_masked: int = 0
+    n_no_sky: int = 0
+    no_wcs: str = ""
     refused: Mapping[Refusal, int] = field(default_factory=dict)
 
     @property
     def taken(self) -> int:
         """Stars and galaxies in the store."""
         return self.n_stars + self.n_galaxies
+
+    @property
+    def n_off_ccd(self) -> int:
+        """Objects of the CCD's catalogue that have no position on it."""
+        return sum(self.refused.get(why, 0) for why in (Refusal.NO_POSITION, Refusal.OUTSIDE_CCD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffCcds:
+    """Rows of a catalogue of an exposure that its WCS puts on none of the CCDs read."""
+
+    exposure: str
+    catalogue: Path
+    n_off: int
+    n_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +99,7 @@ class IngestSummary:
     incomplete : ids with a refused file; they are redone when the ingest is repeated
     ccds : one entry for each CCD read, empty ones too
     files_refused : files and CCDs that could not be read
+    off_ccds : rows of catalogues that lie on no CCD
     """
 
     exposures: tuple[str, ...]
@@ -85,6 +107,7 @@ class IngestSummary:
     incomplete: tuple[str, ...]
     ccds: tuple[CcdCount, ...]
     files_refused: tuple[FileRefusal, ...]
+    off_ccds: tuple[OffCcds, ...] = ()
 
     @property
     def n_stars(self) -> int:
@@ -136,7 +159,44 @@ class IngestSummary:
         if self.refused:
             reasons = ", ".join(f"{n} {reason.name.lower()}" for reason, n in self.refused.items())
             lines.append(f"objects left out: {reasons}")
-        lines += [f"refused: {item.reason}" for item in self.files_refused]
+        lines += [*self._sky_lines(), *(f"refused: {item.reason}" for item in self.files_refused)]
         if self.incomplete:
             lines.append(f"incomplete, redone on the next call: {', '.join(self.incomplete)}")
         return "\n".join(lines)
+
+    def _sky_lines(self) -> list[str]:
+        """Say what is unknown, or looks wrong, of places on the sky."""
+        lines = []
+        without = [count for count in self.ccds if count.no_wcs]
+        if without:
+            reasons = Counter(count.no_wcs for count in without)
+            n = sum(count.n_no_sky for count in self.ccds)
+            lines.append(
+                f"{len(without)} CCDs without a WCS: ra, dec of {n} objects are unknown (NaN), and "
+                f"shapes cannot be turned to the sky ({_few(reasons)})"
+            )
+        n_off = sum(item.n_off for item in self.off_ccds)
+        if n_off:
+            lines.append(f"catalogue rows on no CCD of their exposure: {n_off}")
+        most = [item for item in self.off_ccds if 2 * item.n_off > item.n_rows]
+        if most:
+            one = most[0]
+            lines.append(
+                f"most rows lie on no CCD in {len(most)} catalogues (first: {one.n_off} of "
+                f"{one.n_rows} rows of {one.catalogue.name}, exposure {one.exposure}): unless they "
+                "cover more sky than the CCDs read, the WCS or their coordinates are wrong"
+            )
+        outside = [count for count in self.ccds if count.n_off_ccd > count.taken]
+        if outside:
+            first = outside[0]
+            lines.append(
+                f"most objects lie outside their CCD on {len(outside)} CCDs (first: "
+                f"{first.n_off_ccd} of {first.n_off_ccd + first.taken} on CCD {first.ccd} of "
+                f"exposure {first.exposure}): are the WCS and the columns of x and y right?"
+            )
+        return lines
+
+
+def _few(reasons: Counter[str]) -> str:
+    """The most common reasons, at most three."""
+    return "; ".join(reason for reason, _ in reasons.most_common(3))

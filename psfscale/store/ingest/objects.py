@@ -81,6 +81,11 @@ class Admitted:
         """Objects with masked pixels."""
         return int(np.count_nonzero(self.objects.flags & ObjectFlag.MASKED))
 
+    @property
+    def n_no_sky(self) -> int:
+        """Objects whose right ascension or declination is unknown."""
+        return int(np.count_nonzero(~np.isfinite(self.objects.ra + self.objects.dec)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placed(Admitted):

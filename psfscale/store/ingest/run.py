@@ -7,10 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from psfscale.errors import HOPELESS, PsfscaleError, StoreError
-from psfscale.store.ingest.events import CcdCount, FileRefusal, IngestEvent, IngestSummary
+from psfscale.store.ingest.events import (
+    CcdCount,
+    FileRefusal,
+    IngestEvent,
+    IngestSummary,
+    OffCcds,
+)
 from psfscale.store.ingest.formats.images import ImagesReader
 from psfscale.store.ingest.formats.ldac import LdacReader
+from psfscale.store.ingest.formats.sky import NoWcsError
 from psfscale.store.ingest.formats.stack import StackReader
 from psfscale.store.ingest.objects import Kind, Placed, admit
 from psfscale.store.ingest.scan import scan_files
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from psfscale.store.ingest.formats.reader import CcdContent, Piece, Reader
+    from psfscale.store.ingest.formats.sky import CelestialWcs
+    from psfscale.store.ingest.objects import Objects
     from psfscale.store.ingest.scan import ExposurePlan, IngestPlan
     from psfscale.store.ingest.target import Target
     from psfscale.survey import Survey
@@ -141,6 +152,7 @@ class _Ingest:
         self._survey, self._reader, self._target, self._tell = survey, reader, target, tell
         self._counts: list[CcdCount] = []
         self._refused: list[FileRefusal] = []
+        self._off: list[OffCcds] = []
         self._done = 0
         self._total = sum(len(exposure.pieces) for exposure in target.todo)
 
@@ -153,12 +165,14 @@ class _Ingest:
             incomplete=tuple(identity for identity, good in whole.items() if not good),
             ccds=tuple(self._counts),
             files_refused=(*plan.refused, *self._refused),
+            off_ccds=tuple(self._off),
         )
 
     def _write(self, exposure: ExposurePlan) -> bool:
         """Write one exposure; False where a file of it was refused."""
         writer = ExposureWriter(self._target, self._survey, exposure)
         n_refused = len(self._refused)
+        shared = _OffCcdsCount(exposure.facts.id)
         for piece in exposure.pieces:
             event = IngestEvent(
                 phase="write",
@@ -174,21 +188,25 @@ class _Ingest:
                 self._refused.append(found)
                 event = replace(event, refused=found)
             else:
-                write_refusals(self._target.path, object_lines(piece, found))
-                count = writer.write_ccd(piece.ccd, found)
+                content, placed = found
+                write_refusals(self._target.path, object_lines(piece, placed))
+                shared.add(content)
+                count = writer.write_ccd(piece.ccd, placed, content.wcs)
                 self._counts.append(count)
                 event = replace(event, count=count)
             self._done += 1
             self._tell(event)
         whole = not exposure.damaged and len(self._refused) == n_refused
+        self._off += shared.counts()
         writer.close(whole=whole)
         return whole
 
-    def _read(self, piece: Piece) -> dict[Kind, Placed] | FileRefusal:
-        """The objects of a CCD that go into the store, or why it cannot be read."""
+    def _read(self, piece: Piece) -> tuple[CcdContent, dict[Kind, Placed]] | FileRefusal:
+        """A CCD and its objects that go into the store, or why it cannot be read."""
         try:
             content = self._reader.read(piece)
-            return {kind: self._place(kind, content, piece.ccd) for kind in self._target.kinds}
+            kinds = self._target.kinds
+            return content, {kind: self._place(kind, content, piece.ccd) for kind in kinds}
         except Exception as error:  # noqa: BLE001  one bad CCD is quarantined with its reason
             return FileRefusal(
                 file=piece.path,
@@ -212,5 +230,48 @@ class _Ingest:
             reference_pixel=content.reference_pixel,
         )
         return Placed(
-            objects=admitted.objects, refused=admitted.refused, field_x=field_x, field_y=field_y
+            objects=_on_sky(admitted.objects, content.wcs),
+            refused=admitted.refused,
+            field_x=field_x,
+            field_y=field_y,
         )
+
+
+def _on_sky(objects: Objects, wcs: CelestialWcs | NoWcsError) -> Objects:
+    """Fill sky positions that the catalogue lacks through the WCS, where there is one."""
+    lacking = ~np.isfinite(objects.ra + objects.dec)
+    if isinstance(wcs, NoWcsError) or not lacking.any():
+        return objects
+    ra, dec = wcs.sky(objects.x, objects.y)
+    return replace(
+        objects, ra=np.where(lacking, ra, objects.ra), dec=np.where(lacking, dec, objects.dec)
+    )
+
+
+class _OffCcdsCount:
+    """Counts the rows of an exposure's catalogues that lie on none of its CCDs."""
+
+    def __init__(self, exposure: str) -> None:
+        self._exposure = exposure
+        self._sizes: dict[tuple[Kind, Path], int] = {}
+        self._rows: dict[tuple[Kind, Path], set[int]] = {}
+
+    def add(self, content: CcdContent) -> None:
+        """Take note of the rows that lie on a CCD."""
+        for kind, shared in content.shared.items():
+            key = kind, shared.catalogue
+            self._sizes[key] = shared.n_selected
+            self._rows.setdefault(key, set()).update(shared.rows.tolist())
+
+    def counts(self) -> list[OffCcds]:
+        """Catalogues with rows on no CCD."""
+        found = (
+            OffCcds(
+                exposure=self._exposure,
+                catalogue=path,
+                n_off=n - len(self._rows[kind, path]),
+                n_rows=n,
+            )
+            for (kind, path), n in self._sizes.items()
+        )
+        return [item for item in found if item.n_off]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.store.ingest.events import CcdCount
+from psfscale.store.ingest.formats.sky import NoWcsError
 from psfscale.store.ingest.objects import GROUPS, Kind, Placed, roles
 from psfscale.store.layout import write_region
 from psfscale.store.refusal import Refusal
@@ -16,6 +17,7 @@ from psfscale.store.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from psfscale.store.ingest.formats.sky import CelestialWcs
     from psfscale.store.ingest.scan import ExposurePlan
     from psfscale.store.ingest.target import Target
     from psfscale.survey import Survey
@@ -36,7 +38,9 @@ class ExposureWriter:
             if spec.owner == "exposure"
         }
 
-    def write_ccd(self, ccd: int, found_by_kind: Mapping[Kind, Placed]) -> CcdCount:
+    def write_ccd(
+        self, ccd: int, found_by_kind: Mapping[Kind, Placed], wcs: CelestialWcs | NoWcsError
+    ) -> CcdCount:
         """Write the stamps of a CCD and keep its columns for the end."""
         index = self._survey.instrument.focal_plane.ccd_ids.index(ccd)
         refused: Counter[Refusal] = Counter()
@@ -55,6 +59,8 @@ class ExposureWriter:
             n_stars=len(found_by_kind["star"].objects),
             n_galaxies=len(found_by_kind["galaxy"].objects) if "galaxy" in found_by_kind else 0,
             n_masked=sum(found.n_masked for found in found_by_kind.values()),
+            n_no_sky=sum(found.n_no_sky for found in found_by_kind.values()),
+            no_wcs=str(wcs) if isinstance(wcs, NoWcsError) else "",
             refused={reason: n for reason, n in refused.items() if n},
         )
         self._counts[index] = count

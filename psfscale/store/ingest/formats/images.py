@@ -32,16 +32,17 @@ from psfscale.store.ingest.formats.reader import (
     ExposureFacts,
     FileScan,
     Piece,
+    SharedRows,
     ccd_number,
     exposure_facts,
     known_ccd,
     unknown_ccd_message,
 )
 from psfscale.store.ingest.formats.sky import (
-    celestial_wcs,
-    pixel_to_sky,
+    CelestialWcs,
+    NoWcsError,
     reference_pixel,
-    sky_to_pixel,
+    wcs_of,
 )
 from psfscale.store.ingest.formats.tables import Table, read_table, selected
 from psfscale.store.ingest.objects import Kind, Objects, inside_ccd
@@ -84,11 +85,12 @@ class ImagesReader:
         self._files = FitsFiles()
         self._tables: dict[Path, Table] = {}
         self._last: tuple[Path, dict[int, _Science]] | None = None
+        self._last_wcs: tuple[tuple[Path, int], CelestialWcs | NoWcsError] | None = None
 
     def close(self) -> None:
         """Let go of all files."""
         self._tables.clear()
-        self._last = None
+        self._last = self._last_wcs = None
         self._files.close()
 
     def exposure_of(self, path: Path) -> str | None:
@@ -118,11 +120,18 @@ class ImagesReader:
         science = self._science(piece)
         calibrate = self._calibration(science)
         pixels = self._pixels(science, calibrate)
-        objects = {
-            kind: self._objects(recipe, science, pixels, calibrate)
-            for kind, recipe in self._catalogues()
-        }
-        return CcdContent(objects=objects, reference_pixel=reference_pixel(science.hdu.header))
+        objects: dict[Kind, Objects] = {}
+        shared: dict[Kind, SharedRows] = {}
+        for kind, recipe in self._catalogues():
+            objects[kind], rows = self._objects(recipe, science, pixels, calibrate)
+            if _is_shared(recipe):
+                shared[kind] = rows
+        return CcdContent(
+            objects=objects,
+            reference_pixel=reference_pixel(science.hdu.header),
+            wcs=self._wcs(science),
+            shared=shared,
+        )
 
     def _catalogues(self) -> Iterator[tuple[Kind, CatalogueRecipe]]:
         yield "star", self._recipe.stars
@@ -311,15 +320,28 @@ class ImagesReader:
                 msg = f"{table.path}: {unknown_ccd_message(self._survey, ccd)}"
                 raise FileDefectError(msg)
 
-    def _mine(self, table: Table, recipe: CatalogueRecipe, science: _Science) -> np.ndarray:
-        """(row,) True for the objects of this CCD."""
+    def _mine(
+        self,
+        table: Table,
+        recipe: CatalogueRecipe,
+        science: _Science,
+        at: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """(row,) True for the objects of this CCD; `at` are their pixels by the WCS, if known."""
         if recipe.columns.ccd is not None:
             mine: np.ndarray = table.integers(recipe.columns.ccd) == science.ccd
             return mine
-        if recipe.positions == "sky" and "{ccd}" not in recipe.path:
-            x, y = self._sky_pixels(table, recipe, science)
+        if _is_shared(recipe):
+            x, y = at or self._sky_pixels(table, recipe, science)
             return inside_ccd(x, y, science.shape)
         return np.ones(table.n_rows, bool)
+
+    def _wcs(self, science: _Science) -> CelestialWcs | NoWcsError:
+        """The WCS of a CCD, or why it has none; the last one is kept."""
+        place = science.path, science.index
+        if self._last_wcs is None or self._last_wcs[0] != place:
+            self._last_wcs = place, wcs_of(science.hdu.header, self._files.get(science.path))
+        return self._last_wcs[1]
 
     def _sky_pixels(
         self, table: Table, recipe: CatalogueRecipe, science: _Science
@@ -328,7 +350,11 @@ class ImagesReader:
         if columns.ra is None or columns.dec is None:
             return np.full(table.n_rows, np.nan), np.full(table.n_rows, np.nan)
         ra, dec = table.numbers(columns.ra, target="deg"), table.numbers(columns.dec, target="deg")
-        return sky_to_pixel(celestial_wcs(science.hdu.header), ra, dec, science.shape)
+        wcs = self._wcs(science)
+        if isinstance(wcs, NoWcsError):
+            msg = f"{science.path}: positions: sky needs the WCS of HDU {science.index}, but {wcs}"
+            raise FileDefectError(msg)
+        return wcs.pixel(ra, dec, science.shape)
 
     def _objects(
         self,
@@ -336,23 +362,28 @@ class ImagesReader:
         science: _Science,
         pixels: CcdPixels,
         calibrate: Calibration,
-    ) -> Objects:
+    ) -> tuple[Objects, SharedRows]:
         table = self._table(recipe, science)
-        mine, keep = self._mine(table, recipe, science), selected(table, recipe.select)
+        on_sky = recipe.positions == "sky"
+        at = self._sky_pixels(table, recipe, science) if on_sky else None
+        mine = self._mine(table, recipe, science, at)
+        keep = selected(table, recipe.select)
         rows = np.flatnonzero(mine & keep)
         known = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
-        if recipe.positions == "sky":
-            x, y = self._sky_pixels(table, recipe, science)
-            known |= {"x": x[rows], "y": y[rows]}
-        if recipe.columns.ra is None:
-            wcs = celestial_wcs(science.hdu.header)
-            known["ra"], known["dec"] = pixel_to_sky(wcs, known["x"], known["y"])
+        if at is not None:
+            known |= {"x": at[0][rows], "y": at[1][rows]}
         image, weight, full = cut(
             pixels, known["x"], known["y"], recipe.stamp_size, calibrate=calibrate
         )
         known["flags"] = known["flags"] | np.where(full, np.uint32(ObjectFlag.SATURATED), 0).astype(
             np.uint32
         )
-        return Objects(
+        objects = Objects(
             image=image, weight=weight, n_not_selected=int((mine & ~keep).sum()), **known
         )
+        return objects, SharedRows(catalogue=table.path, n_selected=int(keep.sum()), rows=rows)
+
+
+def _is_shared(recipe: CatalogueRecipe) -> bool:
+    """Whether one catalogue serves all CCDs of an exposure, and the WCS shares it out."""
+    return recipe.positions == "sky" and recipe.columns.ccd is None and "{ccd}" not in recipe.path

@@ -31,7 +31,7 @@ from psfscale.store.ingest.formats.reader import (
     known_ccd,
     unknown_ccd_message,
 )
-from psfscale.store.ingest.formats.sky import celestial_wcs, pixel_to_sky, reference_pixel
+from psfscale.store.ingest.formats.sky import reference_pixel, wcs_of
 from psfscale.store.ingest.formats.tables import Table, fits_table, selected
 from psfscale.store.ingest.objects import Objects
 
@@ -96,11 +96,11 @@ class LdacReader:
         facts = self._facts_of(piece)
         header = facts.headers[0]
         table = fits_table(self._files.get(piece.path)[piece.index], piece.path)
-        stars = self._stars(table, facts)
-        if self._recipe.stars.columns.ra is None:
-            ra, dec = pixel_to_sky(celestial_wcs(header), stars.x, stars.y)
-            stars = replace(stars, ra=ra, dec=dec)
-        return CcdContent(objects={"star": stars}, reference_pixel=reference_pixel(header))
+        return CcdContent(
+            objects={"star": self._stars(table, facts)},
+            reference_pixel=reference_pixel(header),
+            wcs=wcs_of(header),
+        )
 
     def _stars(self, table: Table, facts: Facts) -> Objects:
         recipe = self._recipe.stars

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError
+from psfscale.store.ingest.formats.sky import CelestialWcs, NoWcsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
     from psfscale.store.ingest.events import FileRefusal
     from psfscale.store.ingest.objects import Kind, Objects
@@ -57,11 +60,39 @@ class FileScan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedRows:
+    """Rows of a catalogue without CCDs: those that the WCS puts on one CCD.
+
+    Attributes
+    ----------
+    catalogue : the file
+    n_selected : rows that the recipe's cuts leave, on whatever CCD
+    rows : indices of those of them that lie on this CCD
+    """
+
+    catalogue: Path
+    n_selected: int
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class CcdContent:
-    """All objects of one CCD; the reference pixel where the header tells it (1-based)."""
+    """All objects of one CCD.
+
+    Attributes
+    ----------
+    objects : by kind; right ascension and declination are those of the catalogue, NaN without
+    reference_pixel : where the header has it (1-based)
+    wcs : of the CCD, or why there is none
+    shared : by kind, where one catalogue serves all CCDs of an exposure
+    """
 
     objects: Mapping[Kind, Objects] = field(default_factory=dict)
     reference_pixel: tuple[float, float] | None = None
+    wcs: CelestialWcs | NoWcsError = field(
+        default_factory=lambda: NoWcsError("files of this format have no header")
+    )
+    shared: Mapping[Kind, SharedRows] = field(default_factory=dict)
 
 
 class Reader(Protocol):
