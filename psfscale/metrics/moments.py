@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import galsim
@@ -39,6 +39,26 @@ class Moments:
     def fwhm(self) -> Float[np.ndarray, " object"]:
         """FWHM of the Gaussian of equal R² [arcsec]."""
         return np.asarray(FWHM_PER_SIGMA * np.sqrt(self.R2 / 2))
+
+    def on_sky(self, jacobian: Float[np.ndarray, "object 2 2"], *, pixel_scale: float) -> Moments:
+        """Return the moments in the tangent plane of the sky, u towards west and v towards north.
+
+        As GalSim's ``use_sky_coords``: the matrix M of second moments becomes J M Jᵀ; centroids
+        stay in pixels.
+
+        Parameters
+        ----------
+        jacobian : [[dudx, dudy], [dvdx, dvdy]] of each object [arcsec / CCD pixel]
+        pixel_scale : that turned these R² from CCD pixels into arcsec² [arcsec]
+        """
+        round_, plus, cross = np.ones_like(self.R2), self.e1, self.e2
+        matrix = np.stack([round_ + plus, cross, cross, round_ - plus], -1).reshape(-1, 2, 2)
+        matrix = matrix * (self.R2 / (2 * pixel_scale**2))[:, None, None]
+        turned = jacobian @ matrix @ jacobian.swapaxes(1, 2)
+        uu, uv, vv = turned[:, 0, 0], turned[:, 0, 1], turned[:, 1, 1]
+        trace = uu + vv
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return replace(self, e1=(uu - vv) / trace, e2=2 * uv / trace, R2=trace)
 
 
 def adaptive_moments(

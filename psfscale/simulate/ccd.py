@@ -13,7 +13,7 @@ from psfscale.simulate.detector import MaskBit, read_out, variance
 from psfscale.simulate.optics import PsfField
 from psfscale.simulate.population import Galaxies, Stars, draw_galaxies, draw_stars
 from psfscale.simulate.seeds import Stream, generator
-from psfscale.simulate.sky import pointing, tangent_plane
+from psfscale.simulate.sky import Pointing, pointing, tangent_plane
 from psfscale.survey.geometry import field_position, is_turned
 
 if TYPE_CHECKING:
@@ -217,7 +217,8 @@ def _tables(
     first = scene.ccd * OBJECTS_PER_CCD
     first += OBJECTS_PER_CCD // 2 if isinstance(objects, Galaxies) else 0
     names: Columns = {"ID": first + 1 + np.arange(n), "CCD": np.full(n, scene.ccd, np.int32)}
-    wcs = tangent_plane(scene.survey, pointing(recipe, scene.exposure), scene.ccd)
+    at = pointing(recipe, scene.exposure)
+    wcs = tangent_plane(scene.survey, at, scene.ccd)
     scatter = rng.normal(size=(2, n)) * recipe.catalogue.position_scatter
     x = np.round(objects.x + 1 + scatter[0], recipe.catalogue.position_decimals)
     y = np.round(objects.y + 1 + scatter[1], recipe.catalogue.position_decimals)
@@ -234,7 +235,7 @@ def _tables(
     if scene.survey.spectra is not None:
         truth["SED"] = objects.spectrum
     if isinstance(objects, Galaxies):
-        truth |= _shapes(objects)
+        truth |= _shapes(objects, at)
     return ObjectTables(catalogue=catalogue, truth=truth, psf=drawn.psf)
 
 
@@ -243,13 +244,19 @@ def _sky_columns(wcs: Any, x: np.ndarray, y: np.ndarray) -> Columns:
     return {"X": x, "Y": y, "RA": ra, "DEC": dec}
 
 
-def _shapes(galaxies: Galaxies) -> Columns:
+def _shapes(galaxies: Galaxies, at: Pointing) -> Columns:
+    """Shapes before the PSF: distortions along the pixel axes, and with u west and v north."""
+    e1, e2 = galaxies.e1, galaxies.e2
+    axes = at.axes
+    matrix = axes @ np.stack([1 + e1, e2, e2, 1 - e1], -1).reshape(-1, 2, 2) @ axes.T
     return {
         "MODEL": np.full(len(galaxies), "sersic"),
         "SERSIC_INDEX": galaxies.sersic,
         "HALF_LIGHT_RADIUS": galaxies.half_light_radius,
-        "E1": galaxies.e1,
-        "E2": galaxies.e2,
+        "E1": e1,
+        "E2": e2,
+        "E1_SKY": (matrix[:, 0, 0] - matrix[:, 1, 1]) / 2,
+        "E2_SKY": matrix[:, 0, 1],
     }
 
 

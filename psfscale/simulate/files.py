@@ -148,6 +148,7 @@ def _truth_hdus(survey: Survey, drawn: DrawnCcd, ccd: int) -> list[Any]:
         hdu = _table_hdu(tables.truth, kind, ccd)
         hdu.header["NOLL1"] = (4, "Noll index of the first of ZERNIKES")
         hdu.header["COMMENT"] = "E1, E2: distortion before the PSF, relative to the pixel axes"
+        hdu.header["COMMENT"] = "E1_SKY, E2_SKY: the same on the sky, u towards west, v north"
         hdus.append(hdu)
         if tables.psf is not None and len(tables.psf):  # FITS has no cube of no planes
             hdus.append(_psf_hdu(tables, f"PSF_{kind}", ccd, recipe))

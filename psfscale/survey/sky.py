@@ -44,6 +44,14 @@ class Pointing(Part):
     ra: Degree = Field(ge=0, lt=360, description="right ascension of the first pointing [deg]")
     dec: Degree = Field(ge=-80, le=80, description="declination of all pointings [deg]")
     step: Degree = Field(description="from one pointing to the next, along the equator [deg]")
+    roll: Degree = Field(
+        default=0.0,
+        description="position angle of the focal plane's y axis, north through east, first [deg]",
+    )
+    roll_step: Degree = Field(default=0.0, description="from one roll to the next [deg]")
+    mirrored: bool = Field(
+        default=False, description="the focal plane's x axis points east, not west, at roll 0"
+    )
 
 
 class OpticsRecipe(Part):

@@ -68,3 +68,36 @@ def test_adaptive_moments__of_a_batch_are_those_of_its_images() -> None:
 
 def test_adaptive_moments__of_no_image_are_empty() -> None:
     assert adaptive_moments(np.zeros((0, 9, 9)), pixel_scale=1.0).ok.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "jacobian",
+    [
+        [[0.1, 0.0], [0.0, 0.1]],
+        [[0.06, -0.08], [0.08, 0.06]],  # rotated
+        [[-0.1, 0.0], [0.0, 0.1]],  # flipped
+        [[0.07, 0.09], [0.11, -0.05]],  # rotated, flipped and sheared
+        [[0.2, 0.05], [0.02, 0.11]],
+    ],
+)
+@pytest.mark.parametrize(("e1", "e2"), [(0.0, 0.0), (0.2, -0.1), (-0.3, 0.4)])
+def test_moments__on_the_sky_are_galsims(jacobian: list[list[float]], e1: float, e2: float) -> None:
+    image = gaussian(shape=(61, 65), sigma=3.0, e1=e1, e2=e2, y=0.3, x=-0.2)
+    found = adaptive_moments(image[None], pixel_scale=0.25)
+    sky = found.on_sky(np.array([jacobian]), pixel_scale=0.25)
+    wcs = galsim.JacobianWCS(*np.ravel(jacobian))
+    theirs = galsim.hsm.FindAdaptiveMom(
+        galsim.Image(image, wcs=wcs), guess_sig=3.0, use_sky_coords=True
+    )
+    shape = theirs.observed_shape
+    np.testing.assert_allclose([sky.e1[0], sky.e2[0]], [shape.e1, shape.e2], rtol=0, atol=1e-6)
+    distortion = shape.e1**2 + shape.e2**2
+    np.testing.assert_allclose(
+        sky.R2[0], 2 * theirs.moments_sigma**2 / np.sqrt(1 - distortion), rtol=1e-6
+    )
+
+
+def test_moments__on_the_sky_are_nan_where_none_were_measured() -> None:
+    found = adaptive_moments(np.zeros((1, 20, 20)), pixel_scale=0.2)
+    sky = found.on_sky(np.eye(2)[None], pixel_scale=0.2)
+    assert np.isnan([sky.e1[0], sky.e2[0], sky.R2[0]]).all()

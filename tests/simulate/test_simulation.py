@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import galsim
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -87,9 +88,31 @@ def test_catalogue__agrees_with_the_wcs_of_the_image_and_with_the_truth(
             np.testing.assert_allclose(y, truth["Y"], atol=1e-5)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_sky__is_turned_from_exposure_to_exposure_and_truth_with_it(
+    tiny: Tiny, tmp_path: Path, mirrored: bool
+) -> None:
+    simulate(tiny(f"simulate.pointing.mirrored={mirrored}"), tmp_path, exposures=2, ccds=1)
+    for exposure, roll in ((1, 20.0), (2, 75.0)):
+        header = fits.getheader(tmp_path / f"images/toy_00000{exposure}.fits", ("SCI", 1))
+        wcs = galsim.AstropyWCS(wcs=WCS(header))
+        local = wcs.local(galsim.PositionD(64, 56)).getMatrix()
+        west, north = local[:, 1]  # along the pixels' y, which points to position angle `roll`
+        assert np.degrees(np.arctan2(-west, north)) == pytest.approx(roll, abs=0.05)
+        assert bool(np.linalg.det(local) < 0) == mirrored
+        truth = fits.getdata(tmp_path / f"truth/toy_00000{exposure}.fits", ("GALAXIES", 1))
+        e1, e2 = truth["E1"], truth["E2"]
+        matrix = local @ np.stack([1 + e1, e2, e2, 1 - e1], -1).reshape(-1, 2, 2) @ local.T
+        trace = matrix[:, 0, 0] + matrix[:, 1, 1]
+        # The tangent plane is square to 2e-5 so near its centre.
+        expected = (matrix[:, 0, 0] - matrix[:, 1, 1]) / trace, 2 * matrix[:, 0, 1] / trace
+        np.testing.assert_allclose((truth["E1_SKY"], truth["E2_SKY"]), expected, atol=1e-4)
+        assert np.abs(truth["E2_SKY"] - e2).max() > 0.01
+
+
 def test_sky__is_one_over_the_focal_plane(tiny: Tiny, tmp_path: Path) -> None:
     """Focal-plane positions in mm and sky positions differ by the plate scale alone."""
-    simulate(tiny(), tmp_path, exposures=1)
+    simulate(tiny("simulate.pointing.roll.value=0"), tmp_path, exposures=1)
     with fits.open(tmp_path / "truth/toy_000001.fits") as hdus:
         tables = [hdus["STARS", ccd].data for ccd in (1, 2, 3, 4)]
         ra, dec, x, y = (
