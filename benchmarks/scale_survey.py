@@ -58,7 +58,13 @@ def make_survey(
     from psfscale.store.schema import SURVEY_SCHEMA
 
     specs = [s for s in SURVEY_SCHEMA if n_galaxies or s.group != "galaxies"]
-    sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": STARS, "y": SIDE, "x": SIDE}
+    sizes = {
+        "exposure": n_exposures,
+        "ccd": n_ccds,
+        "star": STARS,
+        "stamp_y": SIDE,
+        "stamp_x": SIDE,
+    }
     sizes |= {"reason": 7, "galaxy": -(-n_galaxies // 16) * 16}  # whole chunks
     create_store(path, specs, sizes=sizes, attributes={"kind": "survey"})
     root = open_root(path, mode="r+")

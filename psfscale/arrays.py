@@ -43,7 +43,7 @@ class Role(IntEnum):
 
 
 class ObjectFlag(IntFlag):
-    """Bits of every ``flags`` array; published in its ``flag_bits`` attribute."""
+    """Bits of every ``flags`` array; described by its CF attributes (`psfscale.attributes`)."""
 
     EDGE = 1
     """The stamp reaches over the edge of the CCD."""

@@ -56,7 +56,7 @@ def test_walk__beats_the_mean_star_on_reserved_stars(finished: Path) -> None:
 def test_walk__draws_unit_psfs_at_every_galaxy_of_a_good_ccd(finished: Path) -> None:
     with xr.open_datatree(finished, engine="zarr") as run:
         psf = run["galaxies"].psf.isel(exposure=0).load()
-    np.testing.assert_allclose(psf.sel(ccd=1)[:10].sum(["y", "x"]), 1, rtol=1e-5)
+    np.testing.assert_allclose(psf.sel(ccd=1)[:10].sum(["psf_y", "psf_x"]), 1, rtol=1e-5)
     assert np.isnan(psf.sel(ccd=1)[10:]).all()
     assert np.isnan(psf.sel(ccd=2)).all()
 

@@ -37,8 +37,8 @@ def measure_ccd(
     Parameters
     ----------
     stars : one CCD of the survey store's ``stars`` group: ``image``, ``weight``
-        (star, y, x), ``x``, ``y``, ``role`` (star,), and ``sed`` with ``wavelength`` where
-        known; entries of role 0 are padding
+        (star, stamp_y, stamp_x), ``x``, ``y``, ``role`` (star,), and ``sed`` with
+        ``wavelength`` where known; entries of role 0 are padding
     model : fitted to the stars of role fit
     fit_flags : (star,) bits set by the fit; OUTLIER marks clipped stars
     pixel_scale : [arcsec]
@@ -49,7 +49,8 @@ def measure_ccd(
     -------
     xr.Dataset
         Arrays over ``star`` belong to the group ``stars``; scalars, and the stacks over
-        ``y, x``, to the group ``ccds``. What cannot be measured is NaN and has its flag.
+        ``stamp_y, stamp_x``, to the group ``ccds``. What cannot be measured is NaN and has its
+        flag.
     """
     role = stars["role"].values
     present = np.flatnonzero(role != Role.EMPTY)
@@ -77,7 +78,7 @@ def measure_ccd(
         {name: ("star", _padded(v, present, len(role))) for name, v in measured.columns.items()}
         | {name: ((), np.int32(value)) for name, value in counts.items()}
         | {name: ((), np.float32(value)) for name, value in values.items()}
-        | {name: (("y", "x"), stack) for name, stack in measured.stacks(kept).items()}
+        | {name: (("stamp_y", "stamp_x"), stack) for name, stack in measured.stacks(kept).items()}
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import MaxNLocator
 
+from psfscale.attributes import codes_of
 from psfscale.report.drawing import ACCENT, SECOND, figure
 from psfscale.report.gather import shown_exposures
 from psfscale.report.numbers import number
@@ -63,7 +64,7 @@ def gather_choices(tree: xr.DataTree) -> Choices | None:
     if "model" not in ccds:
         return None
     codes = ccds["model"].values
-    known = sorted(dict(ccds["model"].attrs.get("models", {})).items(), key=lambda item: item[1])
+    known = sorted(codes_of(ccds["model"].attrs).items(), key=lambda item: item[1])
     scores = {name: ccds[f"score_{name}"].values for name, _ in known if f"score_{name}" in ccds}
     tried = [
         (name, code)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.arrays import Role
+from psfscale.attributes import codes_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _EXPOSURES_SHOWN = 64
 """Exposures whose stars are drawn; more are thinned evenly. Numbers come from all."""
-_IMAGES = ("exposure", "ccd", "component", "y", "x")
+_IMAGES = ("exposure", "ccd", "component")
 _PLACES = ("x", "y", "field_x", "field_y")
 _SHAPES = ("e1_star", "e2_star", "R2_star", "e1_model", "e2_model", "R2_model", "chi2")
 
@@ -148,7 +149,7 @@ def gather_components(tree: xr.DataTree) -> Components | None:
     for name, node in models.items() if stands not in models else [(stands, models[stands])]:
         # Among the variables: xarray holds an array named as one of its dims to be a coordinate.
         for title, array in node.dataset.variables.items():
-            if len(array.dims) == len(_IMAGES) and array.dims[:3] == _IMAGES[:3]:
+            if len(array.dims) == 5 and array.dims[:3] == _IMAGES:
                 images = array[exposure, ccd].values.astype(np.float64)
                 used = np.isfinite(images).all(axis=(1, 2)) & (images != 0).any(axis=(1, 2))
                 return Components(
@@ -166,7 +167,7 @@ def _standing(ccds: xr.Dataset, exposure: int, ccd: int) -> str:
     if "model" not in ccds:
         return ""
     code = int(ccds["model"][exposure, ccd])
-    codes = dict(ccds["model"].attrs.get("models", {}))
+    codes = codes_of(ccds["model"].attrs)
     return next((str(name) for name, known in codes.items() if known == code), "")
 
 

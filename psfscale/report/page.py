@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from psfscale.attributes import codes_of, from_stored
 from psfscale.report.choices import choice_plate, choice_rows, gather_choices
 from psfscale.report.drawing import style
 from psfscale.report.figures import (
@@ -61,7 +62,7 @@ def render(
     summary = summary.load()
     choices = gather_choices(tree)
     failures = list(status.get("failures", ()))
-    attributes = tree.attrs
+    attributes = from_stored(tree.attrs)
     return environment.get_template("page.html").render(
         title=str(status.get("run") or "psfscale run").rstrip("/").rpartition("/")[2],
         survey_name=str(survey.attrs.get("survey", "")),
@@ -110,7 +111,7 @@ def _as_text(value: Any) -> str:
 def _flag_counts(tree: xr.DataTree) -> list[tuple[str, int]]:
     """How many stars carry each bit that the metrics set, most frequent first."""
     flags = tree["stars"].dataset["flags"]
-    bits = flags.attrs.get("flag_bits", {})
+    bits = codes_of(flags.attrs)
     counts = dict.fromkeys(bits, 0)
     for i in range(flags.sizes["exposure"]):
         values = flags.isel(exposure=i).values

@@ -5,19 +5,21 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from psfscale.attributes import codes_of
 from psfscale.store.schema import (
     INLINE_SPECTRA_SCHEMA,
     RUN_SCHEMA,
     SPECTRA_SCHEMA,
     SURVEY_SCHEMA,
 )
+from psfscale.store.versions import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from psfscale.store.schema import ArraySpec
 
-_HEAD = """\
+_HEAD = f"""\
 # Data schema
 
 Every array of every store: its dims, type, unit, who writes it, and what it means. This page
@@ -25,7 +27,12 @@ is what `psfscale schema` prints; `psfscale/store/schema.py` is where it is stat
 
 Stores are plain Zarr v3 and open with `xarray.open_datatree(path, engine="zarr")`. Positions
 are 0-based: the centre of the first pixel is 0. Entries nobody has written read as NaN
-(floats), 0 (integers) or the empty string. Chunks carry a crc32c checksum.
+(floats), 0 (integers) or the empty string. Chunks carry a crc32c checksum. Codes are described as
+the CF conventions have it: `flag_masks` (bits) or `flag_values` (numbers), with `flag_meanings`.
+Attributes of the root that have structure are JSON text; `json_attributes` names them.
+
+This is schema version {SCHEMA_VERSION}. psfscale reads stores of earlier versions as they are, and
+`psfscale migrate STORE` converts them in place, in seconds, so that they can be added to.
 
 One stored object has one writer. Arrays of owner `ccd` are cut into one shard a CCD, of owner
 `exposure` into one object an exposure, of owner `ledger` or `driver` into chunks of 1024
@@ -70,8 +77,8 @@ def _tables(specs: Iterable[ArraySpec]) -> Iterable[str]:
 
 
 def _meaning(spec: ArraySpec) -> str:
-    codes = [
-        ", ".join(f"{code} {name}" for name, code in dict(table).items())  # type: ignore[call-overload]
-        for _, table in spec.attributes
-    ]
-    return " — ".join([spec.long_name, *codes])
+    attributes = dict(spec.attributes)
+    names = str(attributes.get("reason_meanings", "")).split()
+    codes = codes_of(attributes) or {name: i for i, name in enumerate(names)}
+    told = ", ".join(f"{code} {name}" for name, code in codes.items())
+    return f"{spec.long_name} — {told}" if told else spec.long_name

@@ -19,13 +19,16 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.errors import ZarrUserWarning
 
+from psfscale.attributes import from_stored, to_stored
 from psfscale.errors import StoreError
 from psfscale.store.objects import StoredArray
 from psfscale.store.packs import unpacked
-from psfscale.store.schema import SCHEMA_VERSION, ArraySpec
+from psfscale.store.versions import SCHEMA_VERSION, VERSION_ATTRIBUTE, local_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from psfscale.store.schema import ArraySpec
 
 STATE_DIRECTORY = ".psfscale"
 """Folder in a store that holds what is not arrays: markers, ledger, lease, refusals."""
@@ -45,7 +48,8 @@ def create_store(
     path : where; must not exist
     specs : the arrays
     sizes : length of each dim; ``group.dim`` comes before ``dim``
-    attributes : of the root group; the schema version is added
+    attributes : of the root group; the schema version is added, and what is neither text nor
+        numbers is stored as JSON text (`attributes_of` reads it)
 
     Raises
     ------
@@ -55,9 +59,8 @@ def create_store(
     if path.exists():
         msg = f"{path} exists already; choose another path or remove it"
         raise StoreError(msg)
-    root = zarr.create_group(
-        path, zarr_format=3, attributes={"psfscale_schema": SCHEMA_VERSION, **attributes}
-    )
+    stored = {VERSION_ATTRIBUTE: SCHEMA_VERSION, **to_stored(attributes)}
+    root = zarr.create_group(path, zarr_format=3, attributes=stored)
     try:
         add_arrays(root, specs, sizes=sizes)
     except BaseException:
@@ -80,10 +83,8 @@ def add_arrays(root: zarr.Group, specs: Iterable[ArraySpec], *, sizes: Mapping[s
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             fill_value=spec.fill,
             dimension_names=spec.dims,
-            chunk_key_encoding={
-                "name": "default",
-                "separator": "/" if spec.owner == "ccd" else ".",  # a folder only for many
-            },
+            # "/" would make a folder of every index: three more inodes for a CCD's one file.
+            chunk_key_encoding={"name": "default", "separator": "."},
             attributes=_attributes(spec),
         )
 
@@ -106,17 +107,20 @@ def open_root(path: Path, *, mode: str = "r") -> zarr.Group:
     Raises
     ------
     StoreError
-        There is no store at `path`, or it is of another schema version.
+        There is no store at `path`, or it is of a later schema version.
     """
-    if not (path / "zarr.json").is_file():
-        msg = f"no psfscale store at {path}"
-        raise StoreError(msg)
-    root = zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
-    version = root.attrs.get("psfscale_schema")
-    if version != SCHEMA_VERSION:
-        msg = f"{path} has schema version {version}, this psfscale reads {SCHEMA_VERSION}"
-        raise StoreError(msg)
-    return root
+    store = local_store(path, read_only=mode == "r")
+    return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+
+
+def attributes_of(root: zarr.Group) -> dict[str, Any]:
+    """Return the attributes of an open store as they were given to `create_store`."""
+    return from_stored(root.attrs)
+
+
+def set_attributes(root: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Set attributes of an open store; others stay."""
+    root.attrs.update(to_stored({**attributes_of(root), **attributes}))
 
 
 def open_tree(path: Path) -> xr.DataTree:
@@ -125,10 +129,11 @@ def open_tree(path: Path) -> xr.DataTree:
     Raises
     ------
     StoreError
-        There is no store at `path`, or it is of another schema version.
+        There is no store at `path`, or it is of a later schema version.
     """
     root = open_root(path)
-    return unpacked(xr.open_datatree(path, engine="zarr", chunks=None), root)
+    tree = xr.open_datatree(root.store, engine="zarr", chunks=None)  # type: ignore[arg-type]
+    return unpacked(tree, root)
 
 
 def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psfscale.errors import StoreError
-from psfscale.store.layout import create_store, open_root
+from psfscale.store.layout import attributes_of, create_store, open_root
 from psfscale.store.schema import ArraySpec
 
 if TYPE_CHECKING:
@@ -127,16 +127,17 @@ def load_model(path: Path | str) -> Any:
         This psfscale has no such model, or its settings have changed.
     """
     root = open_root(Path(path))
-    if root.attrs.get("kind") != "model":
+    attributes = attributes_of(root)
+    if attributes.get("kind") != "model":
         msg = f"{path} is a store, but not of a model: it was not written by save_model"
         raise StoreError(msg)
     # The stores know no model: the registry of names is asked when one is to be loaded.
     models = import_module("psfscale.models")
-    name = str(root.attrs["model"])
-    settings = models.settings_class(name).model_validate(root.attrs["settings"])
+    name = str(attributes["model"])
+    settings = models.settings_class(name).model_validate(attributes["settings"])
     model = models.load_model_class(name).from_state(read_state(root), settings)
     if hasattr(model, "remember"):
-        model.remember(root.attrs.get("history", ()))
+        model.remember(attributes.get("history", ()))
     return model
 
 

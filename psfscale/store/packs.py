@@ -10,6 +10,7 @@ arrays under their own names, shapes and types.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import zarr
 
 LEADING = ("exposure", "ccd")
-_ENTRIES = "entries"
-"""Attribute of a packed array: for each array in it, dims, shape, dtype, units and meaning."""
+ENTRIES = "entries"
+"""Attribute of a packed array, JSON: dims, shape, dtype, units and meaning of each in it."""
 
 
 def leading_dims(dims: tuple[str, ...]) -> tuple[str, ...]:
@@ -191,7 +192,7 @@ class _Pack:
             dtype="f8" if double else "f4",
             units="",
             long_name=f"by {self.axis}: {', '.join(m.name for m in self.members)}",
-            attributes=((_ENTRIES, described),),
+            attributes=((ENTRIES, json.dumps(described)),),
             pack="",
             cut=self.axis if one_each else "",
         )
@@ -229,12 +230,12 @@ def unpacked(tree: xr.DataTree, root: zarr.Group) -> xr.DataTree:
 
 
 def _unpacked_group(group: xr.Dataset, root: zarr.Group, path: str) -> xr.Dataset:
-    packs = [str(name) for name, array in group.variables.items() if _ENTRIES in array.attrs]
+    packs = [str(name) for name, array in group.variables.items() if ENTRIES in array.attrs]
     variables = {}
     for name in packs:
         stored, start = group[name], 0
         axis = stored.dims.index(pack_axis(name))
-        for member, described in stored.attrs[_ENTRIES].items():
+        for member, described in json.loads(stored.attrs[ENTRIES]).items():
             shape = tuple(described["shape"])
             entries = slice(start, start + prod(shape))
             start = entries.stop

@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from psfscale.arrays import ObjectFlag, Role, UnitState
+from psfscale.attributes import enumeration_attributes, flag_attributes
 from psfscale.store.refusal import Refusal
 from psfscale.store.spec import EXPOSURES_PER_CHUNK, OBJECTS_PER_CHUNK, ArraySpec
 from psfscale.store.spec import spec_of as _spec
@@ -38,7 +39,6 @@ __all__ = [
     "MODEL_CODES",
     "OBJECTS_PER_CHUNK",
     "RUN_SCHEMA",
-    "SCHEMA_VERSION",
     "SPECTRA_SCHEMA",
     "STAR_RESULTS",
     "SURVEY_SCHEMA",
@@ -46,14 +46,13 @@ __all__ = [
     "star_results_of",
 ]
 
-SCHEMA_VERSION = 1
 MODEL_CODES = {"rca": 1, "sprite": 2, "wavediff": 3}
 """Codes of the PSF models in ``ccds/model``."""
-_FLAG_BITS = (("flag_bits", {flag.name: int(flag) for flag in ObjectFlag}),)
-_ROLES = (("roles", {role.name: int(role) for role in Role}),)
-_REASONS = (("reasons", {reason.name: int(reason) for reason in Refusal}),)
-_MODELS = (("models", dict(MODEL_CODES)),)
-_STATES = (("states", {state.name: int(state) for state in UnitState}),)
+_FLAG_BITS = tuple(flag_attributes(dict(ObjectFlag.__members__)).items())
+_ROLES = tuple(enumeration_attributes(dict(Role.__members__)).items())
+_REASONS = (("reason_meanings", " ".join(Refusal.__members__)),)
+_MODELS = tuple(enumeration_attributes(MODEL_CODES).items())
+_STATES = tuple(enumeration_attributes(dict(UnitState.__members__)).items())
 
 
 def _flags(path: str, dims: str, long_name: str, **rest: object) -> ArraySpec:
@@ -97,7 +96,7 @@ def _exposures() -> Iterable[ArraySpec]:
 
 def _objects(kind: str) -> Iterable[ArraySpec]:
     group, at = ("stars", "star") if kind == "star" else ("galaxies", "galaxy")
-    one, stamp = f"exposure ccd {at}", f"exposure ccd {at} y x"
+    one, stamp = f"exposure ccd {at}", f"exposure ccd {at} stamp_y stamp_x"
     yield _spec(f"{group}/image", stamp, "f4", "electron", "stamp, background removed", owner="ccd")
     yield _spec(
         f"{group}/weight", stamp, "f4", "electron-2", "inverse variance, 0 = masked", owner="ccd"
@@ -246,7 +245,7 @@ def _ccd_metrics() -> Iterable[ArraySpec]:
     for name, what in (("mean_star", "reserved stars"), ("mean_residual", "star - model")):
         yield _spec(
             f"ccds/{name}",
-            f"{at} y x",
+            f"{at} stamp_y stamp_x",
             "f4",
             "1",
             f"mean of {what} over flux, centred, SNR²-weighted",
@@ -286,7 +285,7 @@ def _units() -> Iterable[ArraySpec]:
 GALAXY_PRODUCTS: tuple[ArraySpec, ...] = (
     _spec(
         "galaxies/psf",
-        "exposure ccd galaxy y x",
+        "exposure ccd galaxy psf_y psf_x",
         "f4",
         "1",
         "PSF at the galaxy, unit sum",

@@ -67,7 +67,7 @@ def test_passing_read_error__is_tried_again(survey, monkeypatch) -> None:
 
 
 def test_damaged_stamps__cost_their_ccd_alone(survey) -> None:
-    chunk = survey / "survey.zarr/stars/image/c/2/1/0/0/0"
+    chunk = survey / "survey.zarr/stars/image/c.2.1.0.0.0"
     raw = bytearray(chunk.read_bytes())
     raw[40] ^= 255
     chunk.write_bytes(raw)

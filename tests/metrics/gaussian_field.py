@@ -74,8 +74,8 @@ def star_set(
         role[k] = Role.RESERVED if k % 5 == 0 else Role.FIT
     return xr.Dataset(
         {
-            "image": (("star", "y", "x"), image),
-            "weight": (("star", "y", "x"), weight),
+            "image": (("star", "stamp_y", "stamp_x"), image),
+            "weight": (("star", "stamp_y", "stamp_x"), weight),
             "x": ("star", x),
             "y": ("star", y),
             "role": ("star", role),

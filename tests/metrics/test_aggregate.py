@@ -10,7 +10,7 @@ from psfscale.metrics.aggregate import summarise
 from psfscale.store.schema import RUN_SCHEMA
 
 COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_measured")
-SIZES = {"exposure": 4, "ccd": 3, "star": 10, "y": 5, "x": 5}
+SIZES = {"exposure": 4, "ccd": 3, "star": 10, "stamp_y": 5, "stamp_x": 5}
 HERE = ("exposure", "ccd", "star")
 
 

@@ -22,7 +22,7 @@ def test_metrics_table__is_one_row_a_star_with_its_place() -> None:
                     "id": (HERE, number.astype(int) + 100),
                     "x": (HERE, number),
                     "y": (HERE, -number),
-                    "image": ((*HERE, "y", "x"), np.zeros((*role.shape, 2, 2))),
+                    "image": ((*HERE, "stamp_y", "stamp_x"), np.zeros((*role.shape, 2, 2))),
                 }
             ),
         }

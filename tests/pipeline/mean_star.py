@@ -48,7 +48,7 @@ class MeanStar:
         return (
             StateArray(
                 name="mean",
-                dims=("copy", "y", "x"),
+                dims=("copy", "psf_y", "psf_x"),
                 shape=shape,
                 dtype="f4",
                 units="1",

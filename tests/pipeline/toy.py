@@ -114,8 +114,8 @@ def make_survey(path: Path, n_exposures: int, *, galaxies: bool = True) -> Path:
         "ccd": N_CCDS,
         "star": N_STARS,
         "galaxy": N_GALAXIES,
-        "y": SIDE,
-        "x": SIDE,
+        "stamp_y": SIDE,
+        "stamp_x": SIDE,
         "reason": 1,
     }
     create_store(path, specs, sizes=sizes, attributes={"kind": "survey"})

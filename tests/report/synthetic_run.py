@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import Role
+from psfscale.attributes import to_stored
 from psfscale.metrics import aggregate
 from psfscale.store.schema import RUN_SCHEMA
 
@@ -73,12 +74,14 @@ def synthetic_run(
         {
             "/": xr.Dataset(
                 coords=axes,
-                attrs={
-                    "config": {"model": {"name": "rca"}, "seed": 0},
-                    "model_settings": {"n_components": 4},
-                    "versions": {"psfscale": "0.1.0"},
-                    "survey_fingerprint": "0123abcd",
-                },
+                attrs=to_stored(
+                    {
+                        "config": {"model": {"name": "rca"}, "seed": 0},
+                        "model_settings": {"n_components": 4},
+                        "versions": {"psfscale": "0.1.0"},
+                        "survey_fingerprint": "0123abcd",
+                    }
+                ),
             ),
             "/stars": xr.Dataset(star_group),
             "/ccds": xr.Dataset(ccd_group),
@@ -131,7 +134,7 @@ def _ccd_group(
     for name, size in (("R2", 0.045), ("e1", 0.01), ("e2", 0.02)):
         group[f"psf_{name}"] = (at, blank * size)
     stamps = blank[..., None, None] * np.ones((side, side))
-    stack = ("exposure", "ccd", "y", "x")
+    stack = ("exposure", "ccd", "stamp_y", "stamp_x")
     group["mean_star"] = (stack, stamps * _gaussian(side, 1.6))
     group["mean_residual"] = (stack, stamps * rng.normal(0, 2e-4, (*n.shape, side, side)))
     return group

@@ -13,6 +13,7 @@ import xarray as xr
 from synthetic_run import STATUS, synthetic_run
 from synthetic_tables import synthetic_tables
 
+from psfscale.attributes import enumeration_attributes
 from psfscale.errors import RunError
 from psfscale.report import write_report
 from psfscale.report.choices import choice_rows, gather_choices
@@ -193,7 +194,9 @@ def with_galaxies(tree: xr.DataTree, survey: xr.DataTree, *, n: int = 30) -> Non
     at = ("exposure", "ccd", "galaxy")
     snr = rng.uniform(5, 100, here)
     image = np.broadcast_to(snr[..., None, None], (*here, 9, 9)) + rng.normal(0, 1, (*here, 9, 9))
-    survey["galaxies"] = xr.Dataset({"image": ((*at, "y", "x"), image), "snr": (at, snr)})
+    survey["galaxies"] = xr.Dataset(
+        {"image": ((*at, "stamp_y", "stamp_x"), image), "snr": (at, snr)}
+    )
     flux = np.full(here, np.nan)
     flux[0, 1, :20] = 1.0
     fine = ((*at, "restored_y", "restored_x"), np.kron(image, np.ones((2, 2))))
@@ -311,7 +314,7 @@ def test_page__says_which_model_stands_where(tmp_path: Path) -> None:
     ccds = tree["ccds"].to_dataset()
     at = ("exposure", "ccd")
     codes = np.array([[1, 1, 3], [1, 3, 3], [3, 0, 3], [0, 0, 0]], np.uint8)
-    ccds["model"] = (at, codes, {"models": {"rca": 1, "sprite": 2, "wavediff": 3}})
+    ccds["model"] = (at, codes, enumeration_attributes({"rca": 1, "sprite": 2, "wavediff": 3}))
     ccds["score_rca"] = (at, np.where(codes > 0, 1.25, np.nan))
     ccds["score_sprite"] = (at, np.full(codes.shape, np.nan))
     ccds["score_wavediff"] = (at, np.where(codes == 3, 1.125, np.where(codes, 1.5, np.nan)))
@@ -339,7 +342,7 @@ def test_components__are_those_of_the_model_that_stands() -> None:
     tree, _ = synthetic_run(exposures=1, ccds=1)
     ccds = tree["ccds"].to_dataset()
     codes = np.array([[2]], np.uint8)
-    ccds["model"] = (("exposure", "ccd"), codes, {"models": {"rca": 1, "sprite": 2}})
+    ccds["model"] = (("exposure", "ccd"), codes, enumeration_attributes({"rca": 1, "sprite": 2}))
     tree["ccds"].dataset = ccds
     tree["models/sprite"] = tree["models/rca"].copy()
     assert gather_components(tree).model == "sprite"

@@ -17,7 +17,7 @@ def block(first: int, n: int, stars: int) -> xr.DataTree:
         {
             "e1": (at, rng.normal(size=(n, 2, stars)).astype("f4"), {"units": "1"}),
             "flags": (at, rng.integers(1, 9, (n, 2, stars)).astype("u4")),
-            "image": ((*at, "y", "x"), rng.normal(size=(n, 2, stars, 3, 4))),
+            "image": ((*at, "stamp_y", "stamp_x"), rng.normal(size=(n, 2, stars, 3, 4))),
         }
     )
     return xr.DataTree.from_dict(

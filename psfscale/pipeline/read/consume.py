@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import FieldPoints, PixelGrid, Role, UnitState
+from psfscale.attributes import from_stored
 from psfscale.errors import InputError, StoreError
 from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.aggregation import read_aggregates
@@ -88,7 +89,7 @@ class Run:
     @property
     def attrs(self) -> Mapping[str, Any]:
         """Configuration, instrument, model settings and versions."""
-        return self.tree.attrs  # type: ignore[return-value]
+        return from_stored(self.tree.attrs)
 
     @cached_property
     def survey(self) -> xr.DataTree:
@@ -165,7 +166,7 @@ class Run:
         sed: ArrayLike | None = None,
         wavelength: ArrayLike | None = None,
     ) -> xr.DataArray:
-        """PSFs at positions of a CCD, (object, y, x), each of unit sum, centred on ``n // 2``.
+        """Return unit-sum PSFs at points of a CCD, (object, psf_y, psf_x), centred on ``n // 2``.
 
         Parameters
         ----------
@@ -199,8 +200,8 @@ class Run:
             drawn[part] = model.predict(points.select(part), grid).cpu().numpy()
         return xr.DataArray(
             drawn,
-            dims=("object", "y", "x"),
-            coords={"object_x": ("object", points.x), "object_y": ("object", points.y)},
+            dims=("object", "psf_y", "psf_x"),
+            coords={"x": ("object", points.x), "y": ("object", points.y)},
             attrs={"units": "1", "long_name": "PSF, unit sum"},
         )
 
@@ -222,8 +223,7 @@ class Run:
         at = self._place(exposure, ccd)
         given = _group(self.survey, "galaxies").isel(at)
         found = _group(self.tree, "galaxies").isel(at)
-        own = {d: f"psf_{d}" for d in ("y", "x") if d in found.dims}
-        found = found.rename_dims(own).rename({n: f"run_{n}" for n in found if n in given})
+        found = found.rename({n: f"run_{n}" for n in found if n in given})
         present = np.flatnonzero(given["role"].values != Role.EMPTY)
         return xr.merge([given, found], compat="override").isel(galaxy=present)
 

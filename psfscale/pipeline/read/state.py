@@ -18,7 +18,7 @@ from psfscale.pipeline.ledger.marker import Failure, Key, Marker, read_markers
 from psfscale.pipeline.read.cost import HostCost, StageCost, host_costs, stage_costs
 from psfscale.pipeline.stages.declared import DECLARED
 from psfscale.pipeline.storage import values_of
-from psfscale.store.layout import open_root
+from psfscale.store.layout import attributes_of, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -212,7 +212,7 @@ def _units(
 def _objects(root: zarr.Group, stages: list[str], known: Known) -> np.ndarray:
     """Stars or galaxies on the CCDs that every unit did, (exposure, stage); 0 where not known."""
     found = np.zeros(known.fingerprints.shape, np.int64)
-    config: Any = root.attrs.get("config", {})
+    config = attributes_of(root).get("config", {})
     try:
         survey = open_root(Path(config["survey"]))
         counts = {kind: values_of(survey, f"exposures/n_{kind}") for kind in ("stars", "galaxies")}

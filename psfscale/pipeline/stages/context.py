@@ -18,7 +18,7 @@ from psfscale.models import CHROMATIC, load_model_class, settings_class
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.pipeline.stages.given import numbers_of, read_prior
 from psfscale.pipeline.storage import array_of
-from psfscale.store.layout import open_root
+from psfscale.store.layout import attributes_of, open_root
 from psfscale.store.schema import MODEL_CODES
 from psfscale.survey import Instrument, load_survey
 from psfscale.survey.quantity import WITH_SOURCES
@@ -172,7 +172,7 @@ class RunContext:
     @property
     def psf_grid(self) -> PixelGrid:
         """The stamp on which PSFs at galaxies are drawn."""
-        shape = self.sizes["galaxies.y"], self.sizes["galaxies.x"]
+        shape = self.sizes["psf_y"], self.sizes["psf_x"]
         return PixelGrid(shape=shape, oversampling=self.config.psf.oversampling)
 
     @property
@@ -234,7 +234,7 @@ class RunContext:
             restore_settings=restoration,
             sizes=sizes,
             stamp_shape=stamp_shape,
-            has_galaxies="galaxies.y" in sizes,
+            has_galaxies="psf_y" in sizes,
             has_spectra="seds" in root,
             given_prior=given_prior or _given_prior(config, restoration),
         )
@@ -268,7 +268,7 @@ def read_context(run: Path) -> RunContext:
     """
     root = open_root(run)
     require_run(root, run)
-    attributes = root.attrs
+    attributes = attributes_of(root)
     stored = RunConfig.model_validate(attributes["config"])
     config = stored.model_copy(update={"output": run})
     instrument = Instrument.model_validate(attributes["instrument"])
@@ -314,13 +314,13 @@ def _sizes(
 ) -> tuple[dict[str, int], tuple[int, int]]:
     n_exposures, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
     sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": n_stars}
-    sizes |= {"y": rows, "x": columns}
+    sizes |= {"stamp_y": rows, "stamp_x": columns}
     sizes["prior.sum"] = N_SUMS
     if "galaxies/image" in root:
         *_, n_galaxies, height, width = array_of(root, "galaxies/image").shape
         scale, side = config.psf.oversampling, config.psf.size
         sizes["galaxy"] = n_galaxies
-        sizes["galaxies.y"] = side or height * scale
-        sizes["galaxies.x"] = side or width * scale
+        sizes["psf_y"] = side or height * scale
+        sizes["psf_x"] = side or width * scale
         sizes["galaxies.restored_y"], sizes["galaxies.restored_x"] = height * fine, width * fine
     return sizes, (rows, columns)

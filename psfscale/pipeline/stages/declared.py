@@ -77,7 +77,7 @@ def _model(context: RunContext, name: str | None) -> FittedModel:
 def _psf_settings(context: RunContext) -> dict[str, Any]:
     return {
         "oversampling": context.config.psf.oversampling,
-        "shape": [context.sizes.get("galaxies.y"), context.sizes.get("galaxies.x")],
+        "shape": [context.sizes.get("psf_y"), context.sizes.get("psf_x")],
     }
 
 

@@ -40,7 +40,7 @@ def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     flags = extrapolation(ccd, galaxies["x"].values[chosen], galaxies["y"].values[chosen], context)
     return xr.Dataset(
         {
-            "galaxies/psf": (("galaxy", "galaxies.y", "galaxies.x"), psf),
+            "galaxies/psf": (("galaxy", "galaxies.psf_y", "galaxies.psf_x"), psf),
             "galaxies/flags": ("galaxy", pad(flags, chosen, galaxies.sizes["galaxy"])),
         }
     )

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psfscale.arrays import UnitState
+from psfscale.attributes import enumeration_attributes
 from psfscale.config import fingerprint
 from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.books import Books, stages_in
 from psfscale.pipeline.stages.context import require_run
 from psfscale.pipeline.stages.declared import STAGE_NAMES, stages_of
 from psfscale.pipeline.storage import array_of, values_of
-from psfscale.store.layout import add_arrays, consolidate, create_store, grow, open_root
+from psfscale.store.layout import (
+    add_arrays,
+    consolidate,
+    create_store,
+    grow,
+    open_root,
+    set_attributes,
+)
 from psfscale.store.models import run_sizes
 from psfscale.store.packs import Packing
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
@@ -86,11 +94,11 @@ def prepare_run_store(context: RunContext) -> None:
     _renew(root, run, packing)
     for name in ("exposure", "ccd"):
         array_of(root, name)[...] = values_of(survey, name)
-    words = array_of(root, "ccds/state").attrs
-    words["states"] = {state.name: int(state) for state in UnitState}  # a store of before has fewer
+    states = enumeration_attributes(dict(UnitState.__members__))
+    array_of(root, "ccds/state").attrs.update(states)  # a store of before has fewer
     for path, labels in packing.labels.items():
         array_of(root, path)[...] = np.asarray(labels, dtype=object)
-    root.attrs.update({**context.attributes(), "survey_fingerprint": fingerprint(content)})
+    set_attributes(root, {**context.attributes(), "survey_fingerprint": fingerprint(content)})
     consolidate(run)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.runstore import run_packing
-from psfscale.store.layout import open_root
+from psfscale.store.layout import attributes_of, open_root
 from psfscale.store.objects import StoredArray
 from psfscale.store.packs import leading_dims
 
@@ -78,8 +78,8 @@ class Session:
     @cached_property
     def driver_versions(self) -> dict[str, str]:
         """Versions of the packages of the run's latest driver."""
-        stored: Any = self._root(self.context.run, write=True).attrs.get("versions", {})
-        return dict(stored)
+        stored = attributes_of(self._root(self.context.run, write=True))
+        return dict(stored.get("versions", {}))
 
     def of_survey(self, path: str) -> StoredArray:
         """An array of the survey store."""

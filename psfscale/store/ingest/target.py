@@ -158,7 +158,7 @@ def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
     for kind, (height, width) in plan.stamp_shapes.items():
         chunks = -(-max(plan.largest(kind), 1) // OBJECTS_PER_CHUNK)
         sizes |= {kind: chunks * OBJECTS_PER_CHUNK}
-        sizes |= {f"{GROUPS[kind]}.y": height, f"{GROUPS[kind]}.x": width}
+        sizes |= {f"{GROUPS[kind]}.stamp_y": height, f"{GROUPS[kind]}.stamp_x": width}
     return sizes
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 
 from psfscale.arrays import ObjectFlag, Role, UnitState
+from psfscale.attributes import codes_of
 from psfscale.errors import ConfigError, RunError, StoreError
 from psfscale.pipeline import aggregate_run, metrics_of_stars, open_run, plan_run, run, status
 from psfscale.pipeline.events import CcdFailed, RunFinished, RunStarted, UnitFinished
@@ -43,7 +44,7 @@ def test_run__fills_every_product_and_says_so(survey) -> None:
     assert tree["stage"].values.tolist() == list(STAGE_NAMES)
     assert tree["exposure"].values.tolist() == ["exp-0", "exp-1"]
     assert int(tree["summary/n_exposures"]) == 2
-    assert tree["models/rca/mean"].dims[2:] == ("copy", "y", "x")
+    assert tree["models/rca/mean"].dims[2:] == ("copy", "psf_y", "psf_x")
 
 
 def test_run__records_what_determined_it(survey) -> None:
@@ -159,7 +160,7 @@ def test_stage_that_is_not_asked_for__says_so(survey) -> None:
 
     toy.open_root(survey / "survey.zarr", mode="r+")["exposures/complete"][1] = 0
     go(survey, psf={"at_galaxies": False})
-    named = open_run(survey / "run.zarr")["ccds/state"].attrs["states"]
+    named = codes_of(open_run(survey / "run.zarr")["ccds/state"].attrs)
     assert {named["NOT_ASKED"], named["PENDING"]} == {5, 0}
     assert (states("restore") == UnitState.NOT_ASKED).all()
     assert (states("psf") == UnitState.NOT_ASKED).all()

@@ -60,7 +60,7 @@ def test_run__draws_the_psf_that_its_stage_drew(finished) -> None:
     assert galaxies.sizes["galaxy"] == 5
     drawn = opened.psf(exposure="exp-0", ccd=2, x=galaxies.x, y=galaxies.y)
     np.testing.assert_array_equal(drawn, galaxies.psf)
-    np.testing.assert_allclose(drawn.sum(["y", "x"]), 1, rtol=1e-6)
+    np.testing.assert_allclose(drawn.sum(["psf_y", "psf_x"]), 1, rtol=1e-6)
     assert opened.psf(exposure="exp-0", ccd=2, x=3, y=4, size=7, oversampling=2).shape == (1, 7, 7)
 
 

@@ -31,7 +31,7 @@ def test_verify__finds_nothing_wrong_with_a_good_run(finished) -> None:
     [
         ("stars/fits/c.1.0.0.0", "fit", 3),
         ("stars/metrics/c.1.0.0.0", "metrics", 1),
-        ("galaxies/psf/c/1/0/0/0/0", "psf", 1),
+        ("galaxies/psf/c.1.0.0.0.0", "psf", 1),
     ],
 )
 @pytest.mark.parametrize("lost", [True, False])
@@ -97,7 +97,7 @@ def swap(one, other) -> None:
     ("files", "stage"),
     [
         (("stars/fits/c.0.0.0.0", "stars/fits/c.1.0.0.0"), "fit"),
-        (("galaxies/psf/c/0/0/0/0/0", "galaxies/psf/c/1/1/0/0/0"), "psf"),
+        (("galaxies/psf/c.0.0.0.0.0", "galaxies/psf/c.1.1.0.0.0"), "psf"),
     ],
 )
 def test_verify__finds_a_product_swapped_for_another_whole_one(
@@ -126,7 +126,7 @@ def test_verify__knows_products_of_which_a_part_was_kept(survey) -> None:
     toy.mend_ccd(survey / "survey.zarr", 1, 0)
     run(toy.make_config(survey), serial=True, retry_failed=True, observers=[])
     assert verify(path).ok
-    swap(path / "galaxies/psf/c/1/0/0/0/0", path / "galaxies/psf/c/1/1/0/0/0")
+    swap(path / "galaxies/psf/c.1.0.0.0.0", path / "galaxies/psf/c.1.1.0.0.0")
     assert [damage.key for damage in verify(path).damages] == [("psf", 1)]
 
 

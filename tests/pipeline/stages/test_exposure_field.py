@@ -41,7 +41,7 @@ def test_reader__gives_each_object_its_spectrum(coloured) -> None:
     np.testing.assert_array_equal(ccd["stars/sed"], toy.SPECTRA[ids])
     assert ccd["stars/sed"].dims == ("star", "stars.bin")
     np.testing.assert_array_equal(ccd["stars/wavelength"], toy.WAVELENGTHS)
-    assert whole["stars/image"].dims == ("ccd", "star", "stars.y", "stars.x")
+    assert whole["stars/image"].dims == ("ccd", "star", "stars.stamp_y", "stars.stamp_x")
     assert whole["stars/wavelength"].dims == ("stars.bin",)
     np.testing.assert_array_equal(whole["stars/sed"][1], ccd["stars/sed"])
     assert whole["ccds/id"].values.tolist() == [1, 2]

@@ -22,7 +22,7 @@ def context(survey):
 def test_stage__runs_on_one_ccd_without_a_run_store(context) -> None:
     stage = stages_of(context)["fit"]
     ccd = ExposureReader(stage, Session(context), 0).ccd(1)
-    assert ccd["stars/image"].dims == ("star", "stars.y", "stars.x")
+    assert ccd["stars/image"].dims == ("star", "stars.stamp_y", "stars.stamp_x")
     before = ccd.copy(deep=True)
     result = stage.run(ccd, context)
     assert ccd.identical(before)
@@ -44,7 +44,7 @@ def test_group_of__bears_the_groups_own_names(context) -> None:
     stage = stages_of(context)["psf"]
     ccd = ExposureReader(stages_of(context)["fit"], Session(context), 0).ccd(0)
     stars = group_of(ccd, "stars")
-    assert stars["image"].dims == ("star", "y", "x")
+    assert stars["image"].dims == ("star", "stamp_y", "stamp_x")
     assert stage.needs == ("fit",)
 
 

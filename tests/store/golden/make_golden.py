@@ -2,9 +2,9 @@
 
 The archive of each version was made by the code of its time and is read by the tests for ever;
 one that is there is never made again. It holds ``toy.yaml``, ``survey.zarr``, ``run.zarr`` and
-``model.zarr``: 2 exposures of 2 CCDs, with stars of both roles, galaxies, several flags, fields of RCA, PSFs at
-galaxies, restored galaxies, metrics, tables and one CCD that failed. The run names its survey
-by a relative path: read it from the folder of both.
+``model.zarr``: 2 exposures of 2 CCDs, with stars of both roles, galaxies, several flags, fields
+of RCA, PSFs at galaxies, restored galaxies, metrics, tables and one CCD that failed. The run
+names its survey by a relative path: read it from the folder of both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from psfscale.arrays import ObjectFlag, Role
 from psfscale.pipeline import aggregate_run, open_run, run
 from psfscale.store.layout import open_root
 from psfscale.store.models import save_model
-from psfscale.store.schema import SCHEMA_VERSION
+from psfscale.store.versions import SCHEMA_VERSION
 
 
 def complete_survey(path: Path) -> None:

@@ -443,7 +443,7 @@ def test_full_disk__stops_ingest_and_the_same_call_goes_on(tmp_path, files, monk
     survey, real = make_survey(ldac_recipe()), objects._replace
 
     def full(path, raw):
-        if "stars/image/c/1/" in str(path):
+        if "stars/image/c.1." in str(path):
             raise OSError(number, os.strerror(number), str(path))
         real(path, raw)
 

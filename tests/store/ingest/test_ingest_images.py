@@ -194,7 +194,7 @@ def test_images__mesh_background_follows_a_slope(tmp_path):
     run(tmp_path, at([41, 21], [31, 31]), recipe=recipe, image=image)
     stars = stored(tmp_path / "e.zarr")
     # 81 pixels of rms 10 e: 1.1 e a stamp; the mesh's own cells add about 1 e. Four sigma.
-    assert np.abs(stars["image"].mean(["y", "x"])).max() < 6
+    assert np.abs(stars["image"].mean(["stamp_y", "stamp_x"])).max() < 6
     for star, column in enumerate((40, 20)):
         expected = 1 / ((SKY + slope[column]) * GAIN + 16)
         assert stars["weight"].values[star, 4, 4] == pytest.approx(expected, rel=0.03)
