@@ -137,8 +137,8 @@ def test_image__copies_what_there_is() -> None:
         assert all((DEPLOY.parent / source).exists() for source in line.split()[:-1])
 
 
-def test_slurm_driver__hands_the_signal_of_the_walltime_to_the_run(tmp_path) -> None:
-    """Bash takes the place of no one: the run gets SIGTERM itself, and its exit code is Slurm's."""
+def slurm_driver(tmp_path: Path, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
+    """The job script with a command in place of psfscale, and what that was called with."""
     stub = tmp_path / "psfscale"
     stub.write_text(
         "#!/bin/bash\n"
@@ -151,10 +151,24 @@ def test_slurm_driver__hands_the_signal_of_the_walltime_to_the_run(tmp_path) -> 
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said)}
     script = DEPLOY / "slurm/driver.sh"
     assert "#SBATCH --signal=B:TERM@120" in script.read_text()
-    job = subprocess.Popen(["bash", str(script), "run.yaml", "output=x"], env=env, text=True)
+    job = subprocess.Popen(["bash", str(script), *arguments], env=env, text=True)
     end = time.monotonic() + 20
     while not (said.exists() and said.read_text()) and time.monotonic() < end:
         time.sleep(0.02)
+    return job, said
+
+
+def test_slurm_driver__hands_the_signal_of_the_walltime_to_the_run(tmp_path) -> None:
+    """Bash takes the place of no one: the run gets SIGTERM itself, and its exit code is Slurm's."""
+    job, said = slurm_driver(tmp_path, "run.yaml", "output=x")
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=20) == 143
     assert said.read_text() == "run run.yaml output=x --cluster slurm threads=1\n"
+
+
+@pytest.mark.parametrize("own", [["--cluster", "site.yaml"], ["--cluster=site.yaml"]])
+def test_slurm_driver__takes_a_cluster_of_its_user(tmp_path, own) -> None:
+    job, said = slurm_driver(tmp_path, "run.yaml", *own)
+    job.send_signal(signal.SIGTERM)
+    job.wait(timeout=20)
+    assert said.read_text() == f"run run.yaml {' '.join(own)} threads=1\n"

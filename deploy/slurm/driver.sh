@@ -10,4 +10,7 @@
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
 export OMP_NUM_THREADS=1
-exec psfscale run "$@" --cluster slurm
+case " $* " in
+    *" --cluster"[\ =]*) exec psfscale run "$@" ;;
+    *) exec psfscale run "$@" --cluster slurm ;;
+esac

@@ -36,8 +36,9 @@ from psfscale.pipeline.workers.executor import (
     ended_before,
     run_parcel,
 )
-from psfscale.pipeline.workers.profiles import ClusterProfile
+from psfscale.pipeline.workers.profiles import ClusterProfile, SlurmProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, lacking, require
+from psfscale.pipeline.workers.slurm import Ended, how_ended, replace_lost_jobs
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
@@ -48,6 +49,10 @@ ANSWER_WITHIN = 30.0
 Work = Callable[[Parcel], list[dict[str, Any]]]
 GONE_AFTER = 8.0
 """Seconds without a worker or a process that becomes one, after which a local cluster is lost."""
+SITE_SAYS_WITHIN = 120.0
+"""Seconds in which a batch system says how a job has ended; until then it is still ending."""
+REFILL_EVERY = 15.0
+"""Seconds between two looks for jobs that have gone and are to be replaced."""
 TOLD_WITHIN = 10.0
 """Seconds in which word comes of what a finished parcel came to, a few bytes."""
 
@@ -109,6 +114,7 @@ class DaskExecutor:
         self._numbers = count()
         self._checked = self._seen = self._process_seen = self._sifted = time.monotonic()
         self._equipped, self._resources = self._checked, dict[str, float]()
+        self._filled = self._checked
         self._wanting = False
         self._stack = contextlib.ExitStack()
         try:
@@ -219,8 +225,10 @@ class DaskExecutor:
         for number, sent in list(self._sent.items()):
             if sent.future.status == "pending" or self._may_tell(sent):
                 continue
-            outcomes += self._untold(sent)
-            self._sent.pop(number)
+            ended = self._untold(sent)
+            if ended is not None:
+                outcomes += ended
+                self._sent.pop(number)
         return outcomes
 
     def _may_tell(self, sent: _Sent) -> bool:
@@ -230,10 +238,11 @@ class DaskExecutor:
         sent.finished = sent.finished or self._sifted
         return self._sifted - sent.finished < TOLD_WITHIN
 
-    def _untold(self, sent: _Sent) -> list[Outcome]:
+    def _untold(self, sent: _Sent) -> list[Outcome] | None:
         """What a parcel came to, from its error, or from its markers where its worker has died.
 
         An error of a unit is told by its worker; others mean that units do not reach workers.
+        None while it is not known whether the batch system has ended the worker.
         """
         status = sent.future.status
         if status not in ("finished", "error"):
@@ -249,8 +258,35 @@ class DaskExecutor:
             msg = "nobody tells what a finished unit came to"
             raise ExecutorLostError(msg)
         died = None if error is None else f"its worker {error.last_worker.address} died"
+        if error is not None and isinstance(self.profile, SlurmProfile):
+            ended_by = self._who_ended(sent, error.last_worker.name)
+            if ended_by == "not known yet":
+                return None
+            died = None if ended_by == "by the site" else died
         both = zip(sent.parcel, marked, strict=True)
         return [ended or Outcome(task=task, died=died) for task, ended in both]
+
+    def _who_ended(self, sent: _Sent, worker: Any) -> Ended:
+        """Who ended a worker's job; where Slurm does not say for long, it is the worker itself."""
+        job = getattr(self._cluster.workers.get(worker), "job_id", None) or sent.job
+        sent.job = job
+        sent.finished = sent.finished or self._sifted
+        late = self._sifted - sent.finished > SITE_SAYS_WITHIN
+        ended = how_ended(job)
+        return "by itself" if late and ended == "not known yet" else ended
+
+    def _lacks_jobs(self, n_workers: int) -> bool:
+        """Whether it is time to look for jobs that have gone."""
+        return (
+            isinstance(self.profile, SlurmProfile)
+            and n_workers < self.profile.workers
+            and time.monotonic() - self._filled > REFILL_EVERY
+        )
+
+    def _replace_lost_jobs(self, connected: set[Any]) -> None:
+        self._filled = time.monotonic()
+        if isinstance(self.profile, SlurmProfile):
+            replace_lost_jobs(self._cluster, self.profile.workers, connected)
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""
@@ -259,9 +295,11 @@ class DaskExecutor:
             raise ExecutorLostError(msg)
         try:
             threads = self._ask(self._client.scheduler.ncores)
-            if self._wanting or not self._sent:
+            if self._wanting or not self._sent or self._lacks_jobs(len(threads)):
                 workers = self._ask(self._client.scheduler.identity)["workers"].values()
                 self._resources = most_of(worker["resources"] for worker in workers)
+                if self._lacks_jobs(len(workers)):
+                    self._replace_lost_jobs({worker["name"] for worker in workers})
         except (OSError, TimeoutError) as error:
             msg = f"the scheduler does not answer: {error!r}"
             raise ExecutorLostError(msg) from error
@@ -320,12 +358,14 @@ class _Sent:
     parcel, future : what, and Dask's hold on it
     wants : resources of the workers that it was handed to
     finished : when it was first seen to be finished, as told by `time.monotonic`
+    job : in which its worker died
     """
 
     parcel: Parcel
     future: Future
     wants: Mapping[str, float] = field(default_factory=dict)
     finished: float | None = None
+    job: str | None = None
 
 
 def most_of(workers: Iterable[Mapping[str, float]]) -> dict[str, float]:

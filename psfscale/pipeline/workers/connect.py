@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from distributed import Client, LocalCluster
 
@@ -20,10 +21,7 @@ from psfscale.pipeline.workers.profiles import (
     SchedulerFileProfile,
     SlurmProfile,
 )
-from psfscale.pipeline.workers.security import require_safe_address, security_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from psfscale.pipeline.workers.security import keys_in_files, require_safe_address, security_of
 
 NO_DASHBOARD = "127.0.0.1:0"
 """Dask opens an HTTP port in every process; here on loopback, without a page behind it."""
@@ -61,25 +59,24 @@ def make_cluster(
         stack.callback(_close, cluster)
         return cluster
     if isinstance(profile, SlurmProfile):
-        cluster = _slurm_cluster(profile, private)
+        cluster = _slurm_cluster(profile, private or Path.cwd(), stack)
         stack.callback(_close, cluster)
         return cluster
     return None
 
 
-def _slurm_cluster(profile: SlurmProfile, private: Path | None) -> Any:
+def _slurm_cluster(profile: SlurmProfile, private: Path, stack: contextlib.ExitStack) -> Any:
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
         raise ConfigError(msg) from error
-    if private is not None:
-        private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SLURMCluster(n_workers=profile.workers, **slurm_options(profile, private))
+    own = security_of(profile) if profile.tls_ca else keys_in_files(private, stack)
+    return SLURMCluster(n_workers=profile.workers, security=own, **slurm_options(profile))
 
 
-def slurm_options(profile: SlurmProfile, private: Path | None = None) -> dict[str, Any]:
-    """Options of dask-jobqueue for a profile; keys of the jobs go into the folder `private`."""
+def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
+    """Options of dask-jobqueue for a profile, without its keys."""
     amounts = ",".join(f"{name}={n:g}" for name, n in profile.resources.items())
     declared = ["--resources", amounts] if amounts else []
     return {
@@ -104,8 +101,6 @@ def slurm_options(profile: SlurmProfile, private: Path | None = None) -> dict[st
             *declared,
         ],
         "protocol": "tls://",
-        "security": security_of(profile),
-        "shared_temp_directory": None if private is None else str(private),
         "scheduler_options": {"dashboard_address": NO_DASHBOARD},
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -11,6 +14,8 @@ from distributed import Security
 from psfscale.errors import ConfigError
 
 if TYPE_CHECKING:
+    import contextlib
+
     from psfscale.pipeline.workers.profiles import (
         AddressProfile,
         ClusterProfile,
@@ -34,6 +39,33 @@ def security_of(profile: ClusterProfile) -> Security | None:
         options[f"tls_{role}_cert"] = str(getattr(profile, "tls_cert", None))
         options[f"tls_{role}_key"] = str(getattr(profile, "tls_key", None))
     return Security(**options)
+
+
+def keys_in_files(folder: Path, stack: contextlib.ExitStack) -> Security:
+    """Make keys for one cluster in files that only this user may read.
+
+    Parameters
+    ----------
+    folder : seen by all nodes; made for this user alone where it does not exist
+    stack : removes the files as it closes
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    worker = Security.temporary().get_tls_config_for_role("worker")
+    paths = {name: _write_private(folder, content, stack) for name, content in worker.items()}
+    options = {"tls_ca_file": paths["ca_file"], "require_encryption": True}
+    for role in ("client", "scheduler", "worker"):
+        options |= {f"tls_{role}_cert": paths["cert"], f"tls_{role}_key": paths["key"]}
+    return Security(**options)
+
+
+def _write_private(folder: Path, content: str | None, stack: contextlib.ExitStack) -> str | None:
+    if content is None:
+        return None
+    descriptor, name = tempfile.mkstemp(suffix=".pem", dir=folder)  # of mode 0600
+    stack.callback(Path(name).unlink, missing_ok=True)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+    return name
 
 
 def require_safe_address(address: str, profile: AddressProfile | SchedulerFileProfile) -> None:

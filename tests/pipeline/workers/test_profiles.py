@@ -116,6 +116,7 @@ def test_slurm_profile__becomes_a_job_script_that_holds_no_key(tmp_path) -> None
         assert {Path(path).parent for path in files.values()} == {tmp_path / "keys"}
         assert Path(files["key"]).stat().st_mode & 0o077 == 0, "a key that others may read"
         assert (tmp_path / "keys").stat().st_mode & 0o077 == 0
+    assert list((tmp_path / "keys").iterdir()) == [], "keys outlive their cluster"
     for line in ("#SBATCH -p night", "#SBATCH -t 04:00:00", "#SBATCH --requeue", "module load"):
         assert line in script
     for option in ("--nthreads 1", "--lifetime 220m", "--no-dashboard", "dask_worker tls://"):
