@@ -8,7 +8,6 @@ back at once, and the driver decides what becomes of the units it held.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import queue
 import threading
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Future, LocalCluster, Nanny, Worker, WorkerPlugin, get_worker
+from distributed import Future, LocalCluster, Nanny, get_worker
 from distributed.scheduler import KilledWorker
 
 from psfscale.errors import RunError
@@ -39,9 +38,8 @@ from psfscale.pipeline.workers.executor import (
 from psfscale.pipeline.workers.profiles import ClusterProfile, SlurmProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, lacking, require
 from psfscale.pipeline.workers.slurm import Ended, how_ended, replace_lost_jobs
+from psfscale.pipeline.workers.tuned import Tuned
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
 CHECK_EVERY = 2.0
 """Seconds between two looks at the cluster's health."""
 ANSWER_WITHIN = 30.0
@@ -55,27 +53,6 @@ REFILL_EVERY = 15.0
 """Seconds between two looks for jobs that have gone and are to be replaced."""
 TOLD_WITHIN = 10.0
 """Seconds in which word comes of what a finished parcel came to, a few bytes."""
-
-
-class Tuned(WorkerPlugin):  # type: ignore[misc]
-    """What a worker process needs, whatever started it: one thread, and memory that it keeps.
-
-    One thread, so that results do not depend on the machine. Dask tells the C library to give
-    memory back beyond 64 kB; a fit then spends more time in the kernel than in arithmetic
-    (24 against 9 CPU s, measured), so that limit is lifted to 1 GiB.
-    """
-
-    name = "psfscale-tuned"
-
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 (Dask calls it so)
-        """Limit the thread pools of this process and let it keep freed memory."""
-        import torch
-
-        torch.set_num_threads(1)
-        with contextlib.suppress(AttributeError):  # a C library without glibc's mallopt
-            library = ctypes.CDLL(None)
-            library.mallopt(M_TRIM_THRESHOLD, 2**30)
-            library.mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
 class DaskExecutor:
