@@ -240,6 +240,24 @@ def verify(
 
 
 @app.command()
+def migrate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="survey or run stores, an index, or folders of runs in blocks"),
+    ],
+) -> None:
+    """Convert stores of an earlier schema version in place; nothing is computed again."""
+    from psfscale.pipeline import migrate as convert
+
+    for path in paths:
+        converted = convert(path)
+        for store in converted:
+            typer.echo(f"{store} is of today's schema version now")
+        if not converted:
+            typer.echo(f"{path} is of today's schema version already")
+
+
+@app.command()
 def metrics(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     table: Annotated[

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.read.state import RunStatus, status
     from psfscale.pipeline.read.state_blocks import BlocksStatus, status_of
     from psfscale.pipeline.read.verification import Verification, verify
+    from psfscale.pipeline.storage.migrate import migrate
     from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "is_index",
     "load_profile",
     "metrics_of_stars",
+    "migrate",
     "open_run",
     "plan_blocks",
     "plan_run",
@@ -91,6 +93,7 @@ _HOMES = {
     "read.state_blocks": ("BlocksStatus", "status_of"),
     "drive.together": ("run_survey", "run_together"),
     "read.verification": ("Verification", "verify"),
+    "storage.migrate": ("migrate",),
 }
 
 

@@ -233,7 +233,7 @@ class StoredArray:
         if raw is None:
             path.unlink(missing_ok=True)
             return None
-        _replace(path, raw)
+        replace_file(path, raw)
         return crc32(raw)
 
     def _cuts(self, index: tuple[int, ...]) -> bool:
@@ -241,7 +241,8 @@ class StoredArray:
         return any(size != 1 for size in self.shard[:n]) or self.shard[n:] != self.shape[n:]
 
 
-def _replace(path: Path, raw: bytes) -> None:
+def replace_file(path: Path, raw: bytes) -> None:
+    """Write a file in one step, on the disk when this returns; its folder is made if missing."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         file = temporary.open("wb")

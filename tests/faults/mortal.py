@@ -27,7 +27,7 @@ class Mortal:
         self.left: int | None = None
         self.changes: list[str] = []
         effects = [
-            (objects, "_replace"),
+            (objects, "replace_file"),
             (journal, "write_json"),
             (marker, "write_json"),
             (Path, "unlink"),

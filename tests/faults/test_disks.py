@@ -29,7 +29,7 @@ def failing(effect, number: int, *, after: int):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize(
-    ("home", "name", "after"), [(objects, "_replace", 9), (books.Books, "_set", 1)]
+    ("home", "name", "after"), [(objects, "replace_file", 9), (books.Books, "_set", 1)]
 )
 def test_full_disk__stops_the_run_and_the_same_command_resumes(
     survey, monkeypatch, number, home, name, after

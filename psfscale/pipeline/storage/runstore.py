@@ -27,6 +27,7 @@ from psfscale.store.layout import (
 from psfscale.store.models import run_sizes
 from psfscale.store.packs import Packing
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
+from psfscale.store.versions import require_current
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,10 +56,11 @@ def create_run_store(context: RunContext) -> None:
     Raises
     ------
     StoreError
-        Something else lies at the path.
+        Something else lies at the path, or a store of an earlier schema version.
     """
     run = context.run
     if (run / "zarr.json").exists():
+        require_current(run)
         require_run(open_root(run), run)
         return
     if run.exists() and any(run.iterdir()):

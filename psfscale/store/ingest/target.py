@@ -22,6 +22,7 @@ from psfscale.store.schema import (
     SURVEY_SCHEMA,
     ArraySpec,
 )
+from psfscale.store.versions import require_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -98,6 +99,7 @@ def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) ->
     fresh = not output.exists()
     if fresh:
         _create(survey, plan, output)
+    require_current(output)
     with locked(output):
         target = _open(survey, plan, output, append=append)
         yield replace(target, rewritten=frozenset()) if fresh else target

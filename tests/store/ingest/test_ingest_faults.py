@@ -440,7 +440,7 @@ def test_content__changes_with_the_pixels_and_not_with_the_company(tmp_path, fil
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_full_disk__stops_ingest_and_the_same_call_goes_on(tmp_path, files, monkeypatch, number):
-    survey, real = make_survey(ldac_recipe()), objects._replace
+    survey, real = make_survey(ldac_recipe()), objects.replace_file
 
     def full(path, raw):
         if "stars/image/c.1." in str(path):
@@ -448,7 +448,7 @@ def test_full_disk__stops_ingest_and_the_same_call_goes_on(tmp_path, files, monk
         real(path, raw)
 
     with monkeypatch.context() as patch:
-        patch.setattr(objects, "_replace", full)
+        patch.setattr(objects, "replace_file", full)
         with pytest.raises(StoreError, match=f"{os.strerror(number)}.*the same command goes on"):
             ingest(survey, files, tmp_path / "s.zarr")
     assert exposures(tmp_path / "s.zarr")["complete"].values.tolist() == [1, 0, 0]
