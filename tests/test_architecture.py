@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,22 @@ def test_errors__derive_from_a_builtin_and_survive_pickling() -> None:
         assert pickle.loads(pickle.dumps(kind("why"))).args == ("why",)
         if kind is not errors.PsfscaleError:
             assert len(kind.__mro__) > 4, f"{kind} has no builtin base"
+
+
+def private_imports(path: Path) -> list[str]:
+    """Return modules of zarr, xarray, dask and distributed that `path` imports from inside."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    inside = re.compile(r"^(zarr|xarray|dask|distributed)\.(.*\.)?(core|_\w+)\.")
+    return [name for name in names if inside.match(f"{name}.")]
+
+
+def test_imports__from_inside_other_packages_stand_in_one_place() -> None:
+    found = {str(p.relative_to(PACKAGE)): private_imports(p) for p in SOURCES}
+    assert {path: names for path, names in found.items() if names} == {
+        "store/lazy.py": ["xarray.core.indexing"]
+    }

@@ -16,7 +16,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.errors import ZarrUserWarning
 
 from psfscale.attributes import from_stored, to_stored
@@ -154,8 +153,8 @@ def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndar
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
-    metadata = array.metadata
-    return (metadata.dimension_names or ()) if isinstance(metadata, ArrayV3Metadata) else ()
+    names: Any = array.metadata.to_dict().get("dimension_names")
+    return tuple(names or ())
 
 
 def grow(path: Path, n_exposures: int) -> None:

@@ -18,14 +18,12 @@ from zlib import crc32
 import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
-from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from psfscale.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import zarr
 
@@ -44,30 +42,23 @@ class _Coder:
     fill: Any
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
-    level: int
+    zstd: Zstd
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Self | None:
         """None where the array is not as psfscale makes them."""
-        metadata = array.metadata
-        if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "fiu":
+        if array.metadata.zarr_format != 3 or array.dtype.kind not in "fiu":
             return None
-        codecs: tuple[Any, ...] = metadata.codecs
-        chunk = array.chunks
-        if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
-            if not _plain(codecs[0].index_codecs, (BytesCodec, Crc32cCodec)):
-                return None
-            if codecs[0].index_location.value != "end":
-                return None
-            codecs = codecs[0].codecs
-        if not _plain(codecs, (BytesCodec, ZstdCodec, Crc32cCodec)):
+        codecs = array.metadata.to_dict()["codecs"]
+        zstd = compressor(codecs, itemsize=array.dtype.itemsize)
+        if zstd is None:
             return None
         return cls(
             dtype=np.dtype(array.dtype).newbyteorder("<"),
-            fill=metadata.fill_value,
-            shard=array.shards or chunk,
-            chunk=chunk,
-            level=codecs[1].level,
+            fill=array.fill_value,
+            shard=array.shards or array.chunks,
+            chunk=array.chunks,
+            zstd=zstd,
         )
 
     def decode(self, raw: bytes) -> np.ndarray:
@@ -110,17 +101,57 @@ class _Coder:
             yield tuple(slice(a, a + n) for a, n in zip(corner, self.chunk, strict=True))
 
     def _decode_chunk(self, raw: bytes) -> np.ndarray:
-        return np.frombuffer(Zstd().decode(_checked(raw)), self.dtype)
+        return np.frombuffer(self.zstd.decode(_checked(raw)), self.dtype)
 
     def _encode_chunk(self, values: np.ndarray, *, keep: bool) -> bytes | None:
         values = np.ascontiguousarray(values, self.dtype)
         same = np.isnan(values) if self.fill != self.fill else values == self.fill
-        return None if same.all() and not keep else _signed(Zstd(self.level).encode(values))
+        return None if same.all() and not keep else _signed(self.zstd.encode(values))
 
 
-def _plain(codecs: tuple[Any, ...], expected: tuple[type, ...]) -> bool:
-    kinds = len(codecs) == len(expected) and all(map(isinstance, codecs, expected))
-    return kinds and codecs[0].endian is not None and codecs[0].endian.value == "little"
+def compressor(codecs: Any, *, itemsize: int) -> Zstd | None:
+    """Return the compressor of an array that is encoded as psfscale's own are.
+
+    Parameters
+    ----------
+    codecs : as the Zarr v3 standard writes them in an array's metadata
+    itemsize : bytes of a value
+
+    Returns
+    -------
+    Zstd or None
+        None for any other chain than (bytes, zstd, crc32c), little-endian, in a shard or not
+    """
+    chain = _named(codecs)
+    if [name for name, _ in chain] == ["sharding_indexed"]:
+        sharding = chain[0][1]
+        index = _named(sharding["index_codecs"])
+        at_end = sharding.get("index_location", "end") == "end"
+        if not at_end or not _is_chain(index, ("bytes", "crc32c"), itemsize=8):
+            return None
+        chain = _named(sharding["codecs"])
+    if not _is_chain(chain, ("bytes", "zstd", "crc32c"), itemsize=itemsize):
+        return None
+    return Zstd(level=chain[1][1].get("level", 0), checksum=chain[1][1].get("checksum", False))
+
+
+_Codec = tuple[str, "Mapping[str, Any]"]
+"""Name and configuration."""
+
+
+def _named(codecs: Any) -> list[_Codec]:
+    """Return the codecs; the standard also writes one without a configuration as a bare name."""
+    return [
+        (spec, {}) if isinstance(spec, str) else (spec["name"], spec.get("configuration") or {})
+        for spec in codecs
+    ]
+
+
+def _is_chain(codecs: list[_Codec], names: tuple[str, ...], *, itemsize: int) -> bool:
+    """Whether `codecs` are those, with little-endian values (a single byte has no order)."""
+    if tuple(name for name, _ in codecs) != names:
+        return False
+    return itemsize == 1 or codecs[0][1].get("endian") == "little"
 
 
 def _signed(raw: bytes) -> bytes:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
+from psfscale.store.lazy import LazyArray
 from psfscale.store.schema import ArraySpec
 
 if TYPE_CHECKING:
@@ -240,16 +239,14 @@ def _unpacked_group(group: xr.Dataset, root: zarr.Group, path: str) -> xr.Datase
             entries = slice(start, start + prod(shape))
             start = entries.stop
             source: Any = root[f"{path}/{name}" if path else name]
-            lazy = indexing.LazilyIndexedArray(
-                _Entries(source, axis, entries, shape, described["dtype"])
-            )
+            lazy = _Entries(source, axis, entries, shape, described["dtype"])
             dims = (*stored.dims[:axis], *stored.dims[axis + 1 :], *described["dims"])
             told = {k: v for k, v in described.items() if k not in ("dims", "shape", "dtype")}
-            variables[member] = xr.Variable(dims, lazy, told)
+            variables[member] = lazy.variable(dims, told)
     return group.drop_vars([*packs, *map(pack_axis, packs)]).assign(variables)
 
 
-class _Entries(BackendArray):  # type: ignore[misc,unused-ignore]
+class _Entries(LazyArray):
     """One array of a pack, read when it is asked for."""
 
     def __init__(
@@ -260,12 +257,7 @@ class _Entries(BackendArray):  # type: ignore[misc,unused-ignore]
         self.shape = (*common, *own)
         self.dtype = np.dtype(dtype)
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
-        )
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+    def read(self, key: tuple[Any, ...]) -> np.ndarray:
         n_common = len(self.shape) - len(self._own)
         outer, own = key[:n_common], key[n_common:]
         kept = sum(isinstance(k, slice) for k in outer[: self._axis])

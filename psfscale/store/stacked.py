@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from xarray.backends import BackendArray
-from xarray.core import indexing
+
+from psfscale.store.lazy import LazyArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +56,10 @@ def _joined(parts: Sequence[xr.Variable]) -> xr.Variable:
     if parts[0].dims == (AXIS,):
         values = np.concatenate([part.values for part in parts])
         return xr.Variable(parts[0].dims, values, parts[0].attrs)
-    lazy = indexing.LazilyIndexedArray(_Stacked(parts))
-    return xr.Variable(parts[0].dims, lazy, parts[0].attrs)
+    return _Stacked(parts).variable(parts[0].dims, parts[0].attrs)
 
 
-class _Stacked(BackendArray):  # type: ignore[misc,unused-ignore]
+class _Stacked(LazyArray):
     """Arrays one after the other, read when asked for, each padded to the largest."""
 
     def __init__(self, parts: Sequence[xr.Variable]) -> None:
@@ -70,12 +69,7 @@ class _Stacked(BackendArray):  # type: ignore[misc,unused-ignore]
         self.shape = (int(self._starts[-1]), *map(int, largest))
         self.dtype = parts[0].dtype
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self._read
-        )
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+    def read(self, key: tuple[Any, ...]) -> np.ndarray:
         rows = np.atleast_1d(np.arange(self.shape[0])[key[0]])
         found = [
             self._of_part(part, rows[(rows >= start) & (rows < stop)] - start, key[1:])

@@ -7,10 +7,11 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
 from zarr.codecs import Crc32cCodec, GzipCodec, ZstdCodec
 
 from psfscale.errors import StoreError
-from psfscale.store.objects import StoredArray
+from psfscale.store.objects import StoredArray, compressor
 
 LAYOUTS = {
     "stamps": ((3, 2, 32, 5, 4), (1, 1, 32, 5, 4), (1, 1, 16, 5, 4), 2),
@@ -99,3 +100,55 @@ def test_stored_array__of_other_codecs_is_left_to_zarr(tmp_path) -> None:
     stored.write((0,), values)
     np.testing.assert_array_equal(array[0], values)
     np.testing.assert_array_equal(stored.read((0,)), values)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+def test_stored_array__reads_its_own_layout_without_zarr(tmp_path, layout, dtype) -> None:
+    stored = StoredArray(make(tmp_path, layout, dtype))
+    index = (1, 1)[: LAYOUTS[layout][3]]
+    checksum = stored.write(index, values_of(layout, dtype, 4, empty=False))
+    assert checksum == stored.checksum(index)  # None where zarr-python wrote it
+
+
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+CHAIN = [LITTLE, {"name": "zstd", "configuration": {"level": 3, "checksum": False}}, "crc32c"]
+
+
+def sharded(**configuration) -> list[dict]:
+    defaults = {"chunk_shape": [2], "codecs": CHAIN, "index_codecs": [LITTLE, "crc32c"]}
+    return [{"name": "sharding_indexed", "configuration": {**defaults, **configuration}}]
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        CHAIN,
+        [*CHAIN[:2], {"name": "crc32c"}],
+        [*CHAIN[:2], {"name": "crc32c", "configuration": {}}],
+        sharded(),
+        sharded(index_location="end", index_codecs=[LITTLE, {"name": "crc32c"}]),
+    ],
+)
+def test_compressor__is_found_in_each_spelling_of_the_standard(codecs) -> None:
+    assert compressor(codecs, itemsize=4) == Zstd(level=3)
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        [{"name": "bytes", "configuration": {"endian": "big"}}, *CHAIN[1:]],
+        ["bytes", *CHAIN[1:]],
+        CHAIN[:2],
+        [LITTLE, {"name": "gzip", "configuration": {"level": 1}}, "crc32c"],
+        sharded(index_location="start"),
+        sharded(index_codecs=[LITTLE]),
+        sharded(codecs=CHAIN[:2]),
+    ],
+)
+def test_compressor__of_another_encoding_is_none(codecs) -> None:
+    assert compressor(codecs, itemsize=4) is None
+
+
+def test_compressor__of_single_bytes_needs_no_order() -> None:
+    assert compressor(["bytes", *CHAIN[1:]], itemsize=1) == Zstd(level=3)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 from distributed import Future, LocalCluster, Nanny, get_worker
 from distributed.scheduler import KilledWorker
 
@@ -322,8 +323,10 @@ class DaskExecutor:
         if not isinstance(self._cluster, LocalCluster):
             return
         for nanny in self._cluster.workers.values():
-            with contextlib.suppress(Exception):
-                nanny.process.process._process.kill()  # noqa: SLF001 (distributed offers no other)
+            pid = getattr(nanny, "pid", None)  # none where the process has ended
+            if pid:
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).kill()
 
 
 @dataclass(slots=True)
