@@ -5,42 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from psfscale.cli_array import fit, predict
 from psfscale.cli_deconvolve import DropInCommand, deconvolve
+from psfscale.cli_guard import EPILOG, Verb, Verbs
 from psfscale.cli_progress import progress
-from psfscale.errors import PsfscaleError
+from psfscale.errors import ExitCode
 
 if TYPE_CHECKING:
     from psfscale.config import RunConfig
 
-USAGE_ERROR = 2
-
-
-class _Verbs(TyperGroup):
-    """Verbs in the order of the walk; errors of psfscale end in one sentence, not a traceback."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return list(self.commands)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PsfscaleError as error:
-            typer.secho(f"psfscale: {error}", err=True, fg=typer.colors.RED)
-            raise typer.Exit(USAGE_ERROR) from error
-
-
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Survey-scale PSF modelling: exposures in, PSF models, PSFs at galaxies and metrics out.",
+    epilog=EPILOG,
 )
 
 Overrides = Annotated[
@@ -72,7 +57,7 @@ def main(
     """Survey-scale PSF modelling: exposures in, PSF models, PSFs at galaxies and metrics out."""
 
 
-@app.command()
+@app.command(cls=Verb)
 def simulate(
     survey: Annotated[Path, typer.Argument(help="survey file with a `simulate` recipe")],
     output: Annotated[Path, typer.Argument(help="new folder for images, catalogues, truth")],
@@ -103,7 +88,7 @@ def simulate(
     typer.echo(str(summary))
 
 
-@app.command()
+@app.command(cls=Verb)
 def ingest(
     survey: Annotated[Path, typer.Argument(help="survey file: instrument and ingest recipe")],
     files: Annotated[list[Path], typer.Argument(help="LDAC catalogues, FITS exposures or stacks")],
@@ -135,10 +120,10 @@ def ingest(
             observer=lambda event: advance(event.done, event.total, f"{event.phase} {event.file}"),
         )
     typer.echo(str(summary))
-    raise typer.Exit(0 if summary.ok else 1)
+    raise typer.Exit(ExitCode.DONE if summary.ok else ExitCode.LISTED)
 
 
-@app.command()
+@app.command(cls=Verb)
 def index(
     stores: Annotated[list[Path], typer.Argument(help="survey stores, one a block")],
     output: Annotated[Path, typer.Option("-o", "--output", help="index to write, .yaml")],
@@ -156,7 +141,7 @@ def _config(path: Path, overrides: list[str] | None) -> RunConfig:
     return load_config(path, overrides or ())
 
 
-@app.command()
+@app.command(cls=Verb)
 def plan(
     config: Annotated[Path, typer.Argument(help="run file")], overrides: Overrides = None
 ) -> None:
@@ -174,7 +159,7 @@ def plan(
     typer.echo(f"{n_blocks} blocks: {n_todo} units to do, {n_done} done")
 
 
-@app.command()
+@app.command(cls=Verb)
 def run(
     config: Annotated[Path, typer.Argument(help="run file")],
     overrides: Overrides = None,
@@ -192,7 +177,7 @@ def run(
 ) -> None:
     """Fit, predict and measure all that is missing; the same command resumes.
 
-    Exit code: 0 all good, 1 some CCDs failed, 2 wrong input, 130 interrupted.
+    Exit code: 0 done, 1 done with failed CCDs, 2 wrong input; `psfscale --help` lists all.
     """
     run_config = _config(config, overrides)
     if dump_config:
@@ -210,7 +195,7 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-@app.command()
+@app.command(cls=Verb)
 def status(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
@@ -222,7 +207,7 @@ def status(
     typer.echo(json.dumps(state.as_dict(), indent=2) if as_json else str(state))
 
 
-@app.command()
+@app.command(cls=Verb)
 def verify(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     repair: Annotated[
@@ -236,10 +221,10 @@ def verify(
     found = [check(store, repair=repair) for store in run_stores(path)]
     for one in found:
         typer.echo(f"{one.run.stem}: {one}" if len(found) > 1 else str(one))
-    raise typer.Exit(0 if all(one.ok for one in found) else 1)
+    raise typer.Exit(ExitCode.DONE if all(one.ok for one in found) else ExitCode.LISTED)
 
 
-@app.command()
+@app.command(cls=Verb)
 def migrate(
     paths: Annotated[
         list[Path],
@@ -257,7 +242,7 @@ def migrate(
             typer.echo(f"{path} is of today's schema version already")
 
 
-@app.command()
+@app.command(cls=Verb)
 def metrics(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     table: Annotated[
@@ -286,7 +271,7 @@ def metrics(
     typer.echo(json.dumps(summary.as_dict(), indent=2) if as_json else str(summary))
 
 
-@app.command()
+@app.command(cls=Verb)
 def report(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
     output: Annotated[Path, typer.Option("-o", "--output", help="page to write")],
@@ -298,76 +283,12 @@ def report(
     typer.echo(f"report written to {output}")
 
 
-@app.command()
-def fit(
-    model: Annotated[str, typer.Argument(help="name of the PSF model, e.g. rca")],
-    stars: Annotated[Path, typer.Argument(help="stars.npz: image, x, y, weight or sigma")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="model.zarr to write")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="setting=value of the model; repeatable")
-    ] = None,
-    survey: Annotated[
-        Path | None,
-        typer.Option(help="survey file: optics, band limit, upsampling follow"),
-    ] = None,
-) -> None:
-    """Fit a PSF model to a stack of stars, without a survey."""
-    from time import process_time
-
-    from psfscale.pipeline.drop_in.models import fit_stack
-
-    start = process_time()
-    with progress("fit") as advance:
-
-        def observe(event: Any) -> None:
-            step = f", step {event.step}" if hasattr(event, "step") else ""
-            chi2 = "" if event.reduced_chi2 is None else f", reduced chi² {event.reduced_chi2:.3f}"
-            advance(event.done, event.total, f"{event.name}{step}{chi2}")
-
-        result = fit_stack(
-            model, stars, output, settings=settings or (), survey=survey, observer=observe
-        )
-    typer.echo(
-        f"{result.used.sum()} of {result.used.size} stars used, "
-        f"reduced chi² {result.reduced_chi2:.3f}, {process_time() - start:.1f} CPU s; "
-        f"model written to {output}"
-    )
-    if not result.converged:
-        typer.secho("the solver stopped at its iteration limit", err=True, fg=typer.colors.YELLOW)
-
-
-@app.command()
-def predict(
-    model: Annotated[Path, typer.Argument(help="model.zarr from `psfscale fit`")],
-    at: Annotated[Path, typer.Argument(help="at.npz: x, y, optionally sed, wavelength")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="psf.npz to write")],
-    oversampling: Annotated[int, typer.Option(help="PSF pixels per CCD pixel")] = 1,
-    size: Annotated[int | None, typer.Option(help="side of the PSF stamp [PSF pixel]")] = None,
-    pixel: Annotated[
-        Literal["native", "none"],
-        typer.Option(help="native: with the CCD's pixel; none: the optical PSF (wavediff)"),
-    ] = "native",
-    centre: Annotated[
-        Literal["auto", "windowed", "axis"],
-        typer.Option(
-            help="what lies on index size // 2: the windowed centroid, or the optical axis "
-            "(wavediff); auto: the axis where the fitted stars were registered to it"
-        ),
-    ] = "auto",
-) -> None:
-    """Draw the PSF of a fitted model at positions and spectra; each sums to 1."""
-    from psfscale.pipeline.drop_in.models import predict_stack
-
-    n = predict_stack(
-        model, at, output, oversampling=oversampling, size=size, pixel=pixel, centre=centre
-    )
-    typer.echo(f"{n} PSFs written to {output}")
-
-
+app.command(cls=Verb)(fit)
+app.command(cls=Verb)(predict)
 app.command(cls=DropInCommand)(deconvolve)
 
 
-@app.command()
+@app.command(cls=Verb)
 def schema() -> None:
     """Print every stored array: dims, type, unit, owner and meaning."""
     from psfscale.pipeline.drop_in.models import model_schema

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
+from psfscale.cli_guard import Verb
 from psfscale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ RENAMED = {"--no_grad": ("--grad_type", "none"), "--no_plots": ()}
 """Flags of older versions, and what stands for them: there are no plots to leave out."""
 
 
-class DropInCommand(TyperCommand):
+class DropInCommand(Verb):
     """Takes ``@config.ini``, ``--wave_thresh_factor 3 3 4`` and a bare ``--condat_sigma``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -15,9 +15,37 @@ raise                       when
 `RunError`                  a run cannot start or go on (too many failures, no cluster)
 `HeldError`                 a run cannot start since another driver holds it
 ==========================  ==========================================================
+
+A command that ends by one of them exits with `ExitCode.WRONG`.
 """
 
 import errno
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command; `EXIT_MEANINGS` says them in words."""
+
+    DONE = 0
+    LISTED = 1
+    WRONG = 2
+    UNMET = 3
+    UNFORESEEN = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+EXIT_MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.LISTED: "finished, with failures, refusals or damage listed",
+    ExitCode.WRONG: "the input, the command or the place to write is wrong: a sentence says what "
+    "to put right; finished work is kept, the same command resumes",
+    ExitCode.UNMET: "finished, but a quality check or a requirement that was asked for fails",
+    ExitCode.UNFORESEEN: "unforeseen: a sentence, and a log file with the traceback",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C (SIGINT); the same command resumes",
+    ExitCode.TERMINATED: "interrupted by SIGTERM; the same command resumes",
+}
+"""Meaning of each exit code, as the help and the docs print it."""
 
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Numbers of errors of the system that come again until somebody mends their cause."""

@@ -1,0 +1,152 @@
+"""Files that are written whole or not at all, and paths that are checked before the work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psfscale.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["named", "require_file", "require_new", "require_place", "write_whole"]
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give errors of the operating system the name of the path that they are about.
+
+    A write to a full disk fails without a name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def write_whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give a path to write to; it replaces `path` in one step when all is written.
+
+    After an error the old file, or none, is at `path`. The target of a link is replaced, not the
+    link.
+
+    Parameters
+    ----------
+    path : of the file
+    sync : have the content on the disk before the old file goes: it survives a power cut
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; it is named in the error.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if sync:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in {None, str(partial), partial}:
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path to read that is not a file, or may not be read.
+
+    Raises
+    ------
+    InputError
+        There is nothing, a folder, or a file that may not be read.
+    """
+    if path.is_dir():
+        msg = f"{path} is a folder, a file is expected"
+    elif not path.exists():
+        msg = f"no such file: {path}"
+    elif not os.access(path, os.R_OK):
+        msg = f"{path} may not be read: permission denied"
+    else:
+        return
+    raise InputError(msg)
+
+
+def require_place(path: Path, *, suffixes: tuple[str, ...] = ()) -> None:
+    """Refuse, before the work, a path that a file cannot be written to after it.
+
+    Parameters
+    ----------
+    path : of a file to write or replace
+    suffixes : that the name may end in; any if empty
+
+    Raises
+    ------
+    InputError
+        The name ends otherwise, a folder or a device has it, or its folder is missing or may not be
+        written.
+    """
+    if suffixes and path.suffix not in suffixes:
+        msg = f"the output's name ends in {' or '.join(suffixes)}, which is its format; got {path}"
+        raise InputError(msg)
+    if path.is_dir():
+        msg = f"{path} is a folder, the output is a file: name a file"
+        raise InputError(msg)
+    if path.exists() and not path.is_file():
+        msg = f"{path} is a device or a pipe, the output is a file: name a file"
+        raise InputError(msg)
+    _require_room(path.resolve())
+
+
+def require_new(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse, before the work, a path that a store cannot be made at after it.
+
+    Parameters
+    ----------
+    path : of a folder to make
+    overwrite : whether what lies there may be replaced
+
+    Raises
+    ------
+    StoreError
+        Something lies there already and `overwrite` is False.
+    InputError
+        The folder that it belongs in is missing or may not be written.
+    """
+    if (path.exists() or path.is_symlink()) and not overwrite:
+        msg = f"{path} exists already: replace it with --overwrite, or choose another path"
+        raise StoreError(msg)
+    _require_room(path)
+
+
+def _require_room(path: Path) -> None:
+    """Try to make a file beside `path`: permissions alone do not tell on every file system."""
+    folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        msg = f"{path} cannot be written: {folder} is a file, a folder is expected"
+        raise InputError(msg)
+    if not folder.is_dir():
+        msg = f"{path} cannot be written, there is no such folder: {folder}"
+        raise InputError(msg)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
+        msg = f"{path} cannot be written: {error.strerror}"
+        raise InputError(msg) from error
+    if len(os.fsencode(path.name)) > 200:  # a name is 255 byte at most, the writer adds to it
+        msg = f"{path.name[:40]}... is too long for the name of a file"
+        raise InputError(msg)
