@@ -31,6 +31,11 @@ are 0-based: the centre of the first pixel is 0. Entries nobody has written read
 the CF conventions have it: `flag_masks` (bits) or `flag_values` (numbers), with `flag_meanings`.
 Attributes of the root that have structure are JSON text; `json_attributes` names them.
 
+A part of a group is saved with `.drop_encoding().to_zarr(...)` or `.to_netcdf(...)`, since xarray
+would cut it as the whole is cut; what `psfscale.open_run` gives has no encoding. NetCDF 3 (xarray
+without netCDF4 or h5netcdf) has no integers of 64 bits: leave out `units/wanted`, `fingerprint`
+and `digest` there, and ids beyond 2³¹.
+
 This is schema version {SCHEMA_VERSION}. psfscale reads stores of earlier versions as they are, and
 `psfscale migrate STORE` converts them in place, in seconds, so that they can be added to.
 

@@ -243,7 +243,21 @@ def _unpacked_group(group: xr.Dataset, root: zarr.Group, path: str) -> xr.Datase
             dims = (*stored.dims[:axis], *stored.dims[axis + 1 :], *described["dims"])
             told = {k: v for k, v in described.items() if k not in ("dims", "shape", "dtype")}
             variables[member] = lazy.variable(dims, told)
-    return group.drop_vars([*packs, *map(pack_axis, packs)]).assign(variables)
+    rest = group.drop_vars([*packs, *map(pack_axis, packs)]).assign(variables)
+    stored_texts = rest.data_vars.variables.items()
+    texts = {n: _Text(v).variable(v.dims, v.attrs) for n, v in stored_texts if v.dtype.kind == "T"}
+    return rest.assign(texts).drop_encoding()  # else a part of it could not be saved
+
+
+class _Text(LazyArray):
+    """Text as Python strings, which can be masked; numpy's own cannot."""
+
+    def __init__(self, source: xr.Variable) -> None:
+        self._source, self.shape, self.dtype = source, source.shape, np.dtype(object)
+
+    def read(self, key: tuple[Any, ...]) -> np.ndarray:
+        """Return the values at `key`."""
+        return np.asarray(self._source[key].values, object)
 
 
 class _Entries(LazyArray):

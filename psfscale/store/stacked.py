@@ -100,4 +100,6 @@ class _Stacked(LazyArray):
 
 def _nothing(dtype: np.dtype[Any]) -> Any:
     """What an entry that nobody has written reads as."""
+    if dtype.kind in "OTU":
+        return ""
     return np.nan if dtype.kind == "f" else 0

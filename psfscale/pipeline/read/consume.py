@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from psfscale.attributes import from_stored
 from psfscale.errors import InputError, StoreError
 from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.aggregation import read_aggregates
+from psfscale.pipeline.read.levels import Level, rows_of
 from psfscale.pipeline.stages.ccd import stored_model
 from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.stages.drawing import PREDICT_BLOCK
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
 
 _FIELDS_KEPT = 8
 """PSF fields that a run keeps, since callers come back to a CCD."""
-Level = Literal["star", "ccd", "exposure", "survey"]
-_GROUPS: dict[Level, str] = {
-    "star": "stars",
-    "ccd": "ccds",
-    "exposure": "exposures",
-    "survey": "summary",
-}
 
 
 class Run:
@@ -242,19 +236,21 @@ class Run:
         return prior_of(given) if given else read_prior(self.stores[0])
 
     def metrics(self, level: Level = "survey") -> xr.Dataset:
-        """Metrics of every star, CCD or exposure, or of the survey.
+        """Return the numbers of every star, galaxy, CCD or exposure, or of the survey.
+
+        One row an object, a CCD or an exposure, also as ``to_dataframe()``: stars and galaxies
+        along one dim, padding left out, with their ``exposure``, ``ccd``, and of the survey
+        ``id, role, x, y, field_x, field_y, ra, dec, snr``. CCDs have a column ``state_<stage>``
+        for every stage. Arrays are read when they are used; stamps are in `galaxies` and `tree`.
 
         Raises
         ------
         InputError
-            There is no such level.
+            There is no such level, or the run holds no galaxies.
         """
-        if level not in _GROUPS:
-            msg = f"there is no level {level!r}; choose one of {list(_GROUPS)}"
-            raise InputError(msg)
         if level == "survey" and len(self.stores) > 1:
             return self._summary()
-        return self.tree[_GROUPS[level]].to_dataset()
+        return rows_of(level, self.tree, lambda: self.survey)
 
     def table(self, name: str) -> xr.Dataset:
         """A table or map that `psfscale metrics` made, such as ``stars/by_magnitude`` or ``rho``.

@@ -54,7 +54,7 @@ def files_of(folder) -> dict[str, bytes]:
 
 def test_aggregate_stores__are_the_statistics_of_the_stored_stars(finished) -> None:
     found = aggregate_stores([finished.output], finished.output, rho=True)
-    stars, given = open_run(finished.output).metrics("star"), open_tree(finished.survey)["stars"]
+    stars, given = open_run(finished.output)["stars"], open_tree(finished.survey)["stars"]
     reserved = (given["role"] == Role.RESERVED).values
     reserved[1, 0] = False  # quarantined
     delta = stars["e1_star"].values.astype(float) - stars["e1_model"].values
