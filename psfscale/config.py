@@ -97,7 +97,11 @@ class RunConfig(_Part):
     """All that determines a run."""
 
     survey: Path = Field(description="survey store to read")
-    instrument: Path = Field(description="survey file (catalogs/*.yaml) of the instrument")
+    instrument: Path | None = Field(
+        default=None,
+        description="survey file (catalogs/*.yaml) of the instrument; unset: the survey store's "
+        "own, which a file must not contradict",
+    )
     output: Path = Field(description="run store to write or resume")
     model: ModelChoice | None = Field(
         default=None, description="the PSF model; rca if neither this nor `models` is given"
@@ -156,7 +160,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     config = read_yaml(path, RunConfig, overrides=[_from_here(item) for item in overrides])
     base = path.resolve().parent
-    found = {key: base / getattr(config, key) for key in _PATHS}
+    given = {key: getattr(config, key) for key in _PATHS}
+    found = {key: path if path is None else base / path for key, path in given.items()}
     if config.restore.prior is not None:
         prior = base / config.restore.prior
         found |= {"restore": config.restore.model_copy(update={"prior": prior})}

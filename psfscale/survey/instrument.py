@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from psfscale.errors import ConfigError
 from psfscale.survey.quantity import (
@@ -61,11 +61,20 @@ class Telescope(Part):
     pupil: Pupil = Field(default_factory=Pupil, description="obstructions of the pupil")
 
 
+def _words(raw: Any) -> Any:
+    return (raw,) if isinstance(raw, str) else raw
+
+
 class Passband(Part):
     """Wavelengths that reach the detector."""
 
     minimum: Micron = Field(description="short-wavelength edge [µm]")
     maximum: Micron = Field(description="long-wavelength edge [µm]")
+    filters: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        default=(),
+        description="names of the filters that it is of, as exposures bear them; exposures in "
+        "another are refused. Unset: any one filter",
+    )
 
 
 class Detector(Part):

@@ -17,10 +17,12 @@ from psfscale.errors import ConfigError, StoreError
 from psfscale.models import CHROMATIC, load_model_class, settings_class
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.pipeline.stages.given import numbers_of, read_prior
-from psfscale.pipeline.storage import array_of
+from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.layout import attributes_of, open_root
 from psfscale.store.schema import MODEL_CODES
+from psfscale.store.survey_instrument import stored_instrument
 from psfscale.survey import Instrument, load_survey
+from psfscale.survey.agreement import require_filters, require_same
 from psfscale.survey.quantity import WITH_SOURCES
 from psfscale.yamlfile import validate
 
@@ -210,22 +212,25 @@ class RunContext:
         Parameters
         ----------
         config : of the run
-        instrument : read from the file that `config` names, if not given
+        instrument : if not given, that of the survey store, or of the file that `config` names
         given_prior : likewise
 
         Raises
         ------
         ConfigError
-            The instrument file or the model's settings are wrong, or the prior is of no use.
+            The instrument file or the model's settings are wrong, the file contradicts the survey
+            store, there is neither, or the prior is of no use.
+        InputError
+            An exposure is in a filter that the instrument does not describe.
         StoreError
             There is no survey store, or no run whose prior is to be taken.
         """
+        root = open_root(config.survey)
         if instrument is None:
-            instrument = load_survey(config.instrument).instrument
+            instrument = _instrument(root, config)
         restoration = validate(
             config.restore.settings, DeconvolutionSettings, name="settings of the restoration"
         )
-        root = open_root(config.survey)
         sizes, stamp_shape = _sizes(root, config, _fine(restoration))
         return cls(
             config=config,
@@ -289,6 +294,27 @@ def require_run(root: zarr.Group, run: Path) -> None:
     if root.attrs.get("layout") != LAYOUT:
         msg = f"{run} was written by another psfscale, in another layout; choose another output"
         raise StoreError(msg)
+
+
+def _instrument(root: zarr.Group, config: RunConfig) -> Instrument:
+    """The instrument of a survey store, or of the file that a run names, if they agree."""
+    stored = stored_instrument(root)
+    given = None if config.instrument is None else load_survey(config.instrument).instrument
+    if given is not None and stored is not None:
+        require_same(given, stored, name=str(config.instrument), store=config.survey)
+    found = given or stored
+    if found is None:
+        msg = (
+            f"{config.survey} does not say which instrument it is of (an earlier psfscale wrote "
+            "it): name its survey file as `instrument` in the run file"
+        )
+        raise ConfigError(msg)
+    chromatic = [choice.name for choice in config.fitted if choice.name in CHROMATIC]
+    names, ids = (
+        [str(text) for text in values_of(root, f"exposures/{key}")] for key in ("filter", "id")
+    )
+    require_filters(found, names, ids, one=chromatic[0] if chromatic else None)
+    return found
 
 
 def _given_prior(config: RunConfig, settings: DeconvolutionSettings) -> Numbers | None:

@@ -71,7 +71,7 @@ def ingest_blocks(
     state = index.with_name(f".{index.name}.ingest")
     state.mkdir(exist_ok=True)
     with reader_of(survey) as reader, locked(state):
-        plan = read_plan(reader, files, tell)
+        plan = read_plan(survey, reader, files, tell)
         blocks = _Blocks.of(index, unfinished=bool(owed(state)))
         wanted = {exposure.facts.id for exposure in plan.exposures}
         _require_allowed(index, blocks, wanted, owed(state), append=append)

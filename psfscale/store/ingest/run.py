@@ -79,7 +79,7 @@ def ingest(
     """
     tell = observer or (lambda _: None)
     with reader_of(survey) as reader:
-        plan = read_plan(reader, files, tell)
+        plan = read_plan(survey, reader, files, tell)
         return write_plan(survey, reader, plan, Path(output), files, append=append, tell=tell)
 
 
@@ -94,10 +94,11 @@ def reader_of(survey: Survey) -> Iterator[Reader]:
 
 
 def read_plan(
-    reader: Reader, files: Sequence[Path], tell: Callable[[IngestEvent], None]
+    survey: Survey, reader: Reader, files: Sequence[Path], tell: Callable[[IngestEvent], None]
 ) -> IngestPlan:
     """The first pass: what the files hold."""
-    return scan_files(reader, [Path(path) for path in files], tell)
+    paths = [Path(path) for path in files]
+    return scan_files(reader, paths, tell, instrument=survey.instrument)
 
 
 def write_plan(

@@ -9,6 +9,7 @@ from psfscale.errors import InputError
 from psfscale.store.ingest.events import FileRefusal, IngestEvent
 from psfscale.store.ingest.formats.lookup import FileDefectError
 from psfscale.store.ingest.formats.reader import FileScan
+from psfscale.survey.agreement import undescribed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from psfscale.store.ingest.formats.reader import ExposureFacts, Piece, Reader
     from psfscale.store.ingest.objects import Kind
+    from psfscale.survey import Instrument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,13 @@ class IngestPlan:
 
 
 def scan_files(
-    reader: Reader, files: Sequence[Path], observer: Callable[[IngestEvent], None]
+    reader: Reader,
+    files: Sequence[Path],
+    observer: Callable[[IngestEvent], None],
+    *,
+    instrument: Instrument,
 ) -> IngestPlan:
-    """Look at all files, in the order given.
+    """Look at all files, in the order given; refuse exposures in filters of another instrument.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def scan_files(
     pieces: list[Piece] = []
     refused: list[FileRefusal] = []
     for number, path in enumerate(files, start=1):
-        found = _scan(reader, path)
+        found = _described(_scan(reader, path), instrument)
         pieces.extend(found.pieces)
         refused.extend(found.refused)
         observer(
@@ -112,6 +118,23 @@ def _scan(reader: Reader, path: Path) -> FileScan:
         raise  # the recipe does not fit: nothing is written
     except Exception as error:  # noqa: BLE001  a damaged file fails in any way; it is quarantined
         return _refuse(reader, path, f"{path}: {type(error).__name__}: {error}")
+
+
+def _described(found: FileScan, instrument: Instrument) -> FileScan:
+    """What was found of exposures whose filter the instrument describes; the others are refused."""
+    why = [undescribed(instrument, piece.exposure.filter) for piece in found.pieces]
+    refused = [
+        FileRefusal(
+            file=piece.path,
+            exposure=piece.exposure.id,
+            ccd=piece.ccd,
+            reason=f"exposure {piece.exposure.id}: {reason}",
+        )
+        for piece, reason in zip(found.pieces, why, strict=True)
+        if reason is not None
+    ]
+    pieces = tuple(p for p, reason in zip(found.pieces, why, strict=True) if reason is None)
+    return FileScan(pieces=pieces, refused=(*found.refused, *refused))
 
 
 def _refuse(reader: Reader, path: Path, reason: str) -> FileScan:

@@ -22,7 +22,10 @@ from psfscale.store.schema import (
     SURVEY_SCHEMA,
     ArraySpec,
 )
+from psfscale.store.survey_instrument import ATTRIBUTE, stored_instrument
 from psfscale.store.versions import require_current
+from psfscale.survey.agreement import require_same
+from psfscale.survey.quantity import WITH_SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,6 +93,8 @@ def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) ->
 
     Raises
     ------
+    ConfigError
+        The store was made with another instrument.
     InputError
         An exposure stands in the store already, or its stamps do not fit the store.
     StoreError
@@ -118,6 +123,7 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
         sizes=_sizes(survey, plan),
         attributes={
             "survey": survey.name,
+            ATTRIBUTE: survey.instrument.model_dump(mode="json", context=WITH_SOURCES),
             "pixel_origin": 0,
             "stamp_centre": "index n // 2 of each axis is the pixel nearest to x, y",
             "reserved_fraction": survey.ingest.reserved_fraction,
@@ -208,6 +214,9 @@ def _require_fit(survey: Survey, plan: IngestPlan, root: Any, output: Path) -> N
     if root.attrs.get("survey") != survey.name:
         msg = f"{output} is of survey {root.attrs.get('survey')!r}, not {survey.name!r}"
         raise InputError(msg)
+    instrument = stored_instrument(root)
+    if instrument is not None:
+        require_same(survey.instrument, instrument, name=f"survey {survey.name!r}", store=output)
     ids = list(survey.instrument.focal_plane.ccd_ids)
     if np.asarray(root["ccd"][:]).tolist() != ids:
         msg = f"{output} has other CCDs than the survey's {ids[0]} to {ids[-1]}"
