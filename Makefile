@@ -29,7 +29,7 @@ demo: .venv/demo.stamp  ## simulate a toy survey, ingest it, fit, restore its ga
 	$(BIN)/psfscale simulate catalogs/toy.yaml $(DEMO)/sky --exposures $(EXPOSURES) --workers 2
 	$(BIN)/psfscale ingest $(DEMO)/sky/survey.yaml $(DEMO)/sky/images/*.fits -o $(DEMO)/survey.zarr
 	$(BIN)/psfscale run catalogs/runs/toy.yaml survey=$(DEMO)/survey.zarr \
-	    instrument=$(DEMO)/sky/survey.yaml output=$(DEMO)/run.zarr
+	    output=$(DEMO)/run.zarr
 	$(BIN)/psfscale metrics $(DEMO)/run.zarr
 	$(BIN)/psfscale report $(DEMO)/run.zarr -o $(DEMO)/report.html
 

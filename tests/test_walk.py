@@ -32,7 +32,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     call("ingest", sky / "survey.yaml", *sorted((sky / "images").iterdir()), "-o", store)
     run = home / "run.yaml"
-    run.write_text(f"survey: {store}\ninstrument: {sky / 'survey.yaml'}\noutput: run.zarr\n")
+    run.write_text(f"survey: {store}\noutput: run.zarr\n")
     return home
 
 
