@@ -55,7 +55,10 @@ class Verbs(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line; end the process with an exit code."""
         with _patient_streams():
-            return super().main(*args, **extra)
+            try:
+                return super().main(*args, **extra)
+            except Exception as error:
+                raise SystemExit(_ended_by(error)) from error
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -173,12 +176,13 @@ class _Patient:
         try:
             yield
         except OSError as error:
-            self._drop()
-            if self._name is not None and error.errno != errno.EPIPE:
-                error.filename = self._name
-                raise
+            if self._name is None or error.errno == errno.EPIPE:
+                self.drop()
+                return
+            error.filename = self._name
+            raise
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Let the null device take the rest: what is buffered must not fail again at the end."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
@@ -189,15 +193,22 @@ class _Patient:
 def _patient_streams() -> Iterator[None]:
     """Output streams that outlive their reader (`psfscale run ... | head`)."""
     before = sys.stdout, sys.stderr
-    out, err = _Patient(before[0], "the standard output"), _Patient(before[1], None)
-    sys.stdout, sys.stderr = out, err
-    try:
-        yield
-    finally:
+    with Path(os.devnull).open("w", encoding="utf-8") as null:
+        # a stream is None where whoever started the command has closed it
+        out = _Patient(before[0] or null, "the standard output")
+        sys.stdout, sys.stderr = out, _Patient(before[1] or null, None)
         try:
-            out.flush()
-        except OSError as error:
-            say(_of_system(error))
-            raise SystemExit(ExitCode.WRONG) from error
+            yield
         finally:
+            _flush(out)
             sys.stdout, sys.stderr = before
+
+
+def _flush(out: _Patient) -> None:
+    """Write what is buffered, before Python does it where no error can be caught."""
+    try:
+        out.flush()
+    except OSError as error:
+        say(_of_system(error))
+        out.drop()
+        raise SystemExit(ExitCode.WRONG) from error

@@ -99,14 +99,18 @@ def command(words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_guard__is_deaf_to_a_reader_that_goes() -> None:
-    done = command("psfscale schema | true")
+@pytest.mark.parametrize(
+    "words", ["schema | true", "schema >&-", "schema 2>/dev/full", "schema 2>&-"]
+)
+def test_guard__goes_on_without_a_reader(words: str) -> None:
+    done = command(f"psfscale {words}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
-def test_guard__says_that_the_output_is_full() -> None:
-    done = command("psfscale schema > /dev/full")
+@pytest.mark.parametrize("words", ["schema", "--version"])
+def test_guard__says_that_the_output_is_full(words: str) -> None:
+    done = command(f"psfscale {words} > /dev/full")
     assert done.returncode == 2
     assert "the standard output: No space left" in done.stderr
     assert "Traceback" not in done.stderr
