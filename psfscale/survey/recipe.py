@@ -135,13 +135,26 @@ class ColumnMap(Part):
     )
 
 
+def _values(raw: Any) -> Any:
+    return raw if raw is None or isinstance(raw, (list, tuple)) else (raw,)
+
+
 class Cut(Part):
     """A condition that a row must meet to be taken."""
 
     column: str = Field(description="name of the column")
+    element: int | None = Field(default=None, ge=0, description="of a vector column, from 0")
     minimum: float | None = Field(default=None, description="smallest value taken")
     maximum: float | None = Field(default=None, description="largest value taken")
-    bits_clear: int | None = Field(default=None, ge=1, description="bits that must be 0")
+    bits_clear: int | None = Field(default=None, ge=1, lt=2**63, description="bits that must be 0")
+    equals: Annotated[tuple[bool | int | float | str, ...] | None, BeforeValidator(_values)] = (
+        Field(default=None, min_length=1, description="values taken: a word, a number, or several")
+    )
+
+    @property
+    def as_column(self) -> Column:
+        """The column that is looked at."""
+        return Column(name=(self.column,), element=self.element)
 
 
 class ObjectsRecipe(Part):

@@ -31,7 +31,8 @@ class CcdCount:
     """What became of the objects of one CCD.
 
     `no_wcs` says why the CCD has no WCS, empty where it has one; `n_no_sky` of the objects taken
-    have no right ascension or declination.
+    have no right ascension or declination; `missing` counts, by column, the rows left out since
+    they lack its value.
     """
 
     exposure: str
@@ -42,6 +43,7 @@ class CcdCount:
     n_no_sky: int = 0
     no_wcs: str = ""
     refused: Mapping[Refusal, int] = field(default_factory=dict)
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def taken(self) -> int:
@@ -138,6 +140,14 @@ class IngestSummary:
         return {reason: total[reason] for reason in Refusal if total[reason]}
 
     @property
+    def missing(self) -> dict[str, int]:
+        """Rows left out since they lack a value, by column; a row counts in each it lacks."""
+        total: Counter[str] = Counter()
+        for count in self.ccds:
+            total.update(count.missing)
+        return dict(total)
+
+    @property
     def overflow(self) -> int:
         """Objects for which the store had no room."""
         return self.refused.get(Refusal.OVERFLOW, 0)
@@ -159,6 +169,9 @@ class IngestSummary:
         if self.refused:
             reasons = ", ".join(f"{n} {reason.name.lower()}" for reason, n in self.refused.items())
             lines.append(f"objects left out: {reasons}")
+        if self.missing:
+            columns = ", ".join(f"{n} in {name}" for name, n in self.missing.items())
+            lines.append(f"not selected for want of a value (NULL, NaN, infinite): {columns}")
         lines += [*self._sky_lines(), *(f"refused: {item.reason}" for item in self.files_refused)]
         if self.incomplete:
             lines.append(f"incomplete, redone on the next call: {', '.join(self.incomplete)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from psfscale.arrays import ObjectFlag, Role
 from psfscale.store.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Kind = Literal["star", "galaxy"]
 GROUPS: dict[Kind, str] = {"star": "stars", "galaxy": "galaxies"}
@@ -36,7 +36,8 @@ class Objects:
     weight : (object, y, x) [1/electron²]; 0 where masked
     sed_id : template of the spectrum, 0 the flat one
     sed : (object, bin) photons per bin, sum 1, where objects bring their own spectra
-    n_not_selected : rows that the recipe's cuts left out
+    n_not_selected : rows that the recipe's cuts left out, or that lack a value
+    missing : by column, how many of these lack its value
     """
 
     id: Int[np.ndarray, " object"]
@@ -52,6 +53,7 @@ class Objects:
     sed_id: Int[np.ndarray, " object"]
     sed: Float[np.ndarray, "object bin"] | None = None
     n_not_selected: int = 0
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.id)

@@ -44,6 +44,7 @@ class ExposureWriter:
         """Write the stamps of a CCD and keep its columns for the end."""
         index = self._survey.instrument.focal_plane.ccd_ids.index(ccd)
         refused: Counter[Refusal] = Counter()
+        missing: Counter[str] = Counter()
         for kind, found in found_by_kind.items():
             columns = self._columns_of(kind, found)
             self._write_stamps(kind, index, columns)
@@ -53,6 +54,7 @@ class ExposureWriter:
                     self._columns[path][index, : len(values)] = values
             refused.update(reason for _, reason in found.refused)
             refused[Refusal.NOT_SELECTED] += found.objects.n_not_selected
+            missing.update(found.objects.missing)
         count = CcdCount(
             exposure=self._exposure.facts.id,
             ccd=ccd,
@@ -62,6 +64,7 @@ class ExposureWriter:
             n_no_sky=sum(found.n_no_sky for found in found_by_kind.values()),
             no_wcs=str(wcs) if isinstance(wcs, NoWcsError) else "",
             refused={reason: n for reason, n in refused.items() if n},
+            missing=dict(missing),
         )
         self._counts[index] = count
         return count

@@ -10,17 +10,27 @@ from astropy.stats import mad_std
 
 from psfscale.arrays import ObjectFlag
 from psfscale.errors import InputError
+from psfscale.store.ingest.formats.select import selection
+from psfscale.store.ingest.formats.tables import Table
 from psfscale.store.ingest.formats.units import conversion, electrons_per
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from psfscale.store.ingest.formats.lookup import Facts
-    from psfscale.store.ingest.formats.tables import Table
     from psfscale.store.ingest.objects import Objects
     from psfscale.survey import Survey
     from psfscale.survey.recipe import ColumnMap, NumberSource, ObjectsRecipe
 
 _BORDER = 2
 _ANGLES = ("ra", "dec")
+_READ_AS: dict[str, Callable[..., np.ndarray]] = {
+    "id": Table.integers,
+    "ccd": Table.integers,
+    "flags": Table.integers,
+    "sed": Table.values,
+}
+"""How a mapped column is read where it does not hold numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +104,14 @@ def calibration(survey: Survey, facts: Facts, *, unit: str | None) -> Calibratio
     )
 
 
-def check_columns(table: Table, recipe: ObjectsRecipe) -> None:
-    """Refuse a recipe that does not fit the table, before any row is read.
+def check_columns(table: Table, recipe: ObjectsRecipe, *, levels: Iterable[str] = ()) -> None:
+    """Refuse a recipe that does not fit the table, before any stamp is read.
+
+    Parameters
+    ----------
+    table : the catalogue
+    recipe : its cuts and column map
+    levels : further columns that are needed
 
     Raises
     ------
@@ -109,6 +125,8 @@ def check_columns(table: Table, recipe: ObjectsRecipe) -> None:
             continue
         found = table.find(column)
         unit = table.unit(column)
+        read_as: Callable[..., np.ndarray] = _READ_AS.get(name, Table.numbers)
+        read_as(table, column)
         try:
             if name in _ANGLES and unit is not None:
                 conversion(unit, "deg")
@@ -117,8 +135,7 @@ def check_columns(table: Table, recipe: ObjectsRecipe) -> None:
         except InputError as error:
             msg = f"{table.path}: column {found!r}: {error}"
             raise InputError(msg) from error
-    for cut in recipe.select:
-        table.raw(cut.column)
+    selection(table, recipe, levels=levels)
 
 
 def _flux_unit(unit: str | None) -> str:

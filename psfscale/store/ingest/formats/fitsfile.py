@@ -64,8 +64,8 @@ def open_fits(path: Path) -> fits.HDUList:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", AstropyWarning)
-            # memmap unset: mapped where it can be; True would refuse scaled integers.
-            hdus = fits.open(path, lazy_load_hdus=True)
+            # Unscaled: astropy forgets BLANK of unsigned images, whose values it turns itself.
+            hdus = fits.open(path, lazy_load_hdus=True, do_not_scale_image_data=True)
             n_hdus = len(hdus)
             _require_length(path, hdus)
         _require_sound(path, [str(item.message) for item in caught], hdus, n_hdus)
@@ -110,23 +110,79 @@ def image_hdus(hdus: fits.HDUList) -> Iterator[tuple[int, Any]]:
             yield index, hdu
 
 
-def read_plane(hdu: Any, dtype: type[np.generic] | None = None) -> np.ndarray:
-    """The pixels (y, x) of an image HDU, as a copy; nothing stays cached in the HDU.
+def read_plane(hdu: Any) -> np.ndarray:
+    """Return the pixels (y, x) of an image HDU as float32; NaN where they are BLANK.
 
     Raises
     ------
     FileDefectError
         The pixels cannot be read.
     """
+    stored, undefined = _stored(hdu)
+    scale, zero = _scale(hdu)
+    plane = stored.astype(
+        np.float64 if stored.dtype.kind in "iu" else stored.dtype.newbyteorder("=")
+    )
+    if (scale, zero) != (1, 0):
+        plane = plane * scale + zero
+    plane = plane.astype(np.float32)
+    plane[undefined] = np.nan
+    return plane
+
+
+def read_mask(hdu: Any, bits: int | None) -> np.ndarray:
+    """Return (y, x) True where a mask has one of `bits` set (any, if None) or is not defined.
+
+    Raises
+    ------
+    FileDefectError
+        The pixels cannot be read, or bits are wanted of numbers that are not whole.
+    """
+    stored, undefined = _stored(hdu)
+    scale, zero = _scale(hdu)
+    undefined = undefined | ~np.isfinite(stored)
+    if bits is None:
+        values = stored if (scale, zero) == (1, 0) else stored * float(scale) + zero
+        return np.asarray((values != 0) | undefined)
+    whole = np.where(undefined, 0, stored)
+    if not (
+        float(scale).is_integer() and float(zero).is_integer() and (whole == np.rint(whole)).all()
+    ):
+        msg = f"the mask of HDU {hdu.name!r} does not hold whole numbers, whose bits are wanted"
+        raise FileDefectError(msg)
+    values = whole.astype(np.int64) * int(scale) + int(zero)
+    return np.asarray(((values & bits) != 0) | undefined)
+
+
+def _stored(hdu: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of an image as they are stored, a copy, and where they are undefined."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            plane = np.array(hdu.data, dtype=dtype)
-            del hdu.data
+            stored = np.array(hdu.data)
+            del hdu.data  # nothing stays cached in the HDU
     except (OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
         msg = f"the pixels of HDU {hdu.name!r} cannot be read: {error}"
         raise FileDefectError(msg) from error
-    return plane if plane.dtype.isnative else plane.astype(plane.dtype.newbyteorder("="))
+    blank = hdu.header.get("BLANK", hdu.header.get("ZBLANK"))
+    if blank is None or stored.dtype.kind not in "iu":
+        return stored, np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(
+            stored.shape, bool
+        )
+    if isinstance(blank, bool) or not isinstance(blank, (int, float)):
+        msg = f"card BLANK of HDU {hdu.name!r} says {blank!r}, expected a whole number"
+        raise FileDefectError(msg)
+    return stored, stored == blank
+
+
+def _scale(hdu: Any) -> tuple[float, float]:
+    """BSCALE and BZERO."""
+    found = [hdu.header.get(name, default) for name, default in (("BSCALE", 1), ("BZERO", 0))]
+    for name, value in zip(("BSCALE", "BZERO"), found, strict=True):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            msg = f"card {name} of HDU {hdu.name!r} says {value!r}, expected a number"
+            raise FileDefectError(msg)
+    return found[0], found[1]
 
 
 def ldac_header(hdu: Any) -> fits.Header:

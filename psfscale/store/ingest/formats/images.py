@@ -17,7 +17,13 @@ from psfscale.store.ingest.formats.calibrate import (
     describe,
 )
 from psfscale.store.ingest.formats.damaged import damaged_exposure
-from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES, FitsFiles, image_hdus, read_plane
+from psfscale.store.ingest.formats.fitsfile import (
+    FITS_SUFFIXES,
+    FitsFiles,
+    image_hdus,
+    read_mask,
+    read_plane,
+)
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
 from psfscale.store.ingest.formats.pixels import (
     CcdPixels,
@@ -38,13 +44,14 @@ from psfscale.store.ingest.formats.reader import (
     known_ccd,
     unknown_ccd_message,
 )
+from psfscale.store.ingest.formats.select import selection
 from psfscale.store.ingest.formats.sky import (
     CelestialWcs,
     NoWcsError,
     reference_pixel,
     wcs_of,
 )
-from psfscale.store.ingest.formats.tables import Table, read_table, selected
+from psfscale.store.ingest.formats.tables import Table, read_table
 from psfscale.store.ingest.objects import Kind, Objects, inside_ccd
 from psfscale.survey.recipe import BackgroundPlane, CardBackground, MeshBackground
 
@@ -193,9 +200,8 @@ class ImagesReader:
             table = self._table(recipe, science)
             check_columns(table, recipe)
             self._check_ccds(table, recipe)
-            counts[kind] = int(
-                (self._mine(table, recipe, science) & selected(table, recipe.select)).sum()
-            )
+            mine = self._mine(table, recipe, science)
+            counts[kind] = int((mine & selection(table, recipe).keep).sum())
         return Piece(
             path=science.path,
             exposure=science.exposure,
@@ -241,13 +247,12 @@ class ImagesReader:
         return chosen[0]
 
     def _pixels(self, science: _Science, calibrate: Calibration) -> CcdPixels:
-        image = read_plane(science.hdu, np.float32)
+        image = read_plane(science.hdu)
         image *= np.float32(calibrate.electrons)
         bad = ~np.isfinite(image)
         if self._recipe.mask is not None:
-            bits = self._recipe.mask.bits
-            mask = read_plane(self._plane_hdu(self._recipe.mask, science))
-            bad |= (mask != 0) if bits is None else (mask.astype(np.int64) & bits) != 0
+            mask = self._plane_hdu(self._recipe.mask, science)
+            bad |= read_mask(mask, self._recipe.mask.bits)
         subtracted = self._subtracted_sky(science, calibrate)
         saturated = np.zeros(image.shape, bool)
         if calibrate.saturation is not None:
@@ -274,7 +279,7 @@ class ImagesReader:
         if isinstance(recipe, CardBackground):
             return np.asarray(calibrate.level(recipe.level, science.facts, "sky"), np.float32)
         if isinstance(recipe, BackgroundPlane):
-            plane = read_plane(self._plane_hdu(recipe, science), np.float32)
+            plane = read_plane(self._plane_hdu(recipe, science))
             return plane * np.float32(calibrate.electrons)
         if isinstance(recipe, MeshBackground):
             return mesh_background(image, bad=bad, recipe=recipe)
@@ -291,7 +296,7 @@ class ImagesReader:
     ) -> np.ndarray:
         recipe = self._recipe
         if recipe.weight is not None:
-            plane = read_plane(self._plane_hdu(recipe.weight, science), np.float32)
+            plane = read_plane(self._plane_hdu(recipe.weight, science))
             return inverse_variance(plane, recipe.weight.kind, calibrate.electrons)
         if background is None and subtracted == 0:
             noise = measured_noise(image, bad=bad)
@@ -315,7 +320,8 @@ class ImagesReader:
     def _check_ccds(self, table: Table, recipe: CatalogueRecipe) -> None:
         if recipe.columns.ccd is None:
             return
-        for ccd in np.unique(table.integers(recipe.columns.ccd)).tolist():
+        ccds = table.integers(recipe.columns.ccd)[~table.missing(recipe.columns.ccd)]
+        for ccd in np.unique(ccds).tolist():
             if ccd not in self._recipe.skip_ccds and not known_ccd(self._survey, ccd):
                 msg = f"{table.path}: {unknown_ccd_message(self._survey, ccd)}"
                 raise FileDefectError(msg)
@@ -329,7 +335,8 @@ class ImagesReader:
     ) -> np.ndarray:
         """(row,) True for the objects of this CCD; `at` are their pixels by the WCS, if known."""
         if recipe.columns.ccd is not None:
-            mine: np.ndarray = table.integers(recipe.columns.ccd) == science.ccd
+            has_ccd = ~table.missing(recipe.columns.ccd)
+            mine: np.ndarray = has_ccd & (table.integers(recipe.columns.ccd) == science.ccd)
             return mine
         if _is_shared(recipe):
             x, y = at or self._sky_pixels(table, recipe, science)
@@ -367,7 +374,8 @@ class ImagesReader:
         on_sky = recipe.positions == "sky"
         at = self._sky_pixels(table, recipe, science) if on_sky else None
         mine = self._mine(table, recipe, science, at)
-        keep = selected(table, recipe.select)
+        choice = selection(table, recipe)
+        keep = choice.keep
         rows = np.flatnonzero(mine & keep)
         known = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
         if at is not None:
@@ -379,7 +387,11 @@ class ImagesReader:
             np.uint32
         )
         objects = Objects(
-            image=image, weight=weight, n_not_selected=int((mine & ~keep).sum()), **known
+            image=image,
+            weight=weight,
+            n_not_selected=int((mine & ~keep).sum()),
+            missing=choice.left_out(mine),
+            **known,
         )
         return objects, SharedRows(catalogue=table.path, n_selected=int(keep.sum()), rows=rows)
 

@@ -31,9 +31,11 @@ from psfscale.store.ingest.formats.reader import (
     known_ccd,
     unknown_ccd_message,
 )
+from psfscale.store.ingest.formats.select import Selection, selection
 from psfscale.store.ingest.formats.sky import reference_pixel, wcs_of
-from psfscale.store.ingest.formats.tables import Table, fits_table, selected
+from psfscale.store.ingest.formats.tables import Table, fits_table
 from psfscale.store.ingest.objects import Objects
+from psfscale.survey.recipe import Column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +79,7 @@ class LdacReader:
                 refused.append(FileRefusal(file=path, exposure=exposure.id, ccd=ccd, reason=why))
                 continue
             table = fits_table(self._files.get(path)[index], path)
-            check_columns(table, self._recipe.stars)
+            check_columns(table, self._recipe.stars, levels=self._levels())
             calibration(self._survey, facts, unit=table.units.get(self._recipe.stars.image))
             pieces.append(
                 Piece(
@@ -85,7 +87,7 @@ class LdacReader:
                     exposure=exposure,
                     ccd=ccd,
                     index=index,
-                    counts={"star": int(selected(table, self._recipe.stars.select).sum())},
+                    counts={"star": int(self._selection(table).keep.sum())},
                     stamp_shapes={"star": self._stamp_shape(self._files.get(path)[index], path)},
                 )
             )
@@ -102,10 +104,18 @@ class LdacReader:
             wcs=wcs_of(header),
         )
 
+    def _levels(self) -> list[str]:
+        """Columns of the catalogue that hold levels."""
+        sources = (self._recipe.sky, self._recipe.sky_noise)
+        return [source.column for source in sources if source is not None and source.column]
+
+    def _selection(self, table: Table) -> Selection:
+        return selection(table, self._recipe.stars, levels=self._levels())
+
     def _stars(self, table: Table, facts: Facts) -> Objects:
         recipe = self._recipe.stars
-        keep = selected(table, recipe.select)
-        rows = np.flatnonzero(keep)
+        choice = self._selection(table)
+        rows = np.flatnonzero(choice.keep)
         calibrate = calibration(self._survey, facts, unit=table.units.get(recipe.image))
         raw = table.raw(recipe.image)[rows].astype(np.float32)
         usable = np.isfinite(raw) & (raw > _MASKED)
@@ -116,7 +126,13 @@ class LdacReader:
         if calibrate.source_noise:
             weight = with_source_noise(weight, image)
         described = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
-        stars = Objects(image=image, weight=weight, n_not_selected=int((~keep).sum()), **described)
+        stars = Objects(
+            image=image,
+            weight=weight,
+            n_not_selected=int((~choice.keep).sum()),
+            missing=choice.left_out(np.ones(table.n_rows, bool)),
+            **described,
+        )
         sky = self._level(self._recipe.sky, table, rows, facts, calibrate, "sky")
         weight, flags = mask_saturated(stars, calibrate.saturation, sky=sky[:, None, None])
         return replace(stars, weight=weight, flags=flags)
@@ -149,7 +165,7 @@ class LdacReader:
         if source is None:
             return np.zeros(len(rows))
         if source.column is not None:
-            values: np.ndarray = table.raw(source.column)[rows].astype(np.float64)
+            values: np.ndarray = table.numbers(Column(name=(source.column,)))[rows]
             return values * calibrate.of_unit(source.unit)
         return np.full(len(rows), calibrate.level(source, facts, what))
 

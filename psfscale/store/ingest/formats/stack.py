@@ -31,7 +31,8 @@ from psfscale.store.ingest.formats.reader import (
     known_ccd,
     unknown_ccd_message,
 )
-from psfscale.store.ingest.formats.tables import Table, read_table, selected
+from psfscale.store.ingest.formats.select import selection
+from psfscale.store.ingest.formats.tables import Table, read_table
 from psfscale.store.ingest.objects import Objects
 
 if TYPE_CHECKING:
@@ -105,13 +106,14 @@ class StackReader:
         facts, table, image = self._open(path)
         check_columns(table, self._recipe.stars)
         calibrate = calibration(self._survey, facts, unit=None)
-        self._described(table, np.arange(table.n_rows), calibrate)
         exposure = exposure_facts(self._survey, facts)
-        keep = selected(table, self._recipe.stars.select)
+        keep = selection(table, self._recipe.stars).keep
+        self._described(table, np.flatnonzero(keep), calibrate)
         pieces: list[Piece] = []
         refused: list[FileRefusal] = []
-        ccds = self._ccds(facts, table)
-        for ccd in np.unique(ccds).tolist() if len(ccds) else self._empty_ccd(facts):
+        ccds, has_ccd = self._ccds(facts, table)
+        found = np.unique(ccds[has_ccd])
+        for ccd in found.tolist() if len(found) else self._empty_ccd(facts):
             if ccd in self._recipe.skip_ccds:
                 continue
             if not known_ccd(self._survey, ccd):
@@ -124,7 +126,7 @@ class StackReader:
                     exposure=exposure,
                     ccd=ccd,
                     index=ccd,
-                    counts={"star": int((keep & (ccds == ccd)).sum())},
+                    counts={"star": int((keep & has_ccd & (ccds == ccd)).sum())},
                     stamp_shapes={"star": (int(image.shape[1]), int(image.shape[2]))},
                     wavelength=self._wavelength(path),
                 )
@@ -135,8 +137,10 @@ class StackReader:
         """The stars of one CCD."""
         recipe = self._recipe
         facts, table, stack = self._open(piece.path)
-        mine = self._ccds(facts, table) == piece.ccd
-        keep = selected(table, recipe.stars.select)
+        ccds, has_ccd = self._ccds(facts, table)
+        mine = has_ccd & (ccds == piece.ccd)
+        choice = selection(table, recipe.stars)
+        keep = choice.keep
         rows = np.flatnonzero(mine & keep)
         calibrate = calibration(self._survey, facts, unit=None)
         image = np.asarray(stack[rows], np.float32) * np.float32(calibrate.electrons)
@@ -145,7 +149,11 @@ class StackReader:
             weight = with_source_noise(weight, image)
         known = self._described(table, rows, calibrate)
         stars = Objects(
-            image=image, weight=weight, n_not_selected=int((mine & ~keep).sum()), **known
+            image=image,
+            weight=weight,
+            n_not_selected=int((mine & ~keep).sum()),
+            missing=choice.left_out(mine),
+            **known,
         )
         if recipe.sed is not None:
             bins = len(self._wavelength(piece.path))
@@ -199,12 +207,12 @@ class StackReader:
             raise FileDefectError(msg)
         return table
 
-    def _ccds(self, facts: Facts, table: Table) -> np.ndarray:
-        """(star,) CCD id of each."""
+    def _ccds(self, facts: Facts, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """(star,) CCD id of each, and whether it has one."""
         column = self._recipe.stars.columns.ccd
         if column is not None:
-            return table.integers(column)
-        return np.full(table.n_rows, self._empty_ccd(facts)[0])
+            return table.integers(column), ~table.missing(column)
+        return np.full(table.n_rows, self._empty_ccd(facts)[0]), np.ones(table.n_rows, bool)
 
     def _empty_ccd(self, facts: Facts) -> tuple[int]:
         if self._recipe.ccd is None:

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from psfscale.store.ingest.formats.fitsfile import FitsFiles
-    from psfscale.survey.recipe import Column, Cut
+    from psfscale.survey.recipe import Column
 
 _TEXT_FORMATS = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
 _PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+_WORDS = "SUO"
+_NUMBERS = "biuf"
+_INT64_END = 2.0**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Table:
     Attributes
     ----------
     path : of the file, for messages
-    columns : anything that gives an array by name
+    columns : anything that gives an array by name; a masked one where values are missing
     units : by name, where the file tells them
     n_rows : objects
     """
@@ -44,20 +49,17 @@ class Table:
     n_rows: int
 
     def raw(self, name: str) -> np.ndarray:
-        """The column of this name as it stands.
+        """Return the column of this name as it stands in the file.
 
         Raises
         ------
         InputError
             There is no such column.
         """
-        if name not in self.columns:
-            msg = f"{self.path} has no column {name!r}; it has {', '.join(self.columns) or 'none'}"
-            raise InputError(msg)
-        return np.ma.getdata(_filled(self.columns[name]))
+        return np.ma.getdata(self._column(name))
 
     def find(self, column: Column) -> str:
-        """The first of the column's names that the table has.
+        """Return the first of the column's names that the table has.
 
         Raises
         ------
@@ -67,30 +69,62 @@ class Table:
         for name in column.name:
             if name in self.columns:
                 return name
-        msg = (
-            f"{self.path} has no column {' or '.join(map(repr, column.name))}; "
-            f"it has {', '.join(self.columns) or 'none'}"
-        )
-        raise InputError(msg)
+        raise InputError(self._no_column(*column.name))
 
     def unit(self, column: Column) -> str | None:
-        """Unit of the column: the recipe's, else the file's."""
+        """Return the unit of the column: the recipe's, else the file's."""
         return column.unit or self.units.get(self.find(column)) or None
 
+    def missing(self, column: Column, *, nan: bool = True) -> np.ndarray:
+        """Return (row,) True where the column has no value: infinite and, if `nan`, NULL or NaN.
+
+        Raises
+        ------
+        InputError
+            The column is missing or does not hold one value a row.
+        """
+        values = self.values(column)
+        null = np.ma.getmaskarray(values) & nan
+        if values.dtype.kind == "f":
+            data = np.ma.getdata(values)
+            present = ~np.ma.getmaskarray(values)
+            null = null | (present & (np.isinf(data) | (np.isnan(data) & nan)))
+        return np.asarray(null)
+
+    def values(self, column: Column) -> np.ndarray:
+        """Return (row,) values of the column, masked where they are NULL.
+
+        Raises
+        ------
+        InputError
+            The column is missing or does not hold one value a row.
+        """
+        name = self.find(column)
+        values = self._column(name)
+        if values.dtype.kind == "O" and not _is_text(values):
+            return self._of_lists(name, values, column.element)
+        if values.ndim == 1 and column.element is None:
+            return values
+        if values.ndim != 2 or column.element is None or column.element >= values.shape[1]:
+            raise InputError(self._wrong_element(name, values.shape[1:], column.element))
+        return values[:, column.element]
+
     def numbers(self, column: Column, *, target: str | None = None) -> np.ndarray:
-        """The column as float64, in the unit `target` (taken as it is where none is stated).
+        """Return the column as float64, NaN where it has no value.
+
+        Parameters
+        ----------
+        column : of the recipe
+        target : unit to convert to; numbers of a column without a unit are taken as they are
 
         Raises
         ------
         InputError
             The column is missing, not of numbers, or of another unit.
         """
-        name, values = self.find(column), self._element(column)
-        try:
-            numbers = values.astype(np.float64)
-        except (ValueError, TypeError) as error:
-            msg = f"{self.path}: column {name!r} does not hold numbers: {error}"
-            raise InputError(msg) from error
+        name, values = self.find(column), self.values(column)
+        numbers = np.ma.getdata(self.require_numbers(name, values)).astype(np.float64)
+        numbers[np.ma.getmaskarray(values)] = np.nan
         unit = self.unit(column)
         if target is None or unit is None:
             return numbers
@@ -101,40 +135,42 @@ class Table:
             raise InputError(msg) from error
 
     def integers(self, column: Column) -> np.ndarray:
-        """The column as int64.
+        """Return the column as int64, 0 where it has no value (`missing` says where).
 
         Raises
         ------
         InputError
             The column is missing or does not hold whole numbers.
         """
-        name, values = self.find(column), self._element(column)
-        if np.issubdtype(values.dtype, np.integer):
-            return values.astype(np.int64)
-        try:
-            numbers = values.astype(np.float64)
-        except (ValueError, TypeError):
-            numbers = np.full(len(values), np.nan)
-        if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
-            msg = f"{self.path}: column {name!r} must hold whole numbers, found {values.dtype}"
+        name, values = self.find(column), self.values(column)
+        if values.dtype.kind not in _NUMBERS:
+            msg = f"{self.path}: column {name!r} must hold whole numbers, found {_kind(values)}"
+            raise InputError(msg)
+        numbers = np.array(np.ma.getdata(values))
+        numbers[self.missing(column)] = 0
+        wrong = (numbers != np.rint(numbers)) | (numbers < -_INT64_END) | (numbers >= _INT64_END)
+        if wrong.any():
+            msg = (
+                f"{self.path}: column {name!r} must hold whole numbers of 64 bits, found "
+                f"{numbers[wrong][0]} in row {np.flatnonzero(wrong)[0]}"
+            )
             raise InputError(msg)
         return numbers.astype(np.int64)
 
     def choices(self, column: Column, names: tuple[str, ...]) -> np.ndarray:
-        """The column as numbers of `names`, from 1; 0 where it is empty or says 0.
+        """Return the column as numbers of `names`, from 1; 0 where it is empty or says 0.
 
         Raises
         ------
         InputError
             The column holds another word, or a number out of range.
         """
-        values = self._element(column)
-        if values.dtype.kind in "SUO":
-            words = [w.decode() if isinstance(w, bytes) else str(w) for w in values.tolist()]
+        values = self.values(column)
+        if values.dtype.kind in _WORDS:
             known = {"": 0, "0": 0, **{name: k for k, name in enumerate(names, start=1)}}
-            found = np.array([known.get(word.strip(), -1) for word in words], np.int64)
+            found = np.array([known.get(word, -1) for word in words(values)], np.int64)
         else:
-            found = np.where(np.isfinite(values), values, 0).astype(np.int64)
+            found = self.integers(column)
         bad = np.flatnonzero((found < 0) | (found > len(names)))
         if bad.size:
             msg = (
@@ -144,46 +180,79 @@ class Table:
             raise InputError(msg)
         return found
 
-    def _element(self, column: Column) -> np.ndarray:
-        name = self.find(column)
-        values = self.raw(name)
-        if column.element is not None:
-            if values.ndim != 2 or column.element >= values.shape[1]:
-                msg = (
-                    f"{self.path}: column {name!r} of shape {values.shape} "
-                    f"has no element {column.element}"
-                )
-                raise InputError(msg)
-            values = values[:, column.element]
-        if values.shape != (self.n_rows,):
-            msg = (
-                f"{self.path}: column {name!r} has shape {values.shape}, expected "
-                f"({self.n_rows},); of a vector column the recipe states the element"
-            )
+    def require_numbers(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Return `values` of the column `name`, which are numbers.
+
+        Raises
+        ------
+        InputError
+            They are words or something else.
+        """
+        if values.dtype.kind not in _NUMBERS:
+            msg = f"{self.path}: column {name!r} does not hold numbers but {_kind(values)}"
             raise InputError(msg)
         return values
 
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise InputError(self._no_column(name))
+        column: np.ndarray = self.columns[name]
+        if len(column) != self.n_rows:
+            msg = f"{self.path}: column {name!r} has {len(column)} rows, expected {self.n_rows}"
+            raise InputError(msg)
+        return column
 
-def _filled(column: Any) -> Any:
-    """Missing values become NaN."""
-    if isinstance(column, np.ma.MaskedArray) and np.ma.is_masked(column):
-        return np.ma.filled(column.astype(np.float64), np.nan)
-    return column
+    def _no_column(self, *names: str) -> str:
+        return (
+            f"{self.path} has no column {' or '.join(map(repr, names))}; "
+            f"it has {', '.join(self.columns) or 'none'}"
+        )
+
+    def _of_lists(self, name: str, values: np.ndarray, element: int | None) -> np.ndarray:
+        """(row,) an element of lists of any length; NULL where a list is too short."""
+        if element is None:
+            msg = (
+                f"{self.path}: column {name!r} holds lists of several numbers a row; state in the "
+                f"recipe which of them is meant, such as {{name: {name}, element: 0}}"
+            )
+            raise InputError(msg)
+        lists = [np.ravel(() if item is None else item) for item in np.ma.getdata(values)]
+        short = np.array([len(item) <= element for item in lists], bool)
+        numbers = np.array(
+            [0 if few else item[element] for item, few in zip(lists, short, strict=True)]
+        )
+        return np.ma.masked_array(numbers, mask=short)
+
+    def _wrong_element(self, name: str, cell: tuple[int, ...], element: int | None) -> str:
+        n = cell[0] if len(cell) == 1 else 0
+        if n and element is None:
+            return (
+                f"{self.path}: column {name!r} holds {n} numbers a row; state in the recipe which "
+                f"of them is meant, such as {{name: {name}, element: 0}} (0 to {n - 1})"
+            )
+        shape = "one value a row" if not cell else f"cells of shape {cell}"
+        wanted = "one value a row is needed" if element is None else f"no element {element}"
+        return f"{self.path}: column {name!r} holds {shape}: {wanted}; name another column"
 
 
-def selected(table: Table, cuts: tuple[Cut, ...]) -> np.ndarray:
-    """(row,) True where all cuts are met; a value that is not finite meets none."""
-    keep = np.ones(table.n_rows, bool)
-    for cut in cuts:
-        values = table.raw(cut.column)
-        keep &= np.isfinite(values)
-        if cut.minimum is not None:
-            keep &= values >= cut.minimum
-        if cut.maximum is not None:
-            keep &= values <= cut.maximum
-        if cut.bits_clear is not None:
-            keep &= (np.nan_to_num(values).astype(np.int64) & cut.bits_clear) == 0
-    return keep
+def words(values: np.ndarray) -> list[str]:
+    """Return the words of a text column without the blanks around them; "" for NULL."""
+    data = ["" if item is None else item for item in np.ma.getdata(values).tolist()]
+    null = np.ma.getmaskarray(values)
+    return [
+        ""
+        if no
+        else (item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)).strip()
+        for item, no in zip(data, null, strict=True)
+    ]
+
+
+def _is_text(values: np.ndarray) -> bool:
+    return all(item is None or isinstance(item, (str, bytes)) for item in np.ma.getdata(values))
+
+
+def _kind(values: np.ndarray) -> str:
+    return "words" if values.dtype.kind in _WORDS else str(values.dtype)
 
 
 class _FitsColumns(dict[str, Any]):
@@ -194,8 +263,27 @@ class _FitsColumns(dict[str, Any]):
         self._hdu = hdu
 
     def __getitem__(self, name: str) -> Any:
-        values = np.asarray(self._hdu.data[name])
-        return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            values = np.asarray(self._hdu.data[name])
+        if not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
+        null = self._null(name)
+        return values if null is None or not null.any() else np.ma.masked_array(values, mask=null)
+
+    def _null(self, name: str) -> np.ndarray | None:
+        """True where the stored number, before TSCAL and TZERO, is TNULL; None without any."""
+        column = self._hdu.columns[name]
+        stored = self._hdu.data.view(np.ndarray)[name]
+        if str(column.format).endswith("L"):
+            return np.asarray(stored == 0)
+        if column.null is None:
+            return None
+        if stored.dtype.kind in "iu":
+            return np.asarray(stored == column.null)
+        if stored.dtype.kind == "S":  # an ASCII table: the field as it is written
+            return np.asarray(np.char.strip(stored) == str(column.null).strip().encode())
+        return None
 
 
 def fits_table(hdu: Any, path: Path) -> Table:
@@ -254,8 +342,15 @@ def _text_table(path: Path, form: str) -> Table:
         msg = f"{path} cannot be read as {form}: {error}"
         raise FileDefectError(msg) from error
     units = {name: str(table[name].unit) for name in table.colnames if table[name].unit}
-    columns = {name: np.ma.asarray(table[name]) for name in table.colnames}
+    columns = {name: _text_column(np.ma.asarray(table[name]), form) for name in table.colnames}
     return Table(path=path, columns=columns, units=units, n_rows=len(table))
+
+
+def _text_column(values: np.ma.MaskedArray[Any, Any], form: str) -> np.ndarray:
+    """A column of a text file; CSV cannot tell an empty word from none."""
+    if form == "ascii.csv" and values.dtype.kind in _WORDS:
+        return np.asarray(values.filled(""))
+    return values
 
 
 def _parquet_table(path: Path) -> Table:
@@ -266,10 +361,22 @@ def _parquet_table(path: Path) -> Table:
     except (OSError, ArrowException) as error:
         msg = f"{path} cannot be read as Parquet: {error}"
         raise FileDefectError(msg) from error
-    columns = {name: table[name].to_numpy() for name in table.column_names}
+    columns = {name: _parquet_column(table[name]) for name in table.column_names}
     units = {
         field.name: field.metadata[b"unit"].decode()
         for field in table.schema
         if field.metadata and b"unit" in field.metadata
     }
     return Table(path=path, columns=columns, units=units, n_rows=table.num_rows)
+
+
+def _parquet_column(column: Any) -> np.ndarray:
+    """A column of a Parquet file; integers with NULL among them stay integers."""
+    from pyarrow import types
+
+    if not column.null_count:
+        return np.asarray(column.to_numpy())
+    null = column.is_null().to_numpy()
+    if types.is_integer(column.type) or types.is_boolean(column.type):
+        column = column.fill_null(False if types.is_boolean(column.type) else 0)
+    return np.ma.masked_array(column.to_numpy(), mask=null)
