@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,25 +17,12 @@ from psfscale.store.ingest.formats.calibrate import (
     describe,
 )
 from psfscale.store.ingest.formats.damaged import damaged_exposure
-from psfscale.store.ingest.formats.fitsfile import (
-    FITS_SUFFIXES,
-    FitsFiles,
-    image_hdus,
-    read_mask,
-    read_plane,
-)
+from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES, FitsFiles, image_hdus
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
-from psfscale.store.ingest.formats.pixels import (
-    CcdPixels,
-    cut,
-    inverse_variance,
-    measured_noise,
-    mesh_background,
-    modelled_weight,
-)
+from psfscale.store.ingest.formats.pixels import CcdPixels, cut
+from psfscale.store.ingest.formats.planes import Planes, Science
 from psfscale.store.ingest.formats.reader import (
     CcdContent,
-    ExposureFacts,
     FileScan,
     Piece,
     SharedRows,
@@ -53,34 +40,15 @@ from psfscale.store.ingest.formats.sky import (
 )
 from psfscale.store.ingest.formats.tables import Table, read_table
 from psfscale.store.ingest.objects import Kind, Objects, inside_ccd
-from psfscale.survey.recipe import BackgroundPlane, CardBackground, MeshBackground
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from psfscale.survey import Survey
-    from psfscale.survey.recipe import CatalogueRecipe, ImagesRecipe, Plane
+    from psfscale.survey.recipe import CatalogueRecipe, ImagesRecipe
 
 _TABLES_KEPT = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Science:
-    """One science image: its place in the file and what it is called."""
-
-    path: Path
-    index: int
-    rank: int
-    hdu: Any
-    facts: Facts
-    names: dict[str, object]
-    exposure: ExposureFacts
-    ccd: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return int(self.hdu.header["NAXIS2"]), int(self.hdu.header["NAXIS1"])
 
 
 class ImagesReader:
@@ -90,8 +58,9 @@ class ImagesReader:
         self._survey = survey
         self._recipe = recipe
         self._files = FitsFiles()
+        self._planes = Planes(survey, recipe, self._files)
         self._tables: dict[Path, Table] = {}
-        self._last: tuple[Path, dict[int, _Science]] | None = None
+        self._last: tuple[Path, dict[int, Science]] | None = None
         self._last_wcs: tuple[tuple[Path, int], CelestialWcs | NoWcsError] | None = None
 
     def close(self) -> None:
@@ -126,7 +95,7 @@ class ImagesReader:
         """Stars and galaxies of one CCD."""
         science = self._science(piece)
         calibrate = self._calibration(science)
-        pixels = self._pixels(science, calibrate)
+        pixels = self._planes.pixels(science, calibrate)
         objects: dict[Kind, Objects] = {}
         shared: dict[Kind, SharedRows] = {}
         for kind, recipe in self._catalogues():
@@ -145,14 +114,14 @@ class ImagesReader:
         if self._recipe.galaxies is not None:
             yield "galaxy", self._recipe.galaxies
 
-    def _science(self, piece: Piece) -> _Science:
+    def _science(self, piece: Piece) -> Science:
         """The science image of a CCD; what is known of those of the last file is kept."""
         if self._last is None or self._last[0] != piece.path:
             self._last = piece.path, {s.index: s for s in self._sciences(piece.path)}
         hdu = self._files.get(piece.path)[piece.index]  # the file may have been closed since
         return replace(self._last[1][piece.index], hdu=hdu)
 
-    def _sciences(self, path: Path) -> Iterator[_Science]:
+    def _sciences(self, path: Path) -> Iterator[Science]:
         hdus = self._files.get(path)
         groups = filename_groups(path, self._recipe.filename)
         pattern = self._recipe.science.extname
@@ -169,7 +138,7 @@ class ImagesReader:
             if ccd in self._recipe.skip_ccds:
                 continue
             names = {**words, "exposure": exposure.id, "ccd": ccd}
-            yield _Science(
+            yield Science(
                 path=path, index=index, rank=rank, hdu=hdu, facts=facts, names=names,
                 exposure=exposure, ccd=ccd,
             )  # fmt: skip
@@ -182,7 +151,7 @@ class ImagesReader:
             return self._survey.instrument.focal_plane.first_ccd
         return ccd_number(facts, facts.text(self._recipe.ccd, "CCD id"))
 
-    def _piece(self, science: _Science) -> Piece:
+    def _piece(self, science: Science) -> Piece:
         detector = self._survey.instrument.detector
         if not known_ccd(self._survey, science.ccd):
             raise FileDefectError(unknown_ccd_message(self._survey, science.ccd))
@@ -193,8 +162,7 @@ class ImagesReader:
             )
             raise FileDefectError(msg)
         self._calibration(science)
-        for plane in self._planes():
-            self._plane_hdu(plane, science)
+        self._planes.require(science)
         counts: dict[Kind, int] = {}
         for kind, recipe in self._catalogues():
             table = self._table(recipe, science)
@@ -211,103 +179,10 @@ class ImagesReader:
             stamp_shapes={kind: recipe.stamp_size for kind, recipe in self._catalogues()},
         )
 
-    def _calibration(self, science: _Science) -> Calibration:
+    def _calibration(self, science: Science) -> Calibration:
         return calibration(self._survey, science.facts, unit=science.hdu.header.get("BUNIT"))
 
-    def _planes(self) -> Iterator[Plane]:
-        background = self._recipe.background
-        for plane in (self._recipe.weight, self._recipe.mask):
-            if plane is not None:
-                yield plane
-        if isinstance(background, BackgroundPlane):
-            yield background
-
-    def _plane_hdu(self, plane: Plane, science: _Science) -> Any:
-        path = science.path
-        if plane.path is not None:
-            path = sibling(science.path, plane.path, science.names)
-        hdus = self._files.get(path)
-        images = list(image_hdus(hdus))
-        if plane.extname is None:
-            chosen = [hdu for _, hdu in images[science.rank : science.rank + 1]]
-        else:
-            name = plane.extname.format(**science.names, extname=science.hdu.name).upper()
-            chosen = [hdu for _, hdu in images if hdu.name == name]
-            chosen = [hdu for hdu in chosen if hdu.ver == science.hdu.ver] or chosen[:1] * (
-                len(chosen) == 1
-            )
-        if not chosen:
-            name = plane.extname or "of the same rank"
-            msg = f"{path} has no image {name} for HDU {science.index} of {science.path}"
-            raise FileDefectError(msg)
-        shape = (chosen[0].header["NAXIS2"], chosen[0].header["NAXIS1"])
-        if shape != science.shape:
-            msg = f"{path}: {chosen[0].name} has shape {shape}, the image has {science.shape}"
-            raise FileDefectError(msg)
-        return chosen[0]
-
-    def _pixels(self, science: _Science, calibrate: Calibration) -> CcdPixels:
-        image = read_plane(science.hdu)
-        image *= np.float32(calibrate.electrons)
-        bad = ~np.isfinite(image)
-        if self._recipe.mask is not None:
-            mask = self._plane_hdu(self._recipe.mask, science)
-            bad |= read_mask(mask, self._recipe.mask.bits)
-        subtracted = self._subtracted_sky(science, calibrate)
-        saturated = np.zeros(image.shape, bool)
-        if calibrate.saturation is not None:
-            saturated = image >= np.float32(calibrate.saturation - subtracted)
-            bad |= saturated
-        background = self._background(science, calibrate, image, bad)
-        if background is not None:
-            image -= background
-        weight = self._weight(science, calibrate, image, bad, background, subtracted)
-        return CcdPixels(
-            image=image, weight=np.where(bad, np.float32(0), weight), saturated=saturated
-        )
-
-    def _subtracted_sky(self, science: _Science, calibrate: Calibration) -> float:
-        recipe = self._recipe.background
-        if recipe.kind != "subtracted" or recipe.sky is None:
-            return 0.0
-        return calibrate.level(recipe.sky, science.facts, "sky")
-
-    def _background(
-        self, science: _Science, calibrate: Calibration, image: np.ndarray, bad: np.ndarray
-    ) -> np.ndarray | None:
-        recipe = self._recipe.background
-        if isinstance(recipe, CardBackground):
-            return np.asarray(calibrate.level(recipe.level, science.facts, "sky"), np.float32)
-        if isinstance(recipe, BackgroundPlane):
-            plane = read_plane(self._plane_hdu(recipe, science))
-            return plane * np.float32(calibrate.electrons)
-        if isinstance(recipe, MeshBackground):
-            return mesh_background(image, bad=bad, recipe=recipe)
-        return None
-
-    def _weight(
-        self,
-        science: _Science,
-        calibrate: Calibration,
-        image: np.ndarray,
-        bad: np.ndarray,
-        background: np.ndarray | None,
-        subtracted: float,
-    ) -> np.ndarray:
-        recipe = self._recipe
-        if recipe.weight is not None:
-            plane = read_plane(self._plane_hdu(recipe.weight, science))
-            return inverse_variance(plane, recipe.weight.kind, calibrate.electrons)
-        if background is None and subtracted == 0:
-            noise = measured_noise(image, bad=bad)
-            return np.full(image.shape, 1 / noise**2 if noise > 0 else 0, np.float32)
-        read_noise = float(self._survey.instrument.detector.read_noise)
-        if recipe.read_noise is not None:
-            read_noise = science.facts.number(recipe.read_noise, "electron", "read noise")
-        sky = subtracted if background is None else background
-        return modelled_weight(sky, read_noise=read_noise, shape=image.shape)
-
-    def _table(self, recipe: CatalogueRecipe, science: _Science) -> Table:
+    def _table(self, recipe: CatalogueRecipe, science: Science) -> Table:
         path = sibling(science.path, recipe.path, science.names)
         if path.suffix.lower() in FITS_SUFFIXES:
             return read_table(path, self._files, hdu=recipe.hdu)  # lazy: only its file is kept
@@ -330,7 +205,7 @@ class ImagesReader:
         self,
         table: Table,
         recipe: CatalogueRecipe,
-        science: _Science,
+        science: Science,
         at: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> np.ndarray:
         """(row,) True for the objects of this CCD; `at` are their pixels by the WCS, if known."""
@@ -343,7 +218,7 @@ class ImagesReader:
             return inside_ccd(x, y, science.shape)
         return np.ones(table.n_rows, bool)
 
-    def _wcs(self, science: _Science) -> CelestialWcs | NoWcsError:
+    def _wcs(self, science: Science) -> CelestialWcs | NoWcsError:
         """The WCS of a CCD, or why it has none; the last one is kept."""
         place = science.path, science.index
         if self._last_wcs is None or self._last_wcs[0] != place:
@@ -351,7 +226,7 @@ class ImagesReader:
         return self._last_wcs[1]
 
     def _sky_pixels(
-        self, table: Table, recipe: CatalogueRecipe, science: _Science
+        self, table: Table, recipe: CatalogueRecipe, science: Science
     ) -> tuple[np.ndarray, np.ndarray]:
         columns = recipe.columns
         if columns.ra is None or columns.dec is None:
@@ -366,7 +241,7 @@ class ImagesReader:
     def _objects(
         self,
         recipe: CatalogueRecipe,
-        science: _Science,
+        science: Science,
         pixels: CcdPixels,
         calibrate: Calibration,
     ) -> tuple[Objects, SharedRows]:
