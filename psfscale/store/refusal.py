@@ -22,3 +22,10 @@ class Refusal(IntEnum):
     """An object of the same id stands before it in the catalogue of the CCD."""
     OVERFLOW = 6
     """The store, made for smaller catalogues, has no room left on this CCD."""
+    BESIDE_RESERVED = 7
+    """It lies in the margin of a patch of sky whose stars are reserved; counted, not listed."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether each such object is a line of ``refused.jsonl``, not only counted."""
+        return self not in (Refusal.NOT_SELECTED, Refusal.BESIDE_RESERVED)

@@ -164,6 +164,10 @@ class ObjectsRecipe(Part):
     origin: Literal[0, 1] = Field(
         default=1, description="x and y of the first pixel's centre: 1 in FITS, 0 in numpy"
     )
+    ids: Literal["exposure", "survey"] = Field(
+        default="exposure",
+        description="survey: an id is that of one object in all exposures, and decides its role",
+    )
     select: tuple[Cut, ...] = Field(default=(), description="which rows are taken")
 
     @model_validator(mode="after")
@@ -172,6 +176,9 @@ class ObjectsRecipe(Part):
             if (getattr(self.columns, one) is None) != (getattr(self.columns, other) is None):
                 msg = f"columns {one} and {other} go together: give both or neither"
                 raise ValueError(msg)
+        if self.ids == "survey" and self.columns.id is None:
+            msg = "ids: survey needs a column id: row numbers are those of one catalogue"
+            raise ValueError(msg)
         return self
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["star", "galaxy"]
 GROUPS: dict[Kind, str] = {"star": "stars", "galaxy": "galaxies"}
-_ID_SPACE = 2.0**64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +73,7 @@ class Admitted:
     """Objects that go into the store, and why the others do not."""
 
     objects: Objects
+    role: UInt[np.ndarray, " object"]
     refused: tuple[tuple[int, Refusal], ...]
     """(id, reason) of every object refused, rows not selected aside."""
 
@@ -97,18 +96,27 @@ class Placed(Admitted):
     field_y: Float[np.ndarray, " object"]
 
 
-def admit(objects: Objects, *, ccd_shape: tuple[int, int], capacity: int) -> Admitted:
+def admit(
+    objects: Objects,
+    *,
+    role: UInt[np.ndarray, " object"],
+    ccd_shape: tuple[int, int],
+    capacity: int,
+) -> Admitted:
     """Refuse what cannot be used, mask pixels that are not finite, set the pixel flags.
 
     Parameters
     ----------
     objects : as read
+    role : of each; EMPTY for those that may be neither fitted nor held out
     ccd_shape : (y, x) pixels of the CCD
     capacity : objects for which the store has room
     """
     finite = np.isfinite(objects.image)
     good = np.isfinite(objects.weight) & (objects.weight > 0) & finite
-    reason = _refusals(objects, ccd_shape, finite=finite, good=good, capacity=capacity)
+    reason = _refusals(
+        objects, ccd_shape, finite=finite, good=good, unused=role == Role.EMPTY, capacity=capacity
+    )
     taken = np.flatnonzero(reason < 0)
     flags = _pixel_flags(objects, ccd_shape, good)
     image = np.where(finite, objects.image, 0).astype(np.float32)
@@ -118,6 +126,7 @@ def admit(objects: Objects, *, ccd_shape: tuple[int, int], capacity: int) -> Adm
     refused = np.flatnonzero(reason >= 0)
     return Admitted(
         objects=clean.take(taken),
+        role=role[taken],
         refused=tuple((int(objects.id[i]), Refusal(int(reason[i]))) for i in refused),
     )
 
@@ -128,6 +137,7 @@ def _refusals(
     *,
     finite: np.ndarray,
     good: np.ndarray,
+    unused: np.ndarray,
     capacity: int,
 ) -> np.ndarray:
     """(object,) the first reason that holds, or -1."""
@@ -145,6 +155,7 @@ def _refusals(
     repeated = np.zeros(len(objects), bool)
     repeated[np.delete(left, first)] = True
     refuse(repeated, Refusal.DUPLICATE_ID)
+    refuse(unused, Refusal.BESIDE_RESERVED)
     beyond = np.zeros(len(objects), bool)
     beyond[np.flatnonzero(reason < 0)[capacity:]] = True
     refuse(beyond, Refusal.OVERFLOW)
@@ -187,23 +198,3 @@ def stamp_snr(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     chi2 = np.einsum("nyx,nyx->n", weight, np.square(image, dtype=np.float64))
     snr: np.ndarray = np.sqrt(np.maximum(chi2 - np.count_nonzero(weight, axis=(1, 2)), 0.0))
     return snr
-
-
-def reserved(exposure: str, ids: np.ndarray, fraction: float) -> np.ndarray:
-    """(star,) True for stars kept for validation, from exposure and star id alone."""
-    draws = np.array([_draw(exposure, int(identity)) for identity in ids], dtype=np.float64)
-    kept: np.ndarray = draws < fraction
-    return kept
-
-
-def _draw(exposure: str, identity: int) -> float:
-    digest = hashlib.blake2b(f"{exposure}\0{identity}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / _ID_SPACE
-
-
-def roles(kind: Kind, exposure: str, ids: np.ndarray, fraction: float) -> np.ndarray:
-    """(object,) role of each object: galaxies are all there to be used."""
-    role = np.full(len(ids), Role.FIT, np.uint8)
-    if kind == "star":
-        role[reserved(exposure, ids, fraction)] = Role.RESERVED
-    return role

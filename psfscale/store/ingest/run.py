@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psfscale.arrays import Role
 from psfscale.errors import HOPELESS, PsfscaleError, StoreError
 from psfscale.store.ingest.events import (
     CcdCount,
@@ -207,7 +208,7 @@ class _Ingest:
         try:
             content = self._reader.read(piece)
             kinds = self._target.kinds
-            return content, {kind: self._place(kind, content, piece.ccd) for kind in kinds}
+            return content, {kind: self._place(kind, content, piece) for kind in kinds}
         except Exception as error:  # noqa: BLE001  one bad CCD is quarantined with its reason
             return FileRefusal(
                 file=piece.path,
@@ -216,22 +217,28 @@ class _Ingest:
                 reason=f"{type(error).__name__}: {error}",
             )
 
-    def _place(self, kind: Kind, content: CcdContent, ccd: int) -> Placed:
+    def _place(self, kind: Kind, content: CcdContent, piece: Piece) -> Placed:
         instrument = self._survey.instrument
+        objects = _on_sky(content.objects[kind], content.wcs)
+        role = np.full(len(objects), Role.FIT, np.uint8)
+        if kind == "star":
+            role = self._target.reservation.roles(objects, piece.exposure.id)
         admitted = admit(
-            content.objects[kind],
+            objects,
+            role=role,
             ccd_shape=(instrument.detector.rows, instrument.detector.columns),
             capacity=self._target.capacity(kind),
         )
         field_x, field_y = field_position(
             instrument,
-            ccd,
+            piece.ccd,
             admitted.objects.x,
             admitted.objects.y,
             reference_pixel=content.reference_pixel,
         )
         return Placed(
-            objects=_on_sky(admitted.objects, content.wcs),
+            objects=admitted.objects,
+            role=admitted.role,
             refused=admitted.refused,
             field_x=field_x,
             field_y=field_y,
@@ -240,13 +247,12 @@ class _Ingest:
 
 def _on_sky(objects: Objects, wcs: CelestialWcs | NoWcsError) -> Objects:
     """Fill sky positions that the catalogue lacks through the WCS, where there is one."""
-    lacking = ~np.isfinite(objects.ra + objects.dec)
+    lacking = ~np.isfinite(objects.ra + objects.dec) & np.isfinite(objects.x + objects.y)
     if isinstance(wcs, NoWcsError) or not lacking.any():
         return objects
-    ra, dec = wcs.sky(objects.x, objects.y)
-    return replace(
-        objects, ra=np.where(lacking, ra, objects.ra), dec=np.where(lacking, dec, objects.dec)
-    )
+    ra, dec = objects.ra.copy(), objects.dec.copy()
+    ra[lacking], dec[lacking] = wcs.sky(objects.x[lacking], objects.y[lacking])
+    return replace(objects, ra=ra, dec=dec)
 
 
 class _OffCcdsCount:

@@ -81,6 +81,7 @@ def object_lines(piece: Piece, found: Mapping[Kind, Admitted]) -> list[dict[str,
         }
         for kind, admitted in found.items()
         for identity, reason in admitted.refused
+        if reason.listed
     ]
 
 

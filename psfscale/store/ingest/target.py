@@ -6,14 +6,15 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from psfscale.errors import InputError, StoreError
 from psfscale.store.ingest.objects import GROUPS, Kind
+from psfscale.store.ingest.roles import Reservation, Rule
 from psfscale.store.ingest.state import locked, owed, write_owed
-from psfscale.store.layout import STATE_DIRECTORY, create_store, grow, open_root
+from psfscale.store.layout import STATE_DIRECTORY, consolidate, create_store, grow, open_root
 from psfscale.store.refusal import Refusal
 from psfscale.store.schema import (
     INLINE_SPECTRA_SCHEMA,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from psfscale.store.ingest.scan import ExposurePlan, IngestPlan
     from psfscale.survey import Survey
 
+_RESERVED_BY = "reserved_by"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -46,6 +49,7 @@ class Target:
     rows: Mapping[str, int]
     todo: tuple[ExposurePlan, ...]
     resumed: tuple[str, ...]
+    reservation: Reservation
     rewritten: frozenset[str]
     """Exposures whose rows may hold what an earlier attempt left."""
     arrays: dict[str, zarr.Array[Any]] = field(default_factory=dict)
@@ -127,6 +131,7 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
             "pixel_origin": 0,
             "stamp_centre": "index n // 2 of each axis is the pixel nearest to x, y",
             "reserved_fraction": survey.ingest.reserved_fraction,
+            _RESERVED_BY: "id" if survey.ingest.stars.ids == "survey" else "sky",
         },
     )
     root["ccd"][:] = np.asarray(survey.instrument.focal_plane.ccd_ids, np.int32)
@@ -184,14 +189,46 @@ def _open(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Ta
     write_owed(output, open_ids | set(wanted))
     rewritten = frozenset(set(wanted) & set(rows))
     rows |= _make_room(output, root, stored, new)
+    _add_reasons(output, root)
     return Target(
         path=output,
         root=open_root(output, mode="r+"),
+        reservation=Reservation.of(survey, _rule(root, output)),
         rows=rows,
         todo=tuple(item for item in plan.exposures if item.facts.id not in done),
         resumed=tuple(item for item in wanted if item in done),
         rewritten=rewritten,
     )
+
+
+def _rule(root: Any, output: Path) -> Rule:
+    """Identity that decides the roles of a store's stars.
+
+    Raises
+    ------
+    StoreError
+        A later psfscale decided them in another way.
+    """
+    # Stores without the attribute were written when exposure and id decided.
+    rule = root.attrs.get(_RESERVED_BY, "exposure")
+    if rule not in get_args(Rule):
+        msg = (
+            f"{output} reserves stars by {rule!r}, expected one of {', '.join(get_args(Rule))}: "
+            "a later psfscale wrote it; add to it with that"
+        )
+        raise StoreError(msg)
+    return cast("Rule", rule)
+
+
+def _add_reasons(output: Path, root: Any) -> None:
+    """Lengthen the axis of reasons of a store that was written when there were fewer."""
+    counts = root["exposures/n_refused"]
+    if counts.shape[2] >= len(Refusal):
+        return
+    (spec,) = (spec for spec in SURVEY_SCHEMA if spec.path == "exposures/n_refused")
+    counts.resize((*counts.shape[:2], len(Refusal)))
+    counts.attrs.update(dict(spec.attributes))
+    consolidate(output)
 
 
 def _require_allowed(

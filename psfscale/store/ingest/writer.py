@@ -10,7 +10,7 @@ import numpy as np
 
 from psfscale.store.ingest.events import CcdCount
 from psfscale.store.ingest.formats.sky import NoWcsError
-from psfscale.store.ingest.objects import GROUPS, Kind, Placed, roles
+from psfscale.store.ingest.objects import GROUPS, Kind, Placed
 from psfscale.store.layout import write_region
 from psfscale.store.refusal import Refusal
 
@@ -91,11 +91,10 @@ class ExposureWriter:
 
     def _columns_of(self, kind: Kind, found: Placed) -> dict[str, np.ndarray]:
         """Every array of the CCD's objects, by name, in the schema's order and types."""
-        fraction = self._survey.ingest.reserved_fraction
         values = dict(found.objects.arrays()) | {
             "field_x": found.field_x,
             "field_y": found.field_y,
-            "role": roles(kind, self._exposure.facts.id, found.objects.id, fraction),
+            "role": found.role,
         }
         return {
             spec.name: np.ascontiguousarray(values[spec.name], spec.dtype)
