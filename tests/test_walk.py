@@ -99,12 +99,15 @@ def test_walk__refits_no_star_for_another_galaxy_stamp(walk: Path, finished: Pat
     assert rows["metrics"][1] == "1"
 
 
-def test_walk__exports_a_row_a_star(finished: Path, tmp_path: Path) -> None:
+def test_walk__exports_a_row_a_star(walk: Path, finished: Path, tmp_path: Path) -> None:
     import pandas as pd
 
     call("metrics", finished, "--table", tmp_path / "stars.parquet")
     table = pd.read_parquet(tmp_path / "stars.parquet")
-    assert len(table) == 62
+    with xr.open_datatree(walk / "survey.zarr", engine="zarr") as survey:
+        n_taken = int(survey["exposures"].n_stars.sum())
+        n_refused = int(survey["exposures"].n_refused.sum())
+    assert len(table) == n_taken == 62 - n_refused
     assert {"exposure", "ccd", "id", "e1_star", "e1_model"} <= set(table.columns)
 
 
