@@ -173,6 +173,10 @@ def run(
     learn_again: Annotated[
         bool, typer.Option(help="learn the prior of restored galaxies again, restore all by it")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(help="delete finished products of other shapes, or of another survey"),
+    ] = False,
     dump_config: Annotated[bool, typer.Option(help="print the full run file and stop")] = False,
 ) -> None:
     """Fit, predict and measure all that is missing; the same command resumes.
@@ -189,7 +193,11 @@ def run(
 
     profile = None if serial else load_profile(cluster, workers=workers)
     options = {"cluster": profile, "serial": serial}
-    again = {"retry_failed": retry_failed, "learn_again": learn_again}
+    again = {
+        "retry_failed": retry_failed,
+        "learn_again": learn_again,
+        "overwrite": overwrite,
+    }
     summary = run_survey(run_config, drivers=drivers, **options, **again)
     typer.echo(str(summary))
     raise typer.Exit(summary.exit_code)

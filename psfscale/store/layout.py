@@ -7,6 +7,7 @@ that would cut one is refused (two writers in one shard lose rows silently).
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -22,13 +23,21 @@ from psfscale.attributes import from_stored, to_stored
 from psfscale.errors import StoreError
 from psfscale.store.objects import StoredArray
 from psfscale.store.packs import unpacked
-from psfscale.store.versions import SCHEMA_VERSION, VERSION_ATTRIBUTE, local_store
+from psfscale.store.versions import (
+    AGGREGATES,
+    METADATA,
+    SCHEMA_VERSION,
+    VERSION_ATTRIBUTE,
+    local_store,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from psfscale.store.schema import ArraySpec
 
+EXPOSURE = "exposure"
+"""Axis that stores grow along, and the array of its labels."""
 STATE_DIRECTORY = ".psfscale"
 """Folder in a store that holds what is not arrays: markers, ledger, lease, refusals."""
 
@@ -100,6 +109,13 @@ def consolidate(path: Path) -> None:
         zarr.consolidate_metadata(path)
 
 
+def consolidated(path: Path) -> frozenset[str]:
+    """Return paths of all groups and arrays that a store had when its metadata were gathered."""
+    document = json.loads((path / METADATA).read_bytes())
+    gathered = document.get("consolidated_metadata") or {"metadata": {}}
+    return frozenset(gathered["metadata"])
+
+
 def open_root(path: Path, *, mode: str = "r") -> zarr.Group:
     """The root group of a psfscale store, to read (``r``) or to write (``r+``).
 
@@ -152,13 +168,32 @@ def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndar
     StoredArray(array).write(index, values)
 
 
-def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...]:
+def n_exposures_of(root: zarr.Group) -> int:
+    """Return how many exposures an open store has; arrays may be longer while it grows."""
+    return int(root[EXPOSURE].shape[0])  # type: ignore[union-attr]
+
+
+def dims_of(array: zarr.Array[Any]) -> tuple[str | None, ...]:
+    """Return the names of an array's dims."""
     names: Any = array.metadata.to_dict().get("dimension_names")
     return tuple(names or ())
 
 
-def grow(path: Path, n_exposures: int) -> None:
-    """Lengthen the exposure axis of every array of a store; the driver's alone.
+def grow(path: Path, n_exposures: int | None = None) -> int:
+    """Bring every array of a store to one length along the exposure axis; none is shortened.
+
+    The array ``exposure`` is lengthened last, and readers take the length of all others from it.
+    So a store whose growth was interrupted reads as before, and the same call goes on.
+
+    Parameters
+    ----------
+    path : of the store, which nobody else changes meanwhile
+    n_exposures : wanted; the length of the longest array if not given
+
+    Returns
+    -------
+    int
+        the length
 
     Raises
     ------
@@ -166,16 +201,24 @@ def grow(path: Path, n_exposures: int) -> None:
         The store is longer already, or missing.
     """
     root = open_root(path, mode="r+")
+    arrays = {name: array for name, array in _arrays(root) if dims_of(array)[:1] == (EXPOSURE,)}
+    longest = max(array.shape[0] for array in arrays.values())
+    wanted = longest if n_exposures is None else n_exposures
+    if longest > wanted:
+        msg = f"{path} holds {longest} exposures, cannot shrink to {wanted}"
+        raise StoreError(msg)
+    for _, array in sorted(arrays.items(), key=lambda item: item[0] == EXPOSURE):
+        if array.shape[0] < wanted:
+            array.resize((wanted, *array.shape[1:]))
+    consolidate(path)
+    return wanted
+
+
+def _arrays(root: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
+    """All arrays of a store by path; tables made from it aside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # zarr-python warns of our state folder
         members = root.members(max_depth=None)
-    for _, array in members:
-        if not isinstance(array, zarr.Array):
-            continue
-        if _dims(array)[:1] != ("exposure",):
-            continue
-        if array.shape[0] > n_exposures:
-            msg = f"{path} holds {array.shape[0]} exposures, cannot shrink to {n_exposures}"
-            raise StoreError(msg)
-        array.resize((n_exposures, *array.shape[1:]))
-    consolidate(path)
+    for name, array in members:
+        if isinstance(array, zarr.Array) and not name.startswith(f"{AGGREGATES}/"):
+            yield name, array

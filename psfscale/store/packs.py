@@ -239,7 +239,8 @@ def _unpacked_group(group: xr.Dataset, root: zarr.Group, path: str) -> xr.Datase
             entries = slice(start, start + prod(shape))
             start = entries.stop
             source: Any = root[f"{path}/{name}" if path else name]
-            lazy = _Entries(source, axis, entries, shape, described["dtype"])
+            n = stored.sizes["exposure"]  # the source is longer while it grows
+            lazy = _Entries(source, n, axis, entries, shape, described["dtype"])
             dims = (*stored.dims[:axis], *stored.dims[axis + 1 :], *described["dims"])
             told = {k: v for k, v in described.items() if k not in ("dims", "shape", "dtype")}
             variables[member] = lazy.variable(dims, told)
@@ -264,16 +265,24 @@ class _Entries(LazyArray):
     """One array of a pack, read when it is asked for."""
 
     def __init__(
-        self, source: zarr.Array[Any], axis: int, entries: slice, own: tuple[int, ...], dtype: str
+        self,
+        source: zarr.Array[Any],
+        n: int,
+        axis: int,
+        entries: slice,
+        own: tuple[int, ...],
+        dtype: str,
     ) -> None:
         self._source, self._axis, self._range, self._own = source, axis, entries, own
-        common = (*source.shape[:axis], *source.shape[axis + 1 :])
+        common = (n, *source.shape[1:axis], *source.shape[axis + 1 :])
         self.shape = (*common, *own)
         self.dtype = np.dtype(dtype)
 
     def read(self, key: tuple[Any, ...]) -> np.ndarray:
         n_common = len(self.shape) - len(self._own)
         outer, own = key[:n_common], key[n_common:]
+        if isinstance(outer[0], slice):
+            outer = (slice(*outer[0].indices(self.shape[0])), *outer[1:])
         kept = sum(isinstance(k, slice) for k in outer[: self._axis])
         source: Any = self._source[(*outer[: self._axis], self._range, *outer[self._axis :])]
         values = restored(np.asarray(source), kept, self._own, self.dtype.str)

@@ -279,6 +279,14 @@ def _units() -> Iterable[ArraySpec]:
     yield _spec("units/finished", at, "f8", "s", "end of the attempt, Unix time", **also)
     yield _spec("units/host", at, "str", "", "host that ran it", **also)
     yield _spec("units/device", at, "str", "", "device that ran it", **also)
+    yield _spec(
+        "units/content",
+        "exposure",
+        "str",
+        "",
+        "content of the exposure in the survey that the run is of",
+        **also,
+    )
     yield _spec("units/digest", at, "u8", "1", "digest of all that it stored; 0: not known", **also)
 
 

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 """Of the stores that this psfscale writes."""
 VERSION_ATTRIBUTE = "psfscale_schema"
 METADATA = "zarr.json"
-_AGGREGATES = "aggregates"
+AGGREGATES = "aggregates"
 """A group of tables; their axes ``y`` and ``x`` are positions."""
 _PSF = "galaxies/psf"
 
@@ -131,7 +131,7 @@ def translated(document: Mapping[str, Any], path: str) -> dict[str, Any]:
     path : of the group or array in the store, empty for the root
     """
     result = dict(document)
-    if path.split("/")[0] == _AGGREGATES:
+    if path.split("/")[0] == AGGREGATES:
         return result
     result["attributes"] = _attributes(document.get("attributes") or {}, path)
     if document.get("dimension_names"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from zarr.storage import LocalStore
 
 from psfscale.pipeline.ledger import books, journal, marker
 from psfscale.store import objects
@@ -21,9 +23,13 @@ class Mortal:
     ----------
     left : changes that the process still lives for; None: for ever
     changes : names of those made, in order
+
+    Parameters
+    ----------
+    stores : whether writes, moves and removals of whole arrays count too
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stores: bool = False) -> None:
         self.left: int | None = None
         self.changes: list[str] = []
         effects = [
@@ -33,6 +39,8 @@ class Mortal:
             (Path, "unlink"),
             (books.Books, "_set"),
         ]
+        if stores:  # and what a driver does to arrays as such
+            effects += [(LocalStore, "set"), (Path, "rename"), (shutil, "rmtree")]
         for home, name in effects:
             monkeypatch.setattr(home, name, self._mortal(getattr(home, name)))
 
@@ -53,5 +61,5 @@ class Mortal:
 
 def _name(effect, args) -> str:
     """Such as ``unlink markers/fit/0.json``."""
-    told = args[1] if effect.__name__ == "_set" else "/".join(Path(args[0]).parts[-3:])
+    told = args[1] if effect.__name__ in ("_set", "set") else "/".join(Path(args[0]).parts[-3:])
     return f"{effect.__name__} {told}"

@@ -102,6 +102,7 @@ def run(
     serial: bool = False,
     retry_failed: bool = False,
     learn_again: bool = False,
+    overwrite: bool = False,
     observers: Iterable[Observer] | None = None,
 ) -> RunSummary:
     """Run all units that are not done; the same call resumes whatever ended a run before.
@@ -113,6 +114,8 @@ def run(
     serial : run everything in this process, without a cluster
     retry_failed : try quarantined CCDs again; galaxies are restored by the prior that stands
     learn_again : learn the prior of restored galaxies again, and restore them all by it
+    overwrite : delete finished products at the output that are of another survey, or whose shapes
+        the settings have changed
     observers : are told every event; a progress bar if not given
 
     Raises
@@ -120,7 +123,8 @@ def run(
     ConfigError
         The instrument file or a setting is wrong, or `cluster` is given for a serial run.
     StoreError
-        There is no survey store, or the output path holds something else.
+        There is no survey store, the output path holds something else, or finished products
+        would have to be deleted and `overwrite` is False.
     RunError
         Another driver holds the run, too many CCDs failed, or clusters were lost again and
         again.
@@ -138,7 +142,7 @@ def run(
         lease = stack.enter_context(Lease(context.run))
         log = stack.enter_context(EventLog(context.run))
         sweep(context.run)
-        prepare_run_store(context)
+        prepare_run_store(context, overwrite=overwrite)
         books = Books(context.run)
         books.take_in()
         plan = _plan(context, books, retry_failed=retry_failed, learn_again=learn_again)

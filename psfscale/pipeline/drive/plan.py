@@ -28,6 +28,7 @@ from psfscale.pipeline.stages.declared import (
     settings_of,
 )
 from psfscale.pipeline.storage import values_of
+from psfscale.pipeline.storage.belonging import require_own_survey
 from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
@@ -218,12 +219,13 @@ def plan_run(config: RunConfig, *, retry_failed: bool = False, learn_again: bool
     ConfigError
         The instrument file or the model's settings are wrong.
     StoreError
-        There is no survey store.
+        There is no survey store, or the output is the run of another survey.
     """
     context = RunContext.build(config)
     wanted = wanted_units(context)
     n_exposures, n_stages = wanted.fingerprints.shape
     if (config.output / "zarr.json").exists():
+        require_own_survey(config.output, config.survey)
         known = padded(read_known(config.output, wanted.stages), n_exposures)
     else:
         known = Known.nothing(n_exposures, context.sizes["ccd"], n_stages)

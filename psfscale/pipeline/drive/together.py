@@ -71,7 +71,7 @@ def run_together(
     drivers : processes, each with a cluster of its own; no more than there are blocks
     cluster : where workers come from, those of all drivers together
     serial : each driver runs its units itself
-    **again : `retry_failed` and `learn_again` of `psfscale.pipeline.run`
+    **again : `retry_failed`, `learn_again` and `overwrite` of `psfscale.pipeline.run`
 
     Raises
     ------

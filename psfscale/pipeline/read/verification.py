@@ -18,7 +18,7 @@ from psfscale.pipeline.stages.context import read_context
 from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import Session
-from psfscale.store.layout import open_root
+from psfscale.store.layout import consolidated, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,9 +185,9 @@ def _look(array: StoredArray, index: tuple[int, ...]) -> str:
 
 
 def _of_driver(session: Session) -> Iterator[Damage]:
-    root = open_root(session.context.run)
+    root, made = open_root(session.context.run), consolidated(session.context.run)
     for spec in session.packing.stored:
-        if spec.owner in ("driver", "ledger"):
+        if spec.owner in ("driver", "ledger") and spec.path in made:
             try:
                 array_of(root, spec.path)[...]
             except Exception as error:  # noqa: BLE001 (codecs raise what they like on damage)

@@ -18,7 +18,7 @@ from psfscale.models import CHROMATIC, load_model_class, settings_class
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.pipeline.stages.given import numbers_of, read_prior
 from psfscale.pipeline.storage import array_of, values_of
-from psfscale.store.layout import attributes_of, open_root
+from psfscale.store.layout import attributes_of, n_exposures_of, open_root
 from psfscale.store.schema import MODEL_CODES
 from psfscale.store.survey_instrument import stored_instrument
 from psfscale.survey import Instrument, load_survey
@@ -338,8 +338,8 @@ def _fine(settings: DeconvolutionSettings) -> int:
 def _sizes(
     root: zarr.Group, config: RunConfig, fine: int
 ) -> tuple[dict[str, int], tuple[int, int]]:
-    n_exposures, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
-    sizes = {"exposure": n_exposures, "ccd": n_ccds, "star": n_stars}
+    _, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
+    sizes = {"exposure": n_exposures_of(root), "ccd": n_ccds, "star": n_stars}
     sizes |= {"stamp_y": rows, "stamp_x": columns}
     sizes["prior.sum"] = N_SUMS
     if "galaxies/image" in root:

@@ -8,6 +8,7 @@ import numpy as np
 import zarr
 
 from psfscale.errors import StoreError
+from psfscale.store.layout import EXPOSURE, dims_of, n_exposures_of
 
 
 def array_of(root: zarr.Group, path: str) -> zarr.Array[Any]:
@@ -26,11 +27,14 @@ def array_of(root: zarr.Group, path: str) -> zarr.Array[Any]:
 
 
 def values_of(root: zarr.Group, path: str) -> np.ndarray:
-    """All values of one array of an open store.
+    """Return all values of one array of an open store, of the exposures that the store has.
 
     Raises
     ------
     StoreError
         The store has no such array.
     """
-    return np.asarray(array_of(root, path)[...])
+    array = array_of(root, path)
+    if dims_of(array)[:1] == (EXPOSURE,) and path != EXPOSURE:
+        return np.asarray(array[: n_exposures_of(root)])  # more where growth was interrupted
+    return np.asarray(array[...])

@@ -12,25 +12,29 @@ from psfscale.arrays import UnitState
 from psfscale.attributes import enumeration_attributes
 from psfscale.config import fingerprint
 from psfscale.errors import StoreError
-from psfscale.pipeline.ledger.books import Books, stages_in
+from psfscale.pipeline.ledger.books import Books, read_known, stages_in
+from psfscale.pipeline.ledger.marker import read_markers, remove_marker
 from psfscale.pipeline.stages.context import require_run
 from psfscale.pipeline.stages.declared import STAGE_NAMES, stages_of
 from psfscale.pipeline.storage import array_of, values_of
+from psfscale.pipeline.storage.belonging import CONTENT, difference, require_own_survey
 from psfscale.store.layout import (
-    add_arrays,
+    EXPOSURE,
     consolidate,
     create_store,
     grow,
+    n_exposures_of,
     open_root,
     set_attributes,
 )
 from psfscale.store.models import run_sizes
 from psfscale.store.packs import Packing
+from psfscale.store.renewal import finish_renewal, renew
 from psfscale.store.schema import RUN_SCHEMA, ArraySpec
 from psfscale.store.versions import require_current
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from pathlib import Path
 
     import zarr
@@ -71,7 +75,9 @@ def create_run_store(context: RunContext) -> None:
     shutil.rmtree(new, ignore_errors=True)
     packing = run_packing(context)
     create_store(new, packing.stored, sizes=packing.sizes, attributes=context.attributes())
-    array_of(open_root(new, mode="r+"), "stage")[...] = np.asarray(STAGE_NAMES, dtype=object)
+    root = open_root(new, mode="r+")
+    for path, names in _names(packing).items():
+        array_of(root, path)[...] = names
     try:
         new.rename(run)
     except OSError:
@@ -80,63 +86,121 @@ def create_run_store(context: RunContext) -> None:
             raise
 
 
-def prepare_run_store(context: RunContext) -> None:
+def _names(packing: Packing) -> dict[str, np.ndarray]:
+    """Return the names along the axes of stages and of packs, by the path of their array."""
+    names = {"stage": STAGE_NAMES, **packing.labels}
+    return {path: np.asarray(labels, dtype=object) for path, labels in names.items()}
+
+
+def prepare_run_store(context: RunContext, *, overwrite: bool = False) -> None:
     """Bring the run store to the length of the survey and to the shapes wanted now.
 
-    Arrays whose shape the settings have changed are made anew, and the units that wrote them
-    are forgotten. Only the driver that holds the lease may call this.
+    Arrays that are missing, or whose shape the settings have changed, are made anew; before that
+    the units that wrote them are struck out. Nothing is shortened. Only the driver that holds
+    the lease may call this; killed at any moment, the same call goes on.
+
+    Parameters
+    ----------
+    context : of the run
+    overwrite : whether finished products may be deleted: those of other shapes, and those of
+        another survey
+
+    Raises
+    ------
+    StoreError
+        The store is the run of another survey, or finished products have other shapes than the
+        settings give, and `overwrite` is False.
     """
     run, packing = context.run, run_packing(context)
+    finish_renewal(run)
     survey = open_root(context.config.survey)
+    own = not overwrite or not difference(open_root(run), survey)
+    if own:
+        require_own_survey(run, context.config.survey)
+        grow(run, packing.sizes["exposure"])
+    _renew(context, packing, everything=not own, overwrite=overwrite)
     content = [str(digest) for digest in values_of(survey, "exposures/content")]
-    n_exposures = packing.sizes["exposure"]
-    if array_of(open_root(run), "exposure").shape[0] < n_exposures:
-        grow(run, n_exposures)
     root = open_root(run, mode="r+")
-    _renew(root, run, packing)
     for name in ("exposure", "ccd"):
         array_of(root, name)[...] = values_of(survey, name)
+    array_of(root, CONTENT)[...] = np.asarray(content, dtype=object)
     states = enumeration_attributes(dict(UnitState.__members__))
     array_of(root, "ccds/state").attrs.update(states)  # a store of before has fewer
-    for path, labels in packing.labels.items():
-        array_of(root, path)[...] = np.asarray(labels, dtype=object)
     set_attributes(root, {**context.attributes(), "survey_fingerprint": fingerprint(content)})
     consolidate(run)
 
 
-def _renew(root: zarr.Group, run: Path, packing: Packing) -> None:
-    """Make missing arrays, and anew those of another shape or type."""
-    sizes = packing.sizes
-    lost = [s for s in packing.stored if s.path not in root or not _fits(root[s.path], s, sizes)]
-    before = {s.path: values_of(root, s.path) for s in lost if "stage" in s.dims and s.path in root}
-    there = stages_in(root)
-    for spec in lost:
-        if spec.path in root:
-            del root[spec.path]
-    add_arrays(root, lost, sizes=sizes)
-    for path, values in before.items():
-        _keep_stages(root, path, values, there)
-    array_of(root, "stage")[...] = np.asarray(STAGE_NAMES, dtype=object)
-    stages = {spec.stage for spec in lost} & set(STAGE_NAMES)
-    if stages:
-        exposures = range(array_of(root, "exposure").shape[0])
-        Books(run).strike_out([(stage, e) for stage in sorted(stages) for e in exposures])
+def _renew(context: RunContext, packing: Packing, *, everything: bool, overwrite: bool) -> None:
+    """Make missing arrays, and anew those of another shape, type or order of entries."""
+    run, root = context.run, open_root(context.run)
+    missing = [spec for spec in packing.stored if spec.path not in root]
+    unfit = [s for s in packing.stored if s not in missing and not _fits(root, s, packing)]
+    if everything:
+        unfit = [spec for spec in packing.stored if spec not in missing]
+    elif not overwrite:
+        _require_unfinished(run, unfit)
+    changed = [*missing, *unfit]
+    stages = {spec.stage for spec in changed} & set(STAGE_NAMES)
+    _strike_out(run, root, set(stages_in(root)) if everything else stages)
+    values = {} if everything else _of_known_stages(root, unfit)
+    values |= _names(packing)
+    renewed = {path: values[path] for path in (s.path for s in changed) if path in values}
+    renew(run, changed, sizes=packing.sizes, values=renewed)
 
 
-def _keep_stages(root: zarr.Group, path: str, values: np.ndarray, there: list[str]) -> None:
-    """Hand the entries of known stages on to an array made anew for more stages."""
-    array = array_of(root, path)
-    if array.ndim and path != "stage":
-        new = np.array(array[...])
-        for k, name in enumerate(STAGE_NAMES):
-            if name in there:
-                new[..., k] = values[..., there.index(name)]
-        array[...] = new
+def _require_unfinished(run: Path, unfit: Sequence[ArraySpec]) -> None:
+    """Raise where finished units wrote arrays that are to be deleted."""
+    stages = sorted({spec.stage for spec in unfit} & set(STAGE_NAMES))
+    known = read_known(run, stages)
+    done = {stage: int((known.fingerprints[:, k] > 0).sum()) for k, stage in enumerate(stages)}
+    if any(done.values()):
+        told = ", ".join(f"{n} of {stage}" for stage, n in done.items() if n)
+        paths = ", ".join(spec.path for spec in unfit if done.get(spec.stage))
+        msg = (
+            f"{run} holds finished units ({told}) whose arrays ({paths}) have other shapes than "
+            "these settings give: give --overwrite to delete them and make them anew, or choose "
+            "another output"
+        )
+        raise StoreError(msg)
 
 
-def _fits(array: Any, spec: ArraySpec, sizes: Mapping[str, int]) -> bool:
+def _strike_out(run: Path, root: zarr.Group, stages: set[str]) -> None:
+    """Strike all units of some stages out of the books, before their arrays change."""
+    if not stages:
+        return
+    of_markers = {key for key in read_markers(run) if key[0] in stages}
+    if "units/fingerprint" not in root or "ccds/state" not in root:
+        for key in of_markers:
+            remove_marker(run, key)
+        return
+    of_books = {(name, e) for name in stages for e in range(n_exposures_of(root))}
+    Books(run).strike_out(sorted(of_markers | of_books))
+
+
+def _of_known_stages(root: zarr.Group, unfit: Sequence[ArraySpec]) -> dict[str, np.ndarray]:
+    """Values of arrays over stages, for an axis of today's stages."""
+    there, found = stages_in(root), {}
+    for spec in unfit:
+        if "stage" in spec.dims and spec.path != "stage":
+            old = values_of(root, spec.path)
+            new = np.full((*old.shape[:-1], len(STAGE_NAMES)), spec.fill, old.dtype)
+            for k, name in enumerate(STAGE_NAMES):
+                if name in there:
+                    new[..., k] = old[..., there.index(name)]
+            found[spec.path] = new
+    return found
+
+
+def _fits(root: zarr.Group, spec: ArraySpec, packing: Packing) -> bool:
     """Whether a stored array is as the specification wants it; the driver's chunks are free."""
+    array: Any = root[spec.path]
+    if "stage" in spec.dims and stages_in(root) != list(STAGE_NAMES):
+        return False
+    for path in {f"{spec.group}/{dim}" for dim in spec.dims} & set(packing.labels):
+        if path not in root or values_of(root, path).tolist() != list(packing.labels[path]):
+            return False
+    sizes, start = packing.sizes, int(spec.dims[:1] == (EXPOSURE,))
     same_cut = spec.owner in ("driver", "ledger") or (
         array.chunks == spec.chunk(sizes) and (array.shards or array.chunks) == spec.shard(sizes)
     )
-    return bool(same_cut and array.shape == spec.shape(sizes))
+    return bool(same_cut and array.shape[start:] == spec.shape(sizes)[start:])

@@ -12,7 +12,7 @@ from psfscale.store.ingest.events import IngestSummary
 from psfscale.store.ingest.objects import GROUPS
 from psfscale.store.ingest.run import read_plan, reader_of, write_plan
 from psfscale.store.ingest.state import locked, owed, write_owed
-from psfscale.store.layout import open_root
+from psfscale.store.layout import n_exposures_of, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -125,7 +125,8 @@ class _Blocks:
         if path not in self.paths:
             self.paths.append(path)
         root: Any = open_root(path)
-        ids, whole = root["exposures/id"][...].tolist(), root["exposures/complete"][...]
+        n = n_exposures_of(root)
+        ids, whole = root["exposures/id"][:n].tolist(), root["exposures/complete"][:n]
         self.home |= {str(i): path for i in ids if i}
         self.complete |= {str(i) for i, done in zip(ids, whole, strict=True) if done}
 

@@ -178,6 +178,8 @@ def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:
 def _open(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Target:
     root: Any = open_root(output, mode="r+")
     _require_fit(survey, plan, root, output)
+    grow(output)  # an ingest may have died while it made room
+    root = open_root(output, mode="r+")
     stored = [str(item) for item in root["exposures/id"][:]]
     complete = np.asarray(root["exposures/complete"][:]).astype(bool)
     rows = {item: row for row, item in enumerate(stored) if item}

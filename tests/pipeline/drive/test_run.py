@@ -21,9 +21,10 @@ from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.workers.profiles import LocalProfile
 
 
-def go(folder, *, retry_failed=False, observers=(), **changes):
+def go(folder, *, retry_failed=False, overwrite=False, observers=(), **changes):
     config = toy.make_config(folder, **changes)
-    return run(config, serial=True, retry_failed=retry_failed, observers=observers)
+    again = {"retry_failed": retry_failed, "overwrite": overwrite}
+    return run(config, serial=True, **again, observers=observers)
 
 
 def test_run__fills_every_product_and_says_so(survey) -> None:
@@ -91,7 +92,12 @@ def test_run__of_changed_content_reruns_that_exposure_alone(survey) -> None:
 
 def test_run__with_another_model_size_makes_its_arrays_anew(survey) -> None:
     go(survey)
-    summary = go(survey, model={"settings": {"n_copies": 3}})
+    larger = {"settings": {"n_copies": 3}}
+    words = r"finished units \(2 of fit\) whose arrays \(models/rca/mean\) .* give --overwrite"
+    with pytest.raises(StoreError, match=words):
+        go(survey, model=larger)
+    assert go(survey).n_units == 0
+    summary = go(survey, model=larger, overwrite=True)
     assert summary.n_units == 6
     assert open_run(survey / "run.zarr")["models/rca/mean"].shape == (2, 2, 3, 11, 11)
 
@@ -165,17 +171,16 @@ def test_stage_that_is_not_asked_for__says_so(survey) -> None:
     assert (states("restore") == UnitState.NOT_ASKED).all()
     assert (states("psf") == UnitState.NOT_ASKED).all()
     assert states("fit").tolist() == [[UnitState.DONE] * 2, [UnitState.NOT_ASKED] * 2]
-    toy.seal(survey / "survey.zarr", 1, "whole now")
-    toy.spoil_ccd(survey / "survey.zarr", 0, 0, how="few")
+    toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
     with pytest.raises(KeyboardInterrupt):
         go(survey, observers=[interrupt_at_the_start])
     assert (states("restore") == UnitState.NOT_ASKED).all()
     assert (states("psf") == UnitState.PENDING).all()
     assert (states("fit")[1] == UnitState.PENDING).all()
     go(survey)
-    assert (states("psf") == [[UnitState.BLOCKED, UnitState.DONE], [UnitState.DONE] * 2]).all()
+    assert (states("psf") == [[UnitState.DONE] * 2, [UnitState.BLOCKED, UnitState.DONE]]).all()
     go(survey, psf={"at_galaxies": False})
-    assert (states("psf")[1] == UnitState.DONE).all(), "products of before stay"
+    assert (states("psf")[0] == UnitState.DONE).all(), "products of before stay"
     assert set(status(survey / "run.zarr").ccds["fit"]) == {
         "DONE",
         "EMPTY",

@@ -22,9 +22,11 @@ from ingest_samples import (
     write_exposure,
     write_ldac,
 )
+from zarr.storage import LocalStore
 
 from psfscale.errors import InputError, StoreError
 from psfscale.store import objects
+from psfscale.store.index import exposures_of
 from psfscale.store.ingest import Refusal, ingest
 from psfscale.store.layout import open_tree
 
@@ -123,6 +125,8 @@ def test_interrupt__an_append_cut_off_while_making_room_is_resumed(
     real = getattr(target, moment)
 
     def stop(*args):
+        if moment == "grow" and len(args) == 1:
+            return real(*args)  # what an earlier ingest left; the room comes after
         if moment == "grow":
             real(*args)
         raise KeyboardInterrupt
@@ -436,6 +440,45 @@ def test_content__changes_with_the_pixels_and_not_with_the_company(tmp_path, fil
     np.testing.assert_array_equal(
         stored(tmp_path / "a.zarr")["image"], stored(tmp_path / "b.zarr", exposure=1)["image"]
     )
+
+
+class Killed(BaseException):
+    """The process is dead; nothing of it reaches the disk any more."""
+
+
+def test_append__killed_at_any_change_while_it_makes_room_is_resumed(tmp_path, files, monkeypatch):
+    survey, real = make_survey(ldac_recipe()), LocalStore.set
+    ingest(survey, files[:1], tmp_path / "first.zarr")
+    ingest(survey, files, tmp_path / "whole.zarr")
+    keys = []
+
+    def counted(store, key, value):
+        if len(keys) == moment:
+            raise Killed
+        keys.append(key)
+        return real(store, key, value)
+
+    moment = None
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "set", counted)
+        shutil.copytree(tmp_path / "first.zarr", tmp_path / "story.zarr")
+        ingest(survey, files[1:], tmp_path / "story.zarr", append=True)
+    room = keys.index("exposure/zarr.json") + 4
+    story = keys.copy()
+    assert story.index("exposures/id/zarr.json") < story.index("exposure/zarr.json")
+    for moment in (*range(0, room - 6, 9), *range(room - 6, room)):
+        keys.clear()
+        store = tmp_path / f"{moment}.zarr"
+        shutil.copytree(tmp_path / "first.zarr", store)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "set", counted)
+            with pytest.raises(Killed):
+                ingest(survey, files[1:], store, append=True)
+        assert exposures_of(store)[0] == "1"
+        again = ingest(survey, files[1:], store, append=True)
+        assert again.ok, story[moment]
+        same(store, tmp_path / "whole.zarr")
+        shutil.rmtree(store)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
