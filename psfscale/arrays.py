@@ -95,6 +95,17 @@ def centre_index(n: int) -> int:
     return n // 2
 
 
+STACK_SAMPLES = 3
+"""Cells of the stack of a CCD's stars per CCD pixel."""
+STACK_SIDE = 25
+"""Side of the stack, at most [CCD pixel]."""
+
+
+def stack_shape(stamp: tuple[int, int]) -> tuple[int, int]:
+    """Return the (y, x) cells of the stack of stars whose stamps have this shape [pixel]."""
+    return STACK_SAMPLES * min(stamp[0], STACK_SIDE), STACK_SAMPLES * min(stamp[1], STACK_SIDE)
+
+
 def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if shape != expected:
         msg = f"{name} has shape {shape}, expected {expected}"

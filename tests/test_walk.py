@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from psfscale import open_run
 from psfscale.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,21 @@ def test_walk__agrees_with_the_true_psf(walk: Path, finished: Path) -> None:
     error = np.linalg.norm(drawn - native, axis=(1, 2)) / np.linalg.norm(native, axis=(1, 2))
     # 60 stars determine the field to a few per cent; a shift of half a fine pixel is 0.15
     assert np.median(error) < 0.08
+
+
+def test_walk__shapes_along_the_sky_are_turned_by_the_roll_of_the_exposure(finished: Path) -> None:
+    run = open_run(finished)
+    stars = run.metrics("star")
+    turn = np.exp(2j * np.deg2rad(20))  # the toy's first exposure is rolled by 20 degrees
+    for of in ("star", "model"):
+        pixels, sky = (
+            stars[f"e1_{of}{frame}"].values + 1j * stars[f"e2_{of}{frame}"].values
+            for frame in ("", "_sky")
+        )
+        known = np.isfinite(pixels)
+        assert known.sum() >= 20
+        # North turns by 4e-4 over the CCD.
+        np.testing.assert_allclose(sky[known], (pixels * turn)[known], atol=3e-4)
 
 
 def test_walk__names_the_failure_from_the_store_alone(finished: Path) -> None:

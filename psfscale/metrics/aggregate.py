@@ -13,16 +13,18 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import Role
+from psfscale.metrics.star import FRAMES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_measured")
 _PIXEL_ERRORS = ("model_rel_rmse", "noise_rel_rmse", "mean_star_rel_rmse")
-_SHAPES = ("e1", "e2", "R2")
+_SHAPES = tuple((name, frame) for frame in FRAMES for name in ("e1", "e2", "R2"))
 EXPOSURES_AT_A_TIME = 1024
 """As the arrays over CCDs are stored."""
-_MODEL_SHAPES = ("psf_R2", "psf_e1", "psf_e2")
+_MODEL_SHAPES = tuple(f"psf_{name}{frame}" for name, frame in _SHAPES)
+"""Runs of schema version 1 have no shapes along the sky's axes, and their aggregates have none."""
 
 
 def aggregate(
@@ -72,7 +74,7 @@ def summarise(exposures: xr.Dataset) -> xr.Dataset:
     merged["n_ccds"] = exposures["n_ccds"].values.sum()
     merged["n_exposures"] = np.int64((exposures["n_ccds"].values > 0).sum())
     merged["chi2_median"] = _median(exposures["chi2_median"].values)
-    for name in _MODEL_SHAPES:
+    for name in filter(exposures.__contains__, _MODEL_SHAPES):
         merged[name] = _mean(exposures[name].values, exposures["n_ccds"].values)
     return xr.Dataset({name: ((), value) for name, value in merged.items()})
 
@@ -84,7 +86,7 @@ def _one_exposure(
     measured = values["n_fit"] + values["n_reserved"] > 0
     found["n_ccds"] = np.int64(measured.sum())
     found["chi2_median"] = _median(chi2)
-    for name in _MODEL_SHAPES:
+    for name in filter(values.__contains__, _MODEL_SHAPES):
         found[name] = _mean(values[name], measured)
     return found
 
@@ -98,12 +100,11 @@ def _merged(parts: dict[str, np.ndarray]) -> dict[str, np.integer | np.floating]
     for name in _PIXEL_ERRORS:
         merged[name] = np.sqrt(_mean(parts[name].astype(np.float64) ** 2, parts["star_power"]))
     merged["star_power"] = np.float64(np.nansum(parts["star_power"], dtype=np.float64))
-    for name in _SHAPES:
-        weight = parts["n_measured"]
-        merged[f"{name}_bias"] = _mean(parts[f"{name}_bias"], weight)
-        merged[f"{name}_rmse"] = np.sqrt(
-            _mean(parts[f"{name}_rmse"].astype(np.float64) ** 2, weight)
-        )
+    for name, frame in _SHAPES:
+        weight, bias, rmse = parts["n_measured"], f"{name}_bias{frame}", f"{name}_rmse{frame}"
+        if bias in parts:
+            merged[bias] = _mean(parts[bias], weight)
+            merged[rmse] = np.sqrt(_mean(parts[rmse].astype(np.float64) ** 2, weight))
     return merged
 
 

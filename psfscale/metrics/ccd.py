@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import FieldPoints, ObjectFlag, PixelGrid, Role
-from psfscale.metrics.field import OVERSAMPLING, drawn, lattice
+from psfscale.metrics.field import OVERSAMPLING, drawn, lattice, sky_jacobian
 from psfscale.metrics.meanstar import mean_star
 from psfscale.metrics.moments import adaptive_moments
 from psfscale.metrics.refit import MARGIN, Refit, refit
-from psfscale.metrics.star import StarMetrics, measure_stars, power
+from psfscale.metrics.star import FRAMES, StarMetrics, measure_stars, power
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -38,7 +38,8 @@ def measure_ccd(
     ----------
     stars : one CCD of the survey store's ``stars`` group: ``image``, ``weight``
         (star, stamp_y, stamp_x), ``x``, ``y``, ``role`` (star,), and ``sed`` with
-        ``wavelength`` where known; entries of role 0 are padding
+        ``wavelength`` where known, and ``jacobian`` (star, sky, pixel), NaN without a WCS;
+        entries of role 0 are padding
     model : fitted to the stars of role fit
     fit_flags : (star,) bits set by the fit; OUTLIER marks clipped stars
     pixel_scale : [arcsec]
@@ -59,7 +60,8 @@ def measure_ccd(
     chosen = stars.isel(star=present)
     image = chosen["image"].values.astype(np.float64)
     weight = chosen["weight"].values.astype(np.float64)
-    measured = _in_parts(chosen, image, weight, model, pixel_scale)
+    jacobian = sky_jacobian(chosen, pixel_scale=pixel_scale)
+    measured = _in_parts(chosen, image, weight, model, pixel_scale, jacobian)
     kept = reserved[present]
     baseline = _mean_star_power(image, weight, measured.at, (fit & ~clipped)[present], kept)
     counts = {
@@ -72,7 +74,7 @@ def measure_ccd(
         "clipped_fraction": _ratio(counts["n_clipped"], counts["n_fit"]),
         **_over_reserved(measured, image, weight, kept),
         "mean_star_rel_rmse": np.sqrt(_ratio(baseline, power(image, weight)[kept].sum())),
-        **_model_shape(model, stars, pixel_scale, ccd_shape, grid),
+        **_model_shape(model, chosen, pixel_scale, ccd_shape, grid, jacobian),
     }
     return xr.Dataset(
         {name: ("star", _padded(v, present, len(role))) for name, v in measured.columns.items()}
@@ -98,13 +100,22 @@ def _in_parts(
     weight: np.ndarray,
     model: PsfField,
     pixel_scale: float,
+    jacobian: np.ndarray,
 ) -> StarMetrics:
     grid = _fine_grid(image.shape[1:])
     parts = []
     for start in range(0, max(len(image), 1), _STARS_AT_ONCE):
         part = slice(start, start + _STARS_AT_ONCE)
         psf = drawn(model, _points(stars.isel(star=part)), grid)
-        parts.append(measure_stars(image[part], weight[part], psf, pixel_scale=pixel_scale))
+        parts.append(
+            measure_stars(
+                image[part],
+                weight[part],
+                psf,
+                pixel_scale=pixel_scale,
+                jacobian=jacobian[part],
+            )
+        )
     return StarMetrics.joined(parts)
 
 
@@ -142,12 +153,17 @@ def _over_reserved(
         "noise_rel_rmse": np.sqrt(_ratio(variance[kept].sum(), star_power)),
         "star_power": star_power,
     }
-    for name in ("e1", "e2", "R2"):
-        difference = (columns[f"{name}_star"] - columns[f"{name}_model"])[shaped]
-        if name == "R2":
-            difference = difference / columns["R2_model"][shaped]
-        values[f"{name}_bias"] = difference.mean() if difference.size else np.nan
-        values[f"{name}_rmse"] = np.sqrt((difference**2).mean()) if difference.size else np.nan
+    for frame in FRAMES:
+        for name in ("e1", "e2", "R2"):
+            of_model = columns[f"{name}_model{frame}"][shaped]
+            difference = columns[f"{name}_star{frame}"][shaped] - of_model
+            if name == "R2":
+                difference = difference / of_model
+            measured_any = bool(difference.size)
+            values[f"{name}_bias{frame}"] = difference.mean() if measured_any else np.nan
+            values[f"{name}_rmse{frame}"] = (
+                np.sqrt((difference**2).mean()) if measured_any else np.nan
+            )
     return values
 
 
@@ -179,6 +195,7 @@ def _model_shape(
     pixel_scale: float,
     ccd_shape: tuple[int, int],
     grid: int,
+    jacobian: np.ndarray,
 ) -> dict[str, float]:
     """Mean R², e1 and e2 of the model over the CCD; NaN where no point can be measured."""
     rows, columns = ccd_shape
@@ -187,14 +204,29 @@ def _model_shape(
         at = _with_mean_spectrum(at, stars)
     psf = drawn(model, at, _fine_grid(stars["image"].shape[1:]))
     found = adaptive_moments(psf, pixel_scale=pixel_scale / OVERSAMPLING)
+    near = _of_nearest(at, stars, jacobian, pixel_scale)
+    sky = found.on_sky(near, pixel_scale=pixel_scale)
     return {
-        f"psf_{name}": getattr(found, name)[found.ok].mean() if found.ok.any() else np.nan
+        f"psf_{name}{frame}": getattr(shapes, name)[found.ok].mean() if found.ok.any() else np.nan
+        for frame, shapes in zip(FRAMES, (found, sky), strict=True)
         for name in ("R2", "e1", "e2")
     }
 
 
+def _of_nearest(
+    at: FieldPoints, stars: xr.Dataset, jacobian: np.ndarray, pixel_scale: float
+) -> np.ndarray:
+    """(object, 2, 2) the Jacobian of the star nearest to each point."""
+    if not len(jacobian):
+        return np.broadcast_to(pixel_scale * np.eye(2), (len(at), 2, 2))
+    away = np.hypot(
+        np.subtract.outer(at.x, stars["x"].values), np.subtract.outer(at.y, stars["y"].values)
+    )
+    return np.asarray(jacobian[away.argmin(axis=1)])
+
+
 def _with_mean_spectrum(at: FieldPoints, stars: xr.Dataset) -> FieldPoints:
-    sed = stars["sed"].values[stars["role"].values != Role.EMPTY].mean(axis=0)
+    sed = stars["sed"].values.mean(axis=0)
     return FieldPoints(
         x=at.x,
         y=at.y,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MARGIN = 3
 """CCD pixels by which a drawn PSF reaches over the stamp, so that it can be shifted."""
+DROP = 0.8
+"""Width of a pixel's drop [CCD pixel]; with a fine cell's more than a pixel, so that drops meet."""
 _START = 2
 """Whole pixels around the centre tried as a start; stays within `MARGIN`."""
 _STEPS = 12
@@ -91,6 +93,23 @@ def resampling(
     pixel = np.arange(n) - centre_index(n)
     fine = (np.arange(n_fine) - centre_index(n_fine)) / oversampling
     return np.asarray(np.sinc(fine[:, None] + shift[:, None, None] - pixel))
+
+
+def drops(
+    shift: PerStar, *, n: int, n_fine: int, oversampling: int
+) -> Float[np.ndarray, "star fine n"]:
+    """Matrices that lay ``n`` CCD pixels on a fine axis centred on the star, each as a drop.
+
+    A pixel lies on the cells that the middle `DROP` of its width overlaps, by the share of a cell
+    that is covered. No entry is negative, so that nothing rings, and no cell is left out: what is
+    laid down is divided by what the weights alone lay down.
+    """
+    pixel = np.arange(n) - centre_index(n)
+    cell = (np.arange(n_fine) - centre_index(n_fine)) / oversampling
+    away = np.abs(pixel - shift[:, None, None] - cell[:, None])
+    half = 0.5 / oversampling
+    overlap = np.minimum(half, DROP / 2 - away) + half
+    return np.asarray(np.clip(overlap, 0, None) * oversampling)
 
 
 def separable(rows: Stamps, images: Stamps, columns: Stamps) -> Stamps:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from psfscale.arrays import ObjectFlag, centre_index
+from psfscale.arrays import ObjectFlag, centre_index, stack_shape
 from psfscale.metrics.field import OVERSAMPLING
 from psfscale.metrics.moments import Moments, adaptive_moments
-from psfscale.metrics.refit import Refit, refit, resampling, separable
+from psfscale.metrics.refit import Refit, drops, refit, resampling, separable
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from psfscale.metrics.refit import PerStar, Stamps
 
+SKY = "_sky"
+"""End of the names of shapes along the sky's axes, u towards west and v towards north."""
+FRAMES = ("", SKY)
+"""Ends of the names of shapes, along the pixel axes and along the sky's."""
 _FREE = 3  # flux and centroid
 _HIDDEN_LIMIT = 0.1
 """Share of the model's power under masked pixels above which a star's shape is not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drops:
+    """Stars on the fine grid of their models, cropped to the stack.
+
+    Attributes
+    ----------
+    model : (star, y, x) flux in a CCD pixel over flux
+    laid : (star, y, x) weight × (star − model) / flux, as drops
+    weight : (star, y, x) weight of the residual over flux, as drops
+    """
+
+    model: Stamps
+    laid: Stamps
+    weight: Stamps
+
+    @classmethod
+    def joined(cls, parts: list[Self]) -> Self:
+        """The parts, one after the other."""
+        return cls(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +58,14 @@ class StarMetrics:
     columns : (star,) arrays by their names in the store
     at : fluxes, centroids and models of the stars
     both_shapes : the moments of the star and of its model were measured
-    star, residual : (star, y, x) the star and star − model over flux, centred
+    drops : what the star adds to the stack of residuals
     snr2 : squared signal to noise under the model
     """
 
     columns: dict[str, np.ndarray]
     at: Refit
     both_shapes: Bool[np.ndarray, " star"]
-    star: Stamps
-    residual: Stamps
+    drops: Drops
     snr2: PerStar
 
     @classmethod
@@ -56,22 +82,27 @@ class StarMetrics:
             },
             at=Refit.joined([part.at for part in parts]),
             both_shapes=end_to_end("both_shapes"),
-            star=end_to_end("star"),
-            residual=end_to_end("residual"),
+            drops=Drops.joined([part.drops for part in parts]),
             snr2=end_to_end("snr2"),
         )
 
     def stacks(self, chosen: Bool[np.ndarray, " star"]) -> dict[str, Float[np.ndarray, "y x"]]:
-        """Mean star and mean residual of the chosen stars, each weighing as its SNR²."""
+        """Mean star and mean residual of the chosen stars, each weighing as its SNR².
+
+        Both over flux, on cells `OVERSAMPLING` times finer than the pixels: a cell's residual is
+        the weighted mean of the pixels that lie on it, and the star is the mean model and that.
+        """
         use = chosen & self.at.converged
-        found = {}
-        for name, stamps in (("mean_star", self.star), ("mean_residual", self.residual)):
-            if use.any():
-                mean = np.average(stamps[use], axis=0, weights=self.snr2[use])
-            else:
-                mean = np.full(stamps.shape[1:], np.nan)
-            found[name] = mean.astype(np.float32)
-        return found
+        model, laid, weight = (
+            a[use] for a in (self.drops.model, self.drops.laid, self.drops.weight)
+        )
+        total = weight.sum(axis=0)
+        residual = np.divide(
+            laid.sum(axis=0), total, out=np.full(total.shape, np.nan), where=total > 0
+        )
+        mean = np.average(model, axis=0, weights=self.snr2[use]) if use.any() else np.nan
+        stacks = {"mean_star": mean + residual, "mean_residual": residual}
+        return {name: stack.astype(np.float32) for name, stack in stacks.items()}
 
 
 def power(image: Stamps, weight: Stamps) -> PerStar:
@@ -79,8 +110,23 @@ def power(image: Stamps, weight: Stamps) -> PerStar:
     return np.asarray((np.where(weight > 0, image, 0.0) ** 2).sum(axis=(1, 2)))
 
 
-def measure_stars(image: Stamps, weight: Stamps, psf: Stamps, *, pixel_scale: float) -> StarMetrics:
-    """Every per-star metric of stars whose PSFs are drawn, fine and with a margin."""
+def measure_stars(
+    image: Stamps,
+    weight: Stamps,
+    psf: Stamps,
+    *,
+    pixel_scale: float,
+    jacobian: Float[np.ndarray, "star 2 2"],
+) -> StarMetrics:
+    """Every per-star metric of stars whose PSFs are drawn, fine and with a margin.
+
+    Parameters
+    ----------
+    image, weight : (star, y, x) [electron], [1/electron²]
+    psf : (star, y, x), `OVERSAMPLING` samples a CCD pixel
+    pixel_scale : of the CCD [arcsec]
+    jacobian : of the sky's tangent plane by the CCD's pixels, as `sky_jacobian` gives it
+    """
     at = refit(image, weight, psf, oversampling=OVERSAMPLING)
     used = weight > 0
     residual = np.where(used, image - at.model, 0.0)
@@ -95,15 +141,19 @@ def measure_stars(image: Stamps, weight: Stamps, psf: Stamps, *, pixel_scale: fl
         "shift_y": at.shift_y,
         **_pixel_errors(image, weight, residual),
         **_shape_columns(of_star, ok, of_model),
+        **_shape_columns(
+            of_star.on_sky(jacobian, pixel_scale=pixel_scale),
+            ok,
+            of_model.on_sky(jacobian, pixel_scale=pixel_scale),
+            suffix=SKY,
+        ),
         "flags": _flags(ok, of_model.ok, at.converged),
     }
-    star, centred = _centred(at, per_flux, psf)
     return StarMetrics(
         columns=columns,
         at=at,
         both_shapes=ok & of_model.ok,
-        star=star,
-        residual=centred,
+        drops=_drops(at, residual, weight, psf),
         snr2=np.nan_to_num((weight * at.model**2).sum(axis=(1, 2))),
     )
 
@@ -151,12 +201,12 @@ def _pixel_errors(image: Stamps, weight: Stamps, residual: Stamps) -> dict[str, 
 
 
 def _shape_columns(
-    of_star: Moments, star_ok: Bool[np.ndarray, " star"], of_model: Moments
+    of_star: Moments, star_ok: Bool[np.ndarray, " star"], of_model: Moments, suffix: str = ""
 ) -> dict[str, PerStar]:
     columns = {}
     for name in ("e1", "e2", "R2"):
-        columns[f"{name}_star"] = np.where(star_ok, getattr(of_star, name), np.nan)
-        columns[f"{name}_model"] = getattr(of_model, name)
+        columns[f"{name}_star{suffix}"] = np.where(star_ok, getattr(of_star, name), np.nan)
+        columns[f"{name}_model{suffix}"] = getattr(of_model, name)
     return columns
 
 
@@ -172,15 +222,27 @@ def _flags(
     return flags
 
 
-def _centred(at: Refit, per_flux: Stamps, psf: Stamps) -> tuple[Stamps, Stamps]:
-    """Star and residual over flux, moved so that the centroid is the stamp's centre."""
-    height, width = per_flux.shape[1:]
-    rows = resampling(at.shift_y, n=height, n_fine=height, oversampling=1)
-    columns = resampling(at.shift_x, n=width, n_fine=width, oversampling=1)
-    residual = separable(rows, per_flux, columns)
-    picked = tuple(
-        centre_index(fine) + OVERSAMPLING * (np.arange(n) - centre_index(n))
-        for n, fine in ((height, psf.shape[1]), (width, psf.shape[2]))
+def _drops(at: Refit, residual: Stamps, weight: Stamps, psf: Stamps) -> Drops:
+    """Stars on cells centred on them.
+
+    A residual over flux has the variance 1 / (weight × flux²).
+    """
+    height, width = residual.shape[1:]
+    cells = stack_shape((height, width))
+    known = np.isfinite(at.flux)
+    shift_y, shift_x, flux = (
+        np.where(known, values, 0.0)[..., None, None]
+        for values in (at.shift_y, at.shift_x, at.flux)
     )
-    model = psf[:, picked[0][:, None], picked[1]] * OVERSAMPLING**2
-    return model + residual, residual
+    size = {"oversampling": OVERSAMPLING}
+    rows = drops(shift_y[:, 0, 0], n=height, n_fine=cells[0], **size)
+    columns = drops(shift_x[:, 0, 0], n=width, n_fine=cells[1], **size)
+    picked = tuple(
+        centre_index(fine) + np.arange(n) - centre_index(n)
+        for n, fine in zip(cells, psf.shape[1:], strict=True)
+    )
+    return Drops(
+        model=psf[:, picked[0][:, None], picked[1]] * OVERSAMPLING**2,
+        laid=separable(rows, weight * flux * residual, columns),
+        weight=separable(rows, weight * flux**2, columns),
+    )

@@ -59,11 +59,13 @@ class Stacks:
     ----------
     star, residual : (ccd, y, x), over flux; NaN where a CCD has none
     n_stars : (ccd,)
+    samples : cells per CCD pixel, 1 in runs of schema version 1
     """
 
     star: Float[np.ndarray, "ccd y x"]
     residual: Float[np.ndarray, "ccd y x"]
     n_stars: Float[np.ndarray, " ccd"]
+    samples: int = 1
 
     def overall(self) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"]]:
         """Means over all CCDs, each weighing as its stars."""
@@ -123,17 +125,19 @@ def gather_stacks(tree: xr.DataTree) -> Stacks:
     """The stacks of the CCDs, averaged over the exposures shown."""
     ccds = tree["ccds"].dataset
     shape = tuple(ccds.sizes[d] for d in ccds["mean_star"].dims[1:])
-    star, residual, count = np.zeros(shape), np.zeros(shape), np.zeros(shape[0])
+    star, residual, held, count = (np.zeros(n) for n in (shape, shape, shape, shape[:1]))
     for i in shown_exposures(ccds.sizes["exposure"]):
         one = ccds[["mean_star", "mean_residual", "n_reserved"]].isel(exposure=i).load()
         images = one["mean_star"].values, one["mean_residual"].values
-        use = np.isfinite(images[0]).all(axis=(1, 2))
-        weight = np.where(use, one["n_reserved"].values, 0).astype(np.float64)
-        star += np.nan_to_num(images[0]) * weight[:, None, None]
-        residual += np.nan_to_num(images[1]) * weight[:, None, None]
-        count += weight
-    held = np.where(count > 0, count, np.nan)[:, None, None]
-    return Stacks(star=star / held, residual=residual / held, n_stars=count)
+        known = np.isfinite(images[0])
+        n = np.where(known.any(axis=(1, 2)), one["n_reserved"].values, 0).astype(np.float64)
+        weight = known * n[:, None, None]
+        star += np.nan_to_num(images[0]) * weight
+        residual += np.nan_to_num(images[1]) * weight
+        held, count = held + weight, count + n
+    held = np.where(held > 0, held, np.nan)
+    samples = int(ccds["mean_star"].attrs.get("samples_per_pixel", 1))
+    return Stacks(star=star / held, residual=residual / held, n_stars=count, samples=samples)
 
 
 def gather_components(tree: xr.DataTree) -> Components | None:

@@ -28,7 +28,7 @@ def _core(image: Float[np.ndarray, "... y x"], kept: int = _KEPT) -> Float[np.nd
 
 def stacked_stamps(stacks: Stacks) -> Figure:
     """Mean star, mean model and mean residual of all reserved stars."""
-    star, residual = (_core(image) for image in stacks.overall())
+    star, residual = (_core(image, _KEPT * stacks.samples) for image in stacks.overall())
     drawn = figure(8.4, 3.0)
     peak = float(np.nanmax(star)) if np.isfinite(star).any() else 1.0
     panels = drawn.subplots(1, 3)
@@ -57,7 +57,7 @@ def residual_mosaic(stacks: Stacks, ccds: np.ndarray) -> Figure:
     drawn = figure(8.4, 1.15 * rows + 0.7)
     panels = np.atleast_1d(drawn.subplots(rows, columns, squeeze=False)).ravel()
     peaks = np.nanmax(stacks.star[chosen], axis=(1, 2))[:, None, None]
-    images = _core(stacks.residual[chosen] / peaks, 12)
+    images = _core(stacks.residual[chosen] / peaks, 12 * stacks.samples)
     reach = float(np.nanquantile(np.abs(images), 0.999)) or 1e-6
     for axes, image, ccd in zip(panels, images, ccds[chosen], strict=False):
         shown = axes.imshow(image, cmap=DIVERGING, vmin=-reach, vmax=reach)

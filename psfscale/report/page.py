@@ -197,9 +197,9 @@ def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
                 "stack",
                 "Stacked stars",
                 stacked_stamps(stacks),
-                f"Mean of n = {n} reserved stars, centred to sub-pixel accuracy, over flux; stars "
-                "weigh as SNR² within a CCD, CCDs as their number of stars. Structure in the "
-                "right panel is what the model misses everywhere.",
+                f"Mean of n = {n} reserved stars over flux; stars weigh as SNR² within a CCD, CCDs "
+                f"as their number of stars. {_stack_method(stacks)} Structure in the right panel "
+                "is what the model misses everywhere.",
             )
         )
     if (stacks.n_stars > 0).sum() > 1:
@@ -208,10 +208,24 @@ def _stack_plates(stacks: Stacks, ccds: np.ndarray) -> list[Plate]:
                 "mosaic",
                 "Residual of each CCD",
                 residual_mosaic(stacks, ccds),
-                "Mean star − model of each CCD's reserved stars, central 25 pixels, one scale.",
+                "Mean star − model of each CCD's reserved stars, central 25 CCD pixels, one scale.",
             )
         )
     return plates
+
+
+def _stack_method(stacks: Stacks) -> str:
+    """How the stars were put on each other."""
+    if stacks.samples == 1:  # stacks of schema version 1
+        return (
+            "Stars were moved onto each other by sinc interpolation: where they are undersampled, "
+            "streaks along the pixel axes come from that, not from the model."
+        )
+    return (
+        f"Cells are 1/{stacks.samples} of a CCD pixel, centred on each star. A pixel's residual is "
+        "laid on the cells under it, nothing is interpolated; the star is the mean model and that "
+        "residual, so that in the left panel detail finer than the pixels comes from the model."
+    )
 
 
 def _component_plate(components: Components) -> Plate:

@@ -149,6 +149,12 @@ def _along_plates(tables: Tables) -> Iterator[Plate]:
         yield Plate.of(name.replace("_", "-"), title, drawn, caption)
 
 
+def _astray(rho: xr.Dataset) -> str:
+    """What is to be said of stars on CCDs without a WCS."""
+    n = int(rho.attrs.get("n_unoriented", 0))
+    return f", those of {n} stars on CCDs without a WCS along the pixels'" if n else ""
+
+
 def _rho_plate(tables: Tables) -> Iterator[Plate]:
     rho = tables.get("rho")
     if rho is None or not np.isfinite(rho["rho1"].values).any():
@@ -156,6 +162,7 @@ def _rho_plate(tables: Tables) -> Iterator[Plate]:
     caption = (
         f"ρ statistics of reserved stars, {int(rho['n_pairs'].sum()):,} pairs inside exposures; "
         "filled marks are positive, open ones negative, errors from the scatter of exposures. "
-        "ρ₁ is the residual with itself, ρ₂ star with residual, ρ₃ to ρ₅ those of the size."
+        "ρ₁ is the residual with itself, ρ₂ star with residual, ρ₃ to ρ₅ those of the size. "
+        f"Shapes are along the sky's axes{_astray(rho)}."
     )
     yield Plate.of("rho", "Correlations of the residuals", rho_curves(rho.load()), caption)

@@ -24,14 +24,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from psfscale.arrays import ObjectFlag, Role, UnitState
+from psfscale.arrays import STACK_SAMPLES, ObjectFlag, Role, UnitState
 from psfscale.attributes import enumeration_attributes, flag_attributes
 from psfscale.store.refusal import Refusal
 from psfscale.store.spec import EXPOSURES_PER_CHUNK, OBJECTS_PER_CHUNK, ArraySpec
 from psfscale.store.spec import spec_of as _spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "EXPOSURES_PER_CHUNK",
@@ -77,7 +77,10 @@ def _exposures() -> Iterable[ArraySpec]:
         "exposures/content", at, "str", "", "BLAKE2b digest of the exposure's arrays", **also
     )
     yield _spec("exposures/source", at, "str", "", "names of the files it came from", **also)
+    yield _spec("exposures/n_off_ccds", at, "i8", "1", "catalogue rows that lie on no CCD", **also)
     per_ccd = "exposure ccd"
+    cards = "cards of the WCS, one a line (with lookup tables: a FITS file in base64); empty: none"
+    yield _spec("exposures/wcs", per_ccd, "str", "", cards, owner="exposure")
     yield _spec("exposures/n_stars", per_ccd, "i4", "1", "stars taken", **also)
     yield _spec("exposures/n_galaxies", per_ccd, "i4", "1", "galaxies taken", **also)
     yield _spec(
@@ -107,6 +110,8 @@ def _objects(kind: str) -> Iterable[ArraySpec]:
     yield _spec(f"{group}/field_y", one, "f8", "mm", "focal-plane position from the axis, along y")
     yield _spec(f"{group}/ra", one, "f8", "deg", "right ascension, ICRS")
     yield _spec(f"{group}/dec", one, "f8", "deg", "declination, ICRS")
+    matrix = "[[du/dx, du/dy], [dv/dx, dv/dy]], u west, v north; NaN: no WCS, orientation unknown"
+    yield _spec(f"{group}/jacobian", f"{one} sky pixel", "f4", "arcsec pixel-1", matrix)
     yield _spec(f"{group}/flux", one, "f4", "electron", "flux of the catalogue")
     yield _spec(f"{group}/snr", one, "f4", "1", "signal to noise of the catalogue or the stamp")
     yield _flags(f"{group}/flags", one, "bits of what is known of the object")
@@ -190,6 +195,10 @@ def star_results_of(model: str, stage: str) -> tuple[ArraySpec, ...]:
     )
 
 
+_ON_SKY = "along the sky's axes, u west and v north"
+"""Of shapes in the tangent plane; where no WCS is known, u and v are taken to be x and y."""
+
+
 def _star_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd star"
 
@@ -207,6 +216,10 @@ def _star_metrics() -> Iterable[ArraySpec]:
         yield metric(f"e2_{which}", "1", f"distortion e2 of the {what}, adaptive moments")
         yield metric(f"R2_{which}", "arcsec2", f"Mxx + Myy of the {what}, adaptive moments")
     yield _flags("stars/flags", at, "bits set by the metrics", stage="metrics", pack="metrics")
+    # Last, so that entries of a pack that earlier versions have keep their places.
+    for which, what in (("star", "star"), ("model", "model at the star's position")):
+        for name, units in (("e1", "1"), ("e2", "1"), ("R2", "arcsec2")):
+            yield metric(f"{name}_{which}_sky", units, f"{name} of the {what}, {_ON_SKY}")
 
 
 _METRIC_COUNTS = (
@@ -225,13 +238,19 @@ def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
     yield "noise_rel_rmse", "1", "the same for a perfect model: what the weights promise"
     yield "mean_star_rel_rmse", "1", "the same with the mean fit star of the CCD as the model"
     yield "star_power", "electron2", "sum of squared reserved pixels, the RMSEs' denominator"
-    for name in ("e1", "e2", "R2"):
-        what = "relative R2" if name == "R2" else name
-        yield f"{name}_bias", "1", f"mean {what} residual, star - model, reserved"
-        yield f"{name}_rmse", "1", f"rms {what} residual, star - model, reserved"
-    yield "psf_R2", "arcsec2", f"Mxx + Myy of the model, mean over a grid on the {where}"
-    yield "psf_e1", "1", f"e1 of the model, mean over a grid on the {where}"
-    yield "psf_e2", "1", f"e2 of the model, mean over a grid on the {where}"
+    for suffix, frame in (("", ""), ("_sky", f", {_ON_SKY}")):
+        for name in ("e1", "e2", "R2"):
+            what = "relative R2" if name == "R2" else name
+            yield (
+                f"{name}_bias{suffix}",
+                "1",
+                f"mean {what} residual, star - model, reserved{frame}",
+            )
+            yield f"{name}_rmse{suffix}", "1", f"rms {what} residual, star - model, reserved{frame}"
+        mean = f"of the model, mean over a grid on the {where}{frame}"
+        yield f"psf_R2{suffix}", "arcsec2", f"Mxx + Myy {mean}"
+        yield f"psf_e1{suffix}", "1", f"e1 {mean}"
+        yield f"psf_e2{suffix}", "1", f"e2 {mean}"
 
 
 def _ccd_metrics() -> Iterable[ArraySpec]:
@@ -248,9 +267,10 @@ def _ccd_metrics() -> Iterable[ArraySpec]:
             f"{at} stamp_y stamp_x",
             "f4",
             "1",
-            f"mean of {what} over flux, centred, SNR²-weighted",
+            f"mean of {what} over flux, centred, SNR²-weighted, on a finer grid",
             stage="metrics",
             pack="stamps",
+            attributes=(("samples_per_pixel", STACK_SAMPLES),),
         )
 
 
@@ -312,28 +332,23 @@ def _restorations() -> Iterable[ArraySpec]:
         "galaxies/restored_error", stamp, "f4", "electron", "standard error of `restored`", **also
     )
     packed = {"stage": "restore", "pack": "restorations"}
-    yield _spec(
-        "galaxies/restored_flux",
-        at,
-        "f4",
-        "electron",
-        "sum of `restored`",
-        **packed,
-    )
+    yield _spec("galaxies/restored_flux", at, "f4", "electron", "sum of `restored`", **packed)
     yield _spec(
         "galaxies/restored_chi2", at, "f4", "1", "mean squared residual in noise units", **packed
     )
-    for name, units in (("e1", "1"), ("e2", "1"), ("R2", "arcsec2")):
-        what = "Mxx + Myy" if name == "R2" else f"distortion {name}"
-        yield _spec(
-            f"galaxies/restored_{name}",
-            at,
-            "f4",
-            units,
-            f"{what} of the restored galaxy, adaptive moments",
-            **packed,
-        )
+    yield from (_restored_shape(name, "", "", packed) for name in ("e1", "e2", "R2"))
     yield _flags("galaxies/restored_flags", at, "bits set by the restoration", **packed)
+    # Last, as in the metrics of stars.
+    yield from (
+        _restored_shape(name, "_sky", f", {_ON_SKY}", packed) for name in ("e1", "e2", "R2")
+    )
+
+
+def _restored_shape(name: str, suffix: str, frame: str, packed: Mapping[str, object]) -> ArraySpec:
+    path, units = f"galaxies/restored_{name}{suffix}", "arcsec2" if name == "R2" else "1"
+    what = "Mxx + Myy" if name == "R2" else f"distortion {name}"
+    what = f"{what} of the restored galaxy, adaptive moments{frame}"
+    return _spec(path, "exposure ccd galaxy", "f4", units, what, **packed)
 
 
 def _prior() -> Iterable[ArraySpec]:

@@ -12,6 +12,9 @@ OBJECTS_PER_CHUNK = 16
 """Objects in an inner chunk of a stamp shard; object capacities are multiples of it."""
 EXPOSURES_PER_CHUNK = 1024
 
+FIXED_SIZES = {"sky": 2, "pixel": 2}
+"""Dims of one length in all stores: the axes u, v of the sky's tangent plane, x, y of the CCD."""
+
 Owner = Literal["ccd", "exposure", "ledger", "driver"]
 
 
@@ -55,6 +58,7 @@ class ArraySpec:
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Lengths of the dims; ``group.dim`` in `sizes` comes before ``dim``."""
+        sizes = {**FIXED_SIZES, **sizes}
         return tuple(
             sizes[f"{self.group}.{d}"] if f"{self.group}.{d}" in sizes else sizes[d]
             for d in self.dims

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from psfscale.errors import InputError
 from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float
 
     from psfscale.survey.instrument import Instrument
@@ -66,22 +65,3 @@ def is_turned(instrument: Instrument, ccd: int) -> bool:
     """Whether the pixel axes of a CCD point against those of the focal plane."""
     layout = instrument.focal_plane.layout
     return isinstance(layout, GridLayout) and ccd in layout.turned
-
-
-def sky_jacobian(
-    stored: Float[np.ndarray, "object 2 2"], *, pixel_scale: float
-) -> Float[np.ndarray, "object 2 2"]:
-    """Return [[dudx, dudy], [dvdx, dvdy]] [arcsec / pixel], of the instrument where unknown.
-
-    u points west and v north. Where no WCS is known (NaN) pixels are taken to be squares of the
-    instrument's scale along u and v: sizes are then right, the orientation is not known.
-
-    Parameters
-    ----------
-    stored : as survey stores have it, NaN where there is no WCS
-    pixel_scale : [arcsec]
-    """
-    square = pixel_scale * np.eye(2)
-    return np.asarray(
-        np.where(np.isfinite(stored).all(axis=(-2, -1), keepdims=True), stored, square)
-    )

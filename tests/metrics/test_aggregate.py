@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -41,12 +43,15 @@ def stores(n_reserved: np.ndarray) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
     values = {
         "clipped_fraction": ccds["n_clipped"] / np.where(ccds["n_fit"], ccds["n_fit"], np.nan)
     }
-    for name in ("e1", "e2", "R2"):
-        values[f"{name}_bias"], values[f"{name}_rmse"] = over(delta), np.sqrt(over(delta**2))
+    for name, frame in product(("e1", "e2", "R2"), ("", "_sky")):
+        sign = -1 if frame else 1  # as if all CCDs were turned by a quarter
+        values[f"{name}_bias{frame}"] = sign * over(delta)
+        values[f"{name}_rmse{frame}"] = np.sqrt(over(delta**2))
     for name in ("model_rel_rmse", "noise_rel_rmse", "mean_star_rel_rmse"):
         values[name] = np.sqrt(over(delta**2) * n / power)
     values["star_power"] = power
-    for name in ("chi2_median", "psf_R2", "psf_e1", "psf_e2"):
+    model = [f"psf_{name}{frame}" for name in ("e1", "e2", "R2") for frame in ("", "_sky")]
+    for name in ("chi2_median", *model):
         values[name] = np.where(n, 0.5, np.nan)
     return (
         xr.Dataset({"chi2": (HERE, chi2)}),
@@ -119,3 +124,19 @@ def test_aggregate__of_no_exposure_is_a_summary_of_nothing() -> None:
     found = aggregate(*(part.isel(exposure=slice(0, 0)) for part in stores(N_RESERVED)))
     assert int(found["summary"]["n_reserved"]) == 0
     assert np.isnan(float(found["summary"]["chi2_median"]))
+
+
+def test_aggregate__shapes_along_the_sky_merge_as_those_along_the_pixels() -> None:
+    found = aggregate(*stores(N_RESERVED))["summary"]
+    for name in ("e1", "e2", "R2"):
+        assert float(found[f"{name}_bias_sky"]) == pytest.approx(-float(found[f"{name}_bias"]))
+        assert float(found[f"{name}_rmse_sky"]) == pytest.approx(float(found[f"{name}_rmse"]))
+
+
+def test_aggregate__a_run_without_shapes_along_the_sky_has_none_in_its_aggregates() -> None:
+    stars, survey, ccds = stores(N_RESERVED)
+    earlier = ccds.drop_vars([name for name in ccds if str(name).endswith("_sky")])
+    found, whole = aggregate(stars, survey, earlier), aggregate(stars, survey, ccds)
+    for group, of_earlier in found.items():
+        xr.testing.assert_identical(of_earlier, whole[group][list(of_earlier)])
+        assert "e1_bias_sky" not in of_earlier

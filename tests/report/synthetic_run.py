@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import Role
+from psfscale.arrays import STACK_SAMPLES, Role
 from psfscale.attributes import to_stored
 from psfscale.metrics import aggregate
 from psfscale.store.schema import RUN_SCHEMA
@@ -129,14 +129,18 @@ def _ccd_group(
     for name in ("e1", "e2", "R2"):
         delta = values[f"{name}_star"] - values[f"{name}_model"]
         delta = np.where(reserved, delta / (values["R2_model"] if name == "R2" else 1), 0)
-        group[f"{name}_bias"] = (at, blank * delta.sum(axis=2) / np.maximum(n, 1))
-        group[f"{name}_rmse"] = (at, blank * np.sqrt((delta**2).sum(axis=2) / np.maximum(n, 1)))
+        for frame in ("", "_sky"):
+            group[f"{name}_bias{frame}"] = (at, blank * delta.sum(axis=2) / np.maximum(n, 1))
+            rms = np.sqrt((delta**2).sum(axis=2) / np.maximum(n, 1))
+            group[f"{name}_rmse{frame}"] = (at, blank * rms)
     for name, size in (("R2", 0.045), ("e1", 0.01), ("e2", 0.02)):
-        group[f"psf_{name}"] = (at, blank * size)
-    stamps = blank[..., None, None] * np.ones((side, side))
-    stack = ("exposure", "ccd", "stamp_y", "stamp_x")
-    group["mean_star"] = (stack, stamps * _gaussian(side, 1.6))
-    group["mean_residual"] = (stack, stamps * rng.normal(0, 2e-4, (*n.shape, side, side)))
+        group[f"psf_{name}"] = group[f"psf_{name}_sky"] = (at, blank * size)
+    cells = STACK_SAMPLES * side
+    stamps = blank[..., None, None] * np.ones((cells, cells))
+    stack, told = ("exposure", "ccd", "stamp_y", "stamp_x"), {"samples_per_pixel": STACK_SAMPLES}
+    mean = STACK_SAMPLES**2 * _gaussian(cells, 1.6 * STACK_SAMPLES)
+    group["mean_star"] = (stack, stamps * mean, told)
+    group["mean_residual"] = (stack, stamps * rng.normal(0, 2e-4, (*n.shape, cells, cells)), told)
     return group
 
 

@@ -15,7 +15,9 @@ from psfscale.attributes import codes_of
 from psfscale.errors import StoreError
 from psfscale.pipeline import aggregate_run, open_run, report_run, status, verify
 from psfscale.pipeline.read.products import metrics_of_stars
+from psfscale.store.ingest.target import _add_lacking
 from psfscale.store.layout import open_root, open_tree
+from psfscale.store.migration import migrate_store
 from psfscale.store.models import load_model
 from psfscale.store.versions import SCHEMA_VERSION
 
@@ -102,3 +104,15 @@ def test_open_root__refuses_a_store_it_cannot_know(tmp_path, edit, words) -> Non
     file.write_text("{")
     with pytest.raises(StoreError, match=r"zarr\.json is not the metadata"):
         open_root(tmp_path / "survey.zarr")
+
+
+def test_migrated_survey__takes_the_arrays_it_lacks_before_exposures_are_added(golden) -> None:
+    path = golden / "survey.zarr"
+    migrate_store(path)
+    before = open_tree(path)["stars"].to_dataset().load()
+    _add_lacking(path, open_root(path, mode="r+"))
+    stars = open_tree(path)["stars"].to_dataset()
+    assert stars.jacobian.dims == ("exposure", "ccd", "star", "sky", "pixel")
+    assert np.isnan(stars.jacobian).all()
+    assert open_tree(path)["exposures/wcs"].values.tolist() == [["", ""], ["", ""]]
+    xr.testing.assert_identical(stars[list(before)], before)

@@ -10,7 +10,7 @@ import numpy as np
 from psfscale.arrays import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     Columns = Mapping[str, np.ndarray]
 
@@ -24,6 +24,7 @@ class Quantity:
     long_name: str
 
 
+_ON_SKY = "along the sky's axes, u west and v north"
 STAR_QUANTITIES = (
     Quantity(name="e1_residual", units="1", long_name="e1, reserved star − model"),
     Quantity(name="e2_residual", units="1", long_name="e2, reserved star − model"),
@@ -33,6 +34,10 @@ STAR_QUANTITIES = (
     Quantity(name="e1_model", units="1", long_name="e1 of the model at every star"),
     Quantity(name="e2_model", units="1", long_name="e2 of the model at every star"),
     Quantity(name="R2_model", units="arcsec2", long_name="R2 of the model at every star"),
+    Quantity(name="e1_residual_sky", units="1", long_name=f"e1, reserved star − model, {_ON_SKY}"),
+    Quantity(name="e2_residual_sky", units="1", long_name=f"e2, reserved star − model, {_ON_SKY}"),
+    Quantity(name="e1_model_sky", units="1", long_name=f"e1 of the model at every star, {_ON_SKY}"),
+    Quantity(name="e2_model_sky", units="1", long_name=f"e2 of the model at every star, {_ON_SKY}"),
 )
 GALAXY_QUANTITIES = (
     Quantity(name="flux_residual", units="1", long_name="restored flux / catalogue's − 1"),
@@ -41,18 +46,24 @@ GALAXY_QUANTITIES = (
     Quantity(name="e1", units="1", long_name="e1 of the restored galaxy"),
     Quantity(name="e2", units="1", long_name="e2 of the restored galaxy"),
     Quantity(name="R2", units="arcsec2", long_name="R2 of the restored galaxy"),
+    Quantity(name="e1_sky", units="1", long_name=f"e1 of the restored galaxy, {_ON_SKY}"),
+    Quantity(name="e2_sky", units="1", long_name=f"e2 of the restored galaxy, {_ON_SKY}"),
 )
 
 STAR_SURVEY = ("role", "x", "y", "field_x", "field_y", "ra", "dec")
 """Arrays of the survey's stars that a tally reads."""
-STAR_RUN = ("flux", "chi2", "rel_rmse", "e1_star", "e2_star", "R2_star", "e1_model", "e2_model",
-            "R2_model", "flags", "fit_flags")  # fmt: skip
+_SHAPES = tuple(f"{name}_{of}" for of in ("star", "model") for name in ("e1", "e2", "R2"))
+STAR_RUN = ("flux", "chi2", "rel_rmse", *_SHAPES, "flags", "fit_flags")
 """Arrays of the run's stars that a tally reads."""
+STAR_SKY = tuple(f"{name}_sky" for name in _SHAPES)
+"""The same, which runs of schema version 1 lack; shapes along the pixels then stand for them."""
 GALAXY_SURVEY = ("role", "x", "y", "field_x", "field_y", "flux")
 """Arrays of the survey's galaxies that a tally reads."""
 GALAXY_RUN = ("restored_flux", "restored_chi2", "restored_e1", "restored_e2", "restored_R2",
               "restored_flags")  # fmt: skip
 """Arrays of the run's galaxies that a tally reads."""
+GALAXY_SKY = ("restored_e1_sky", "restored_e2_sky")
+"""The same, which runs of schema version 1 lack."""
 
 _PLACE = ("x", "y", "field_x", "field_y")
 
@@ -62,22 +73,26 @@ def star_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    arrays : (ccd, star) each: `STAR_SURVEY`, `STAR_RUN`, and ``colour`` [µm] where known
+    arrays : (ccd, star) each: `STAR_SURVEY`, `STAR_RUN`, and ``colour`` [µm], ``jacobian`` and
+        `STAR_SKY` where known
     use : (ccd,) whose metrics are done
     """
     flat = _present(arrays, use)
     reserved = flat["role"] == Role.RESERVED
     found = {
         **{name: flat[name] for name in (*_PLACE, "ccd", "ra", "dec", "flux")},
-        **{name: flat[name].astype(np.float64) for name in STAR_RUN[3:9]},
+        **{name: flat[name].astype(np.float64) for name in _SHAPES},
+        **_on_sky(flat, _SHAPES),
         "brightness": magnitude(flat["flux"]),
         "colour": flat.get("colour", np.full(reserved.shape, np.nan)),
         "flags": flat["flags"] | flat["fit_flags"],
         "reserved": reserved,
+        "oriented": _oriented(flat),
     }
-    for name in ("e1", "e2", "R2"):
-        difference = found[f"{name}_star"] - found[f"{name}_model"]
-        found[f"{name}_residual"] = np.where(reserved, difference, np.nan)
+    for frame in ("", "_sky"):
+        for name in ("e1", "e2", "R2"):
+            difference = found[f"{name}_star{frame}"] - found[f"{name}_model{frame}"]
+            found[f"{name}_residual{frame}"] = np.where(reserved, difference, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         found["R2_residual"] = found["R2_residual"] / found["R2_model"]
     for name in ("chi2", "rel_rmse"):
@@ -85,12 +100,25 @@ def star_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
+def _on_sky(flat: Columns, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Shapes along the sky's axes; along the pixels' where the run has none."""
+    return {f"{name}_sky": flat.get(f"{name}_sky", flat[name]).astype(np.float64) for name in names}
+
+
+def _oriented(flat: Columns) -> np.ndarray:
+    """(star,) whether the WCS of its CCD is known."""
+    if "jacobian" not in flat:
+        return np.zeros(len(flat["role"]), bool)
+    return np.asarray(np.isfinite(flat["jacobian"]).all(axis=(1, 2)))
+
+
 def galaxy_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
     """The galaxies of an exposure, one entry each, ready to be counted.
 
     Parameters
     ----------
-    arrays : (ccd, galaxy) each: `GALAXY_SURVEY`, `GALAXY_RUN`, and ``colour`` [µm] where known
+    arrays : (ccd, galaxy) each: `GALAXY_SURVEY`, `GALAXY_RUN`, and ``colour`` [µm] and `GALAXY_SKY`
+        where known
     use : (ccd,) whose galaxies are restored
     """
     flat = _present(arrays, use)
@@ -102,6 +130,10 @@ def galaxy_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
         **{name: flat[name] for name in (*_PLACE, "ccd")},
         **{name: flat[f"restored_{name}"] for name in ("chi2", "e1", "e2", "R2")},
         "flux": flux,
+        **{
+            name.removeprefix("restored_"): values
+            for name, values in _on_sky(flat, ("restored_e1", "restored_e2")).items()
+        },
         "flux_residual": residual,
         "brightness": magnitude(flux),
         "magnitude": magnitude(restored),

@@ -2,7 +2,8 @@
 
 Conventions of Rowe (2010, MNRAS 404, 350) and Jarvis et al. (2016, MNRAS 460, 2245), as Piff
 measures them, on stars the fit has not seen, with reduced shears g = e / (1 + √(1 − |e|²)) of
-star and model, δg = g − g_model and t = (R² − R²_model) / R²:
+star and model, δg = g − g_model and t = (R² − R²_model) / R², all along the sky's axes (u towards
+west, v towards north, as TreeCorr has them), so that CCDs may be turned or mirrored to each other:
 
 ==  =======================
 ρ₁  ⟨δg* δg⟩
@@ -88,7 +89,8 @@ def rho_statistics(
 
     Parameters
     ----------
-    exposures : the stars of one exposure each, as `psfscale.metrics.exposure_tables` gives them
+    exposures : the stars of one exposure each, as `psfscale.metrics.exposure_tables` gives them;
+        of ``e1_star`` and ``e1_star_sky`` the latter is taken, where there is one
     min_separation, max_separation : range of the logarithmic bins [arcmin]
     n_bins : their number
     bin_slop : part of a bin by which a pair may be misplaced, for speed; TreeCorr's if not given
@@ -127,9 +129,10 @@ def pair_sums(columns: Columns, bins: Separations) -> dict[str, np.ndarray]:
         TreeCorr is not installed.
     """
     treecorr = _treecorr()
-    catalogues = _catalogues(treecorr, columns)
-    if catalogues is None:
+    use = _used(columns)
+    if use.sum() < 2:
         return {}
+    catalogues = _catalogues(treecorr, columns, use)
     terms, distance = [], np.zeros(bins.n_bins)
     for one, other in PAIRS.values():
         found = bins.correlation(treecorr)
@@ -138,7 +141,11 @@ def pair_sums(columns: Columns, bins: Separations) -> dict[str, np.ndarray]:
         x, n = np.array(found.xip), np.array(found.weight)
         terms.append([x, n, x * x, x * n, n * n])
         distance = distance if distance.any() else np.array(found.meanr) / _ARCMIN
-    arrays: dict[str, np.ndarray] = {"rho/exposures": np.ones(1, np.int64)}
+    astray = use & ~np.asarray(columns["oriented"], bool) if "oriented" in columns else use & False
+    arrays: dict[str, np.ndarray] = {
+        "rho/exposures": np.ones(1, np.int64),
+        "rho/unoriented": np.array([astray.sum()], np.int64),
+    }
     for name, values in (("terms", np.array(terms)), ("distance", distance)):
         arrays[f"rho/{name}/high"], arrays[f"rho/{name}/low"] = split(values)
     return arrays
@@ -163,7 +170,13 @@ def rho_of_sums(arrays: Mapping[str, np.ndarray], bins: Separations) -> xr.Datas
     told = {"units": "arcmin", "long_name": "mean separation of the pairs"}
     found["separation"] = ("bin", separation, told)
     found["n_pairs"] = ("bin", n_pairs.astype(np.int64), {"units": "1", "long_name": "pairs"})
-    return xr.Dataset(found)
+    n = int(arrays["rho/unoriented"][0])
+    attributes: dict[str, Any] = {
+        "axes": "shapes along the sky's axes, u towards west and v towards north",
+        "n_unoriented": n,
+        "unoriented": "stars on CCDs without a WCS, whose shapes are taken along their pixel axes",
+    }
+    return xr.Dataset(found, attrs=attributes)
 
 
 def _freed(n: int) -> float:
@@ -180,32 +193,39 @@ def _treecorr() -> Any:
     return treecorr
 
 
-def _catalogues(treecorr: Any, columns: Columns) -> dict[str, Any] | None:
-    """The three quantities of an exposure's reserved stars; None where they make no pair."""
-    of = {name: np.asarray(columns[name], np.float64) for name in _NEEDED}
+def _used(columns: Columns) -> np.ndarray:
+    """(star,) whether a star is reserved, measured and on the sky."""
+    known = np.isfinite(sum(_along_sky(columns, name) for name in _NEEDED))
+    return np.asarray(columns["reserved"], bool) & known
+
+
+def _catalogues(treecorr: Any, columns: Columns, use: np.ndarray) -> dict[str, Any]:
+    """The three quantities of the stars in use."""
+    of = {name: _along_sky(columns, name)[use] for name in _NEEDED}
     star = _reduced(of["e1_star"] + 1j * of["e2_star"])
     model = _reduced(of["e1_model"] + 1j * of["e2_model"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t = (of["R2_star"] - of["R2_model"]) / of["R2_star"]
-    known = np.isfinite(star + model + t + of["ra"] + of["dec"])
-    use = np.asarray(columns["reserved"], bool) & known
-    if use.sum() < 2:
-        return None
+    t = (of["R2_star"] - of["R2_model"]) / of["R2_star"]
     values = {"g": star, "dg": star - model, "gt": star * t}
     return {
         name: treecorr.Catalog(
-            ra=of["ra"][use],
-            dec=of["dec"][use],
+            ra=of["ra"],
+            dec=of["dec"],
             ra_units="deg",
             dec_units="deg",
-            g1=value[use].real,
-            g2=value[use].imag,
+            g1=value.real,
+            g2=value.imag,
         )
         for name, value in values.items()
     }
 
 
 _NEEDED = ("e1_star", "e2_star", "e1_model", "e2_model", "R2_star", "R2_model", "ra", "dec")
+
+
+def _along_sky(columns: Columns, name: str) -> np.ndarray:
+    """A column in its form along the sky's axes, where it has one."""
+    sky = f"{name}_sky"
+    return np.asarray(columns[sky if sky in columns else name], np.float64)
 
 
 def _reduced(e: np.ndarray) -> np.ndarray:

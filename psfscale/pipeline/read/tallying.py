@@ -23,7 +23,14 @@ from psfscale.config import fingerprint
 from psfscale.errors import RunError
 from psfscale.metrics.survey.axes import axes_of
 from psfscale.metrics.survey.collect import Collector
-from psfscale.metrics.survey.objects import GALAXY_RUN, GALAXY_SURVEY, STAR_RUN, STAR_SURVEY
+from psfscale.metrics.survey.objects import (
+    GALAXY_RUN,
+    GALAXY_SKY,
+    GALAXY_SURVEY,
+    STAR_RUN,
+    STAR_SKY,
+    STAR_SURVEY,
+)
 from psfscale.metrics.survey.tally import Tally
 from psfscale.pipeline.drive.unit import Task
 from psfscale.pipeline.ledger.books import read_known
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 
 PART = 256
 """Exposures that are tallied together: some seconds of work."""
-_VERSION = 1
+_VERSION = 2
 """Counts changes of what is tallied."""
 _DEATHS = 3
 """Workers that may die of one part."""
@@ -231,17 +238,19 @@ class Reader:
         """Id and arrays of every exposure of a part with metrics."""
         measured = self.done["metrics"][first : first + PART].any(axis=1)
         for i in (first + np.flatnonzero(measured)).tolist():
-            arrays: dict[str, Any] = {
-                "stars": (self._read(i, "stars", STAR_SURVEY, STAR_RUN), self.done["metrics"][i])
-            }
+            stars = self._read(i, "stars", STAR_SURVEY, (*STAR_RUN, *STAR_SKY))
+            if "stars/jacobian" in self.survey:
+                stars["jacobian"] = self.session.of_survey("stars/jacobian").read((i,))
+            arrays: dict[str, Any] = {"stars": (stars, self.done["metrics"][i])}
             if self.restores:
-                galaxies = self._read(i, "galaxies", GALAXY_SURVEY, GALAXY_RUN)
+                galaxies = self._read(i, "galaxies", GALAXY_SURVEY, (*GALAXY_RUN, *GALAXY_SKY))
                 arrays["galaxies"] = galaxies, self.done["restore"][i]
             yield self.session.ids[0][i], arrays
 
     def _read(
         self, exposure: int, group: str, survey: Sequence[str], run: Sequence[str]
     ) -> dict[str, np.ndarray]:
+        """Arrays of an exposure by name; those of the run that its schema version lacks are out."""
         session = self.session
         found = {name: session.of_survey(f"{group}/{name}").read((exposure,)) for name in survey}
         packs: dict[str, np.ndarray] = {}
@@ -250,7 +259,10 @@ class Reader:
             path = stored.array.path
             if path not in packs:
                 packs[path] = stored.read((exposure,))
-            found[name] = packs[path] if place is None else place.take(packs[path], axis=1)
+            if place is None:
+                found[name] = packs[path]
+            elif place.entries.stop <= packs[path].shape[1]:
+                found[name] = place.take(packs[path], axis=1)
         if self.colours.size and f"{group}/sed_id" in self.survey:
             template = session.of_survey(f"{group}/sed_id").read((exposure,))
             found["colour"] = self.colours[template]

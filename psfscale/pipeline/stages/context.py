@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from psfscale.arrays import PixelGrid
+from psfscale.arrays import PixelGrid, stack_shape
 from psfscale.config import RunConfig
 from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.deconvolve.settings import DeconvolutionSettings
@@ -140,6 +140,7 @@ class RunContext:
     stamp_shape : (y, x) [pixel] of the star stamps
     has_galaxies : whether the survey store holds galaxies
     has_spectra : whether it holds spectra
+    has_jacobians : whether it holds Jacobians of the sky, as stores do since schema version 2
     checkpoint : where a long fit keeps itself between two phases, if anywhere
     device : where to compute what leaves it open
     given_prior : what galaxies look like, where the run does not learn that
@@ -153,6 +154,7 @@ class RunContext:
     stamp_shape: tuple[int, int]
     has_galaxies: bool
     has_spectra: bool = False
+    has_jacobians: bool = False
     checkpoint: Checkpoint | None = None
     device: str = "auto"
     given_prior: Numbers | None = None
@@ -241,6 +243,7 @@ class RunContext:
             stamp_shape=stamp_shape,
             has_galaxies="psf_y" in sizes,
             has_spectra="seds" in root,
+            has_jacobians="stars/jacobian" in root,
             given_prior=given_prior or _given_prior(config, restoration),
         )
 
@@ -341,6 +344,7 @@ def _sizes(
     _, n_ccds, n_stars, rows, columns = array_of(root, "stars/image").shape
     sizes = {"exposure": n_exposures_of(root), "ccd": n_ccds, "star": n_stars}
     sizes |= {"stamp_y": rows, "stamp_x": columns}
+    sizes["ccds.stamp_y"], sizes["ccds.stamp_x"] = stack_shape((rows, columns))
     sizes["prior.sum"] = N_SUMS
     if "galaxies/image" in root:
         *_, n_galaxies, height, width = array_of(root, "galaxies/image").shape

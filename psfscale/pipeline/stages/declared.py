@@ -113,6 +113,10 @@ def _survey(group: str, *names: str) -> tuple[Input, ...]:
     return tuple(Input(path=f"{group}/{name}") for name in names)
 
 
+def _jacobians(context: RunContext, group: str) -> tuple[Input, ...]:
+    return _survey(group, "jacobian") if context.has_jacobians else ()
+
+
 def _stored(specs: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
     return tuple(Input(path=spec.path, store="run") for spec in specs)
 
@@ -231,6 +235,7 @@ def _restore_stage(context: RunContext) -> Stage:
         run=restore_galaxies,
         inputs=(
             *_galaxy_inputs(context),
+            *_jacobians(context, "galaxies"),
             *_fitted_stars(context),
             *((shared,) if context.wants_prior else ()),
         ),
@@ -260,6 +265,7 @@ def _metrics_stage(context: RunContext) -> Stage:
         run=measure_stars,
         inputs=(
             *_STAR_INPUTS,
+            *_jacobians(context, "stars"),
             _FIT_FLAGS,
             *_colours(context, "stars"),
             *_places(context, "stars"),
@@ -309,7 +315,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_galaxy_psfs,
     ),
     "metrics": Declared(
-        version=1,
+        version=2,
         build=_metrics_stage,
         settings=lambda context: context.config.metrics.model_dump(),
         needs=("fit", "choose"),
@@ -339,7 +345,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_prior,
     ),
     "restore": Declared(
-        version=10,
+        version=11,
         build=_restore_stage,
         settings=_restore_settings,
         needs=("fit", "choose"),

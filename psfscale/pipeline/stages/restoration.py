@@ -31,6 +31,8 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     InputError
         A galaxy has NaN or infinite pixels with a positive weight.
     """
+    from psfscale.metrics.field import sky_jacobian
+
     galaxies = group_of(ccd, "galaxies")
     there = galaxies["role"].values != Role.EMPTY
     chosen, n = seen_galaxies(galaxies), galaxies.sizes["galaxy"]
@@ -47,8 +49,15 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         flags[chosen] |= result.flags.numpy().astype(np.uint32)
     flux = found["image"].sum(axis=(1, 2), dtype=np.float64)
     shapes = _shapes(found["image"], context)
+    scale = context.instrument.detector.pixel_scale
+    jacobian = sky_jacobian(galaxies, pixel_scale=scale)[chosen]
+    on_sky = shapes.on_sky(jacobian, pixel_scale=scale)
     flags[chosen] |= np.where(shapes.ok, 0, int(ObjectFlag.MOMENTS_FAILED_DATA)).astype(np.uint32)
-    moments = {f"galaxies/restored_{name}": getattr(shapes, name) for name in ("e1", "e2", "R2")}
+    measured = {
+        f"galaxies/restored_{name}{frame}": getattr(moments, name)
+        for frame, moments in (("", shapes), ("_sky", on_sky))
+        for name in ("e1", "e2", "R2")
+    }
     stamp = ("galaxy", "galaxies.restored_y", "galaxies.restored_x")
     return xr.Dataset(
         {
@@ -57,7 +66,7 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
             "galaxies/restored_flux": ("galaxy", pad(flux, chosen, n)),
             "galaxies/restored_chi2": ("galaxy", pad(found["chi2"], chosen, n)),
             "galaxies/restored_flags": ("galaxy", flags),
-            **{path: ("galaxy", pad(v, chosen, n)) for path, v in moments.items()},
+            **{path: ("galaxy", pad(v, chosen, n)) for path, v in measured.items()},
         }
     )
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_SCALE_TOLERANCE = 0.1
+"""Relative difference of the pixels' size to the instrument's that is told of; distortions of wide
+cameras reach some percent."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileRefusal:
     """A file, or one CCD of it, that could not be read, and why.
@@ -32,7 +37,7 @@ class CcdCount:
 
     `no_wcs` says why the CCD has no WCS, empty where it has one; `n_no_sky` of the objects taken
     have no right ascension or declination; `missing` counts, by column, the rows left out since
-    they lack its value.
+    they lack its value; `scale_ratio` is the side of the WCS's pixels over the instrument's.
     """
 
     exposure: str
@@ -42,6 +47,7 @@ class CcdCount:
     n_masked: int = 0
     n_no_sky: int = 0
     no_wcs: str = ""
+    scale_ratio: float = float("nan")
     refused: Mapping[Refusal, int] = field(default_factory=dict)
     missing: Mapping[str, int] = field(default_factory=dict)
 
@@ -198,6 +204,14 @@ class IngestSummary:
                 f"most rows lie on no CCD in {len(most)} catalogues (first: {one.n_off} of "
                 f"{one.n_rows} rows of {one.catalogue.name}, exposure {one.exposure}): unless they "
                 "cover more sky than the CCDs read, the WCS or their coordinates are wrong"
+            )
+        scaled = [count for count in self.ccds if abs(count.scale_ratio - 1) > _SCALE_TOLERANCE]
+        if scaled:
+            first = scaled[0]
+            lines.append(
+                f"the WCS of {len(scaled)} CCDs has pixels of another size than the instrument's "
+                f"(first: {first.scale_ratio:.4g} times, CCD {first.ccd} of exposure "
+                f"{first.exposure}): is this the survey's instrument, and the right WCS?"
             )
         outside = [count for count in self.ccds if count.n_off_ccd > count.taken]
         if outside:

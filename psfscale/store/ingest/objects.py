@@ -90,10 +90,14 @@ class Admitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed(Admitted):
-    """Admitted objects with their place in the focal plane [mm]."""
+    """Admitted objects with their place in the focal plane [mm] and on the sky.
+
+    `jacobian` is [[du/dx, du/dy], [dv/dx, dv/dy]] [arcsec / pixel], NaN without a WCS.
+    """
 
     field_x: Float[np.ndarray, " object"]
     field_y: Float[np.ndarray, " object"]
+    jacobian: Float[np.ndarray, "object 2 2"]
 
 
 def admit(

@@ -199,8 +199,9 @@ class _Ingest:
             self._done += 1
             self._tell(event)
         whole = not exposure.damaged and len(self._refused) == n_refused
-        self._off += shared.counts()
-        writer.close(whole=whole)
+        off = shared.counts()
+        self._off += off
+        writer.close(whole=whole, n_off_ccds=sum(item.n_off for item in off))
         return whole
 
     def _read(self, piece: Piece) -> tuple[CcdContent, dict[Kind, Placed]] | FileRefusal:
@@ -242,7 +243,15 @@ class _Ingest:
             refused=admitted.refused,
             field_x=field_x,
             field_y=field_y,
+            jacobian=_jacobian(admitted.objects, content.wcs),
         )
+
+
+def _jacobian(objects: Objects, wcs: CelestialWcs | NoWcsError) -> np.ndarray:
+    """(object, 2, 2) of the tangent plane by the pixels [arcsec / pixel]; NaN without a WCS."""
+    if isinstance(wcs, NoWcsError):
+        return np.full((len(objects), 2, 2), np.nan)
+    return wcs.jacobian(objects.x, objects.y)
 
 
 def _on_sky(objects: Objects, wcs: CelestialWcs | NoWcsError) -> Objects:

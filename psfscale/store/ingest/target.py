@@ -14,7 +14,14 @@ from psfscale.errors import InputError, StoreError
 from psfscale.store.ingest.objects import GROUPS, Kind
 from psfscale.store.ingest.roles import Reservation, Rule
 from psfscale.store.ingest.state import locked, owed, write_owed
-from psfscale.store.layout import STATE_DIRECTORY, consolidate, create_store, grow, open_root
+from psfscale.store.layout import (
+    STATE_DIRECTORY,
+    add_arrays,
+    consolidate,
+    create_store,
+    grow,
+    open_root,
+)
 from psfscale.store.refusal import Refusal
 from psfscale.store.schema import (
     INLINE_SPECTRA_SCHEMA,
@@ -192,6 +199,7 @@ def _open(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Ta
     rewritten = frozenset(set(wanted) & set(rows))
     rows |= _make_room(output, root, stored, new)
     _add_reasons(output, root)
+    _add_lacking(output, root)
     return Target(
         path=output,
         root=open_root(output, mode="r+"),
@@ -230,6 +238,21 @@ def _add_reasons(output: Path, root: Any) -> None:
     (spec,) = (spec for spec in SURVEY_SCHEMA if spec.path == "exposures/n_refused")
     counts.resize((*counts.shape[:2], len(Refusal)))
     counts.attrs.update(dict(spec.attributes))
+    consolidate(output)
+
+
+def _add_lacking(output: Path, root: Any) -> None:
+    """Make the arrays that a store of an earlier schema version lacks; they hold fill values."""
+    lacking = [
+        spec
+        for spec in SURVEY_SCHEMA
+        if spec.path not in root and (not spec.group or spec.group in root)
+    ]
+    if not lacking:
+        return
+    sizes = dict(zip(("exposure", "ccd", "reason"), root["exposures/n_refused"].shape, strict=True))
+    sizes |= {kind: root[f"{GROUPS[kind]}/id"].shape[2] for kind in GROUPS if GROUPS[kind] in root}
+    add_arrays(root, lacking, sizes=sizes)
     consolidate(output)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.store.ingest.events import CcdCount
-from psfscale.store.ingest.formats.sky import NoWcsError
+from psfscale.store.ingest.formats.sky import CelestialWcs
 from psfscale.store.ingest.objects import GROUPS, Kind, Placed
 from psfscale.store.layout import write_region
 from psfscale.store.refusal import Refusal
@@ -17,7 +17,7 @@ from psfscale.store.refusal import Refusal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from psfscale.store.ingest.formats.sky import CelestialWcs
+    from psfscale.store.ingest.formats.sky import NoWcsError
     from psfscale.store.ingest.scan import ExposurePlan
     from psfscale.store.ingest.target import Target
     from psfscale.survey import Survey
@@ -31,6 +31,7 @@ class ExposureWriter:
         self._row = target.rows[exposure.facts.id]
         self._digest = hashlib.blake2b(target.spectra, digest_size=16)
         self._counts: dict[int, CcdCount] = {}
+        self._wcs = np.full(survey.instrument.focal_plane.n_ccds, "", object)
         self._written: set[tuple[Kind, int]] = set()
         self._columns = {
             spec.path: np.full(target.array(spec.path).shape[1:], spec.fill, spec.dtype)
@@ -55,6 +56,9 @@ class ExposureWriter:
             refused.update(reason for _, reason in found.refused)
             refused[Refusal.NOT_SELECTED] += found.objects.n_not_selected
             missing.update(found.objects.missing)
+        if isinstance(wcs, CelestialWcs):
+            self._wcs[index] = wcs.text()
+            self._digest.update(self._wcs[index].encode())
         count = CcdCount(
             exposure=self._exposure.facts.id,
             ccd=ccd,
@@ -62,15 +66,19 @@ class ExposureWriter:
             n_galaxies=len(found_by_kind["galaxy"].objects) if "galaxy" in found_by_kind else 0,
             n_masked=sum(found.n_masked for found in found_by_kind.values()),
             n_no_sky=sum(found.n_no_sky for found in found_by_kind.values()),
-            no_wcs=str(wcs) if isinstance(wcs, NoWcsError) else "",
+            no_wcs="" if isinstance(wcs, CelestialWcs) else str(wcs),
+            scale_ratio=self._scale_ratio(found_by_kind),
             refused={reason: n for reason, n in refused.items() if n},
             missing=dict(missing),
         )
         self._counts[index] = count
         return count
 
-    def close(self, *, whole: bool) -> None:
-        """Write columns and facts; mark the exposure complete if it is `whole`."""
+    def close(self, *, whole: bool, n_off_ccds: int = 0) -> None:
+        """Write columns and facts; mark the exposure complete if it is `whole`.
+
+        `n_off_ccds` selected rows of its catalogues lie on no CCD.
+        """
         self._clear_leftovers()
         for path, values in self._columns.items():
             write_region(self._target.array(path), (self._row,), values)
@@ -83,17 +91,29 @@ class ExposureWriter:
             ("dec", facts.dec),
             ("content", content),
             ("source", self._exposure.source),
+            ("n_off_ccds", n_off_ccds),
+            ("wcs", self._wcs),
         ):
             self._target.array(f"exposures/{name}")[self._row] = value
         self._write_counts()
         if whole:
             self._target.array("exposures/complete")[self._row] = 1
 
+    def _scale_ratio(self, found_by_kind: Mapping[Kind, Placed]) -> float:
+        """Side of the WCS's pixels over that of the instrument's; NaN where there is none."""
+        matrices = np.concatenate([found.jacobian for found in found_by_kind.values()])
+        known = matrices[np.isfinite(matrices).all(axis=(1, 2))]
+        if not len(known):
+            return float("nan")
+        side = np.sqrt(np.median(np.abs(np.linalg.det(known))))
+        return float(side / self._survey.instrument.detector.pixel_scale)
+
     def _columns_of(self, kind: Kind, found: Placed) -> dict[str, np.ndarray]:
         """Every array of the CCD's objects, by name, in the schema's order and types."""
         values = dict(found.objects.arrays()) | {
             "field_x": found.field_x,
             "field_y": found.field_y,
+            "jacobian": found.jacobian,
             "role": found.role,
         }
         return {

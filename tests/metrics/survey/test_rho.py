@@ -84,3 +84,49 @@ def test_rho_statistics__leave_out_what_was_not_measured() -> None:
 def test_rho_statistics__refuse_stars_without_sky_positions() -> None:
     with pytest.raises(InputError, match="no exposure has two measured reserved stars"):
         rho_statistics([stars(4).assign(ra=np.nan)])
+
+
+def _turned(table: pd.DataFrame, ccds: list[np.ndarray]) -> pd.DataFrame:
+    """The same stars as CCDs see them whose pixels lie so on the sky: J of each, in turn."""
+    seen = table.copy()
+    for which in ("star", "model"):
+        for k, axes in enumerate(ccds):
+            mine = np.arange(len(table)) % len(ccds) == k
+            e1, e2 = (table.loc[mine, f"{name}_{which}"].to_numpy() for name in ("e1", "e2"))
+            matrix = np.stack([1 + e1, e2, e2, 1 - e1], -1).reshape(-1, 2, 2)
+            back = np.linalg.inv(axes)
+            matrix = back @ matrix @ back.T
+            seen.loc[mine, f"e1_{which}"] = (matrix[:, 0, 0] - matrix[:, 1, 1]) / 2
+            seen.loc[mine, f"e2_{which}"] = matrix[:, 0, 1]
+        for name in ("e1", "e2", "R2"):
+            seen[f"{name}_{which}_sky"] = table[f"{name}_{which}"]
+    return seen
+
+
+QUARTER, MIRROR = np.array([[0.0, -1.0], [1.0, 0.0]]), np.diag([-1.0, 1.0])
+C, S = np.cos(0.4), np.sin(0.4)
+
+
+@pytest.mark.parametrize(
+    "ccds",
+    [[np.eye(2), QUARTER], [np.eye(2), MIRROR], [np.array([[C, -S], [S, C]]), QUARTER]],
+)
+def test_rho_statistics__of_ccds_turned_to_each_other_are_those_of_the_sky(ccds) -> None:
+    table = stars(1, n=200)
+    # errors that are alike all over the exposure, so that ρ₁ is their square
+    table["e1_star"], table["e2_star"] = table["e1_model"] + 0.02, table["e2_model"] - 0.03
+    truth = rho_statistics([table], **BINS)
+    seen = _turned(table, ccds)
+    found = rho_statistics([seen], **BINS)
+    np.testing.assert_allclose(found["rho1"], truth["rho1"], rtol=1e-10)
+    pixels = seen.drop(columns=[name for name in seen if name.endswith("_sky")])
+    wrong = rho_statistics([pixels], **BINS)["rho1"] / truth["rho1"]
+    assert (abs(wrong) < 0.7).all()  # half of the pairs lie on both CCDs
+
+
+def test_rho_statistics__say_how_many_stars_have_no_orientation() -> None:
+    table = stars(1)
+    table["oriented"] = np.arange(len(table)) >= 10
+    attributes = rho_statistics([table], **BINS).attrs
+    assert attributes["n_unoriented"] == int(table.reserved[:10].sum())
+    assert rho_statistics([stars(1)], **BINS).attrs["n_unoriented"] == 0

@@ -24,6 +24,7 @@ from ingest_samples import (
 
 from psfscale.store.ingest import ingest
 from psfscale.store.ingest.formats.sky import CelestialWcs, NoWcsError, wcs_of
+from psfscale.store.layout import open_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")  # of astropy alone
 SHAPE = (ROWS, COLUMNS)
@@ -321,3 +322,63 @@ def test_stack__no_wcs_is_told(tmp_path):
     summary = ingest(survey, [tmp_path / "a.npz"], tmp_path / "s.zarr")
     assert "1 CCDs without a WCS: ra, dec of 6 objects are unknown" in str(summary)
     assert "files of this format have no header" in str(summary)
+
+
+def test_store__keeps_the_wcs_of_every_ccd_and_the_jacobian_of_every_object(tmp_path):
+    columns = {"id": "ID", "ccd": "CCD", "x": "X", "y": "Y"}
+    recipe = images_recipe(stars=images_recipe()["stars"] | {"columns": columns})
+    path = write_exposure(tmp_path, "a", [1, 3])
+    turned = _rotated(flip=-1.0)
+    with fits.open(path, mode="update") as hdus:
+        for name in ("CD1_1", "CD1_2", "CD2_1", "CD2_2"):
+            hdus["SCI", 3].header[name] = turned[name]
+    ingest(make_survey(recipe, n_ccds=3), [path], tmp_path / "s.zarr")
+    text = open_tree(tmp_path / "s.zarr")["exposures"]["wcs"].values[0]
+    assert text[1] == ""
+    for ccd in (1, 3):
+        stars = stored(tmp_path / "s.zarr", ccd=ccd - 1)
+        wcs = WCS(fits.Header.fromstring(text[ccd - 1], sep="\n"))
+        np.testing.assert_allclose(
+            wcs.all_pix2world(stars["x"], stars["y"], 0), (stars["ra"], stars["dec"]), atol=1e-10
+        )
+        theirs = galsim.AstropyWCS(wcs=wcs)
+        expected = [
+            theirs.local(galsim.PositionD(x + 1, y + 1)).getMatrix()
+            for x, y in zip(stars["x"], stars["y"], strict=True)
+        ]
+        np.testing.assert_allclose(stars["jacobian"], expected, atol=1e-7)  # float32 of 0.1
+    assert np.linalg.det(stars["jacobian"]).max() < 0
+
+
+def test_store__without_a_wcs_has_neither(tmp_path):
+    np.savez(tmp_path / "a.npz", **stack_arrays())
+    ingest(make_survey(stack_recipe(), n_ccds=1), [tmp_path / "a.npz"], tmp_path / "s.zarr")
+    assert np.isnan(stored(tmp_path / "s.zarr")["jacobian"]).all()
+    assert open_tree(tmp_path / "s.zarr")["exposures"]["wcs"].values.tolist() == [[""]]
+
+
+def test_store__counts_rows_on_no_ccd(tmp_path):
+    path = write_exposure(tmp_path, "a", [1, 2], table=_sky_table(20, off=3))
+    ingest(make_survey(_sky_recipe(), n_ccds=2), [path], tmp_path / "s.zarr")
+    assert open_tree(tmp_path / "s.zarr")["exposures"]["n_off_ccds"].values.tolist() == [3]
+
+
+def test_store__another_wcs_is_other_content(tmp_path):
+    digests = []
+    for name, value in (("a", -0.1), ("b", 0.1)):
+        (tmp_path / name).mkdir()
+        path = write_exposure(tmp_path / name, "e", [1])
+        with fits.open(path, mode="update") as hdus:
+            hdus["SCI"].header["CD1_1"] = value / 3600
+        ingest(make_survey(images_recipe(), n_ccds=1), [path], tmp_path / f"{name}.zarr")
+        digests.append(open_tree(tmp_path / f"{name}.zarr")["exposures"]["content"].values[0])
+    assert digests[0] != digests[1]
+
+
+def test_images__pixels_of_another_size_than_the_instruments_are_told_of(tmp_path):
+    path = write_exposure(tmp_path, "a", [1])
+    with fits.open(path, mode="update") as hdus:
+        hdus["SCI"].header["CD1_1"] = -0.3 / 3600
+    summary = ingest(make_survey(images_recipe(), n_ccds=1), [path], tmp_path / "s.zarr")
+    assert "the WCS of 1 CCDs has pixels of another size than the instrument's" in str(summary)
+    assert "(first: 1.732 times, CCD 1 of exposure a)" in str(summary)
