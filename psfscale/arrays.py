@@ -11,7 +11,7 @@ on a grid has its windowed centroid there, at every oversampling.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from psfscale.errors import InputError
+from psfscale.user_arrays import finite_numbers, flux_unit, read_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,6 +121,22 @@ def _require_spectra(sed: np.ndarray | None, wavelength: np.ndarray | None, n: i
         _require_shape("sed", sed.shape, (n, wavelength.shape[-1]))
 
 
+def _set(frozen: object, **values: np.ndarray | None) -> None:
+    """Replace what a frozen value object was made with by plain arrays."""
+    for name, array in values.items():
+        object.__setattr__(frozen, name, array)
+
+
+def _positions(of: StarBatch | FieldPoints) -> dict[str, np.ndarray]:
+    return {name: finite_numbers(getattr(of, name), name, unit="pixel") for name in ("x", "y")}
+
+
+def _spectra(of: StarBatch | FieldPoints) -> dict[str, np.ndarray | None]:
+    units = {"sed": None, "wavelength": "um"}
+    given = ((name, unit) for name, unit in units.items() if getattr(of, name) is not None)
+    return {name: finite_numbers(getattr(of, name), name, unit=unit) for name, unit in given}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PixelGrid:
     """A stamp to draw on: ``shape`` (y, x) pixels, ``oversampling`` of them a CCD pixel.
@@ -166,9 +183,12 @@ class PixelGrid:
 class StarBatch:
     """Stars of one CCD: images, weights and positions, and spectra where known.
 
+    Arrays of any kind are taken (`psfscale.user_arrays`): masked pixels of masked arrays get weight
+    0, quantities are converted. They are plain numpy arrays of floats afterwards.
+
     Attributes
     ----------
-    image : (star, y, x) [electron]; finite wherever ``weight`` is positive
+    image : (star, y, x) [electron, or any flux unit]; finite wherever ``weight`` is positive
     weight : (star, y, x) [1/electron²], 0 where masked
     x, y : (star,) [pixel], 0-based
     sed : (star, wavelength), photons per bin, each row sums to 1, or None
@@ -189,6 +209,7 @@ class StarBatch:
     wavelength: Float[np.ndarray, " wavelength"] | None = None
 
     def __post_init__(self) -> None:
+        self._take_arrays()
         if self.image.ndim != 3:
             msg = f"image has shape {self.image.shape}, expected (star, y, x)"
             raise InputError(msg)
@@ -198,6 +219,18 @@ class StarBatch:
         _require_shape("y", self.y.shape, (n,))
         _require_spectra(self.sed, self.wavelength, n)
         self._require_values()
+
+    def _take_arrays(self) -> None:
+        """Make plain arrays of what the user gave; what is masked gets weight 0."""
+        unit = getattr(self.image, "unit", None)
+        image = read_numbers(self.image, "image")
+        weight = read_numbers(self.weight, "weight", unit=None if unit is None else unit**-2)
+        masks = [array.masked for array in (image, weight) if array.masked is not None]
+        plain = weight.values
+        for masked in masks:
+            if masked.shape == plain.shape:
+                plain = np.where(masked, 0, plain)
+        _set(self, image=image.values, weight=plain, **_positions(self), **_spectra(self))
 
     def _require_values(self) -> None:
         if not np.isfinite(self.weight).all() or (self.weight < 0).any():
@@ -215,9 +248,6 @@ class StarBatch:
         if empty.size:
             msg = f"{empty.size} stars are masked everywhere (first: {empty[:5].tolist()})"
             raise InputError(msg)
-        if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
-            msg = "x and y must be finite"
-            raise InputError(msg)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -231,6 +261,17 @@ class StarBatch:
     def points(self) -> FieldPoints:
         """The stars' positions and spectra."""
         return FieldPoints(x=self.x, y=self.y, sed=self.sed, wavelength=self.wavelength)
+
+    @property
+    def flux_unit(self) -> float:
+        """Flux unit to fit the stars in; see `psfscale.user_arrays.flux_unit`."""
+        return flux_unit(float(np.abs(self.image).max(where=self.weight > 0, initial=0)))
+
+    def over(self, unit: float) -> StarBatch:
+        """The stars in a flux unit `unit` times as large."""
+        if unit == 1.0:
+            return self
+        return replace(self, image=self.image / unit, weight=self.weight * unit**2)
 
     def select(self, chosen: np.ndarray | Sequence[int]) -> StarBatch:
         """The stars picked by a boolean mask or by indices, in that order."""
@@ -246,13 +287,18 @@ class StarBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldPoints:
-    """Where, and at which colour, a PSF is wanted.
+    """Where, and at which colour, a PSF is wanted; arrays of any kind are taken.
 
     Attributes
     ----------
     x, y : (object,) [pixel], 0-based
     sed : (object, wavelength), photons per bin, each row sums to 1, or None
     wavelength : (wavelength,) [µm], or None
+
+    Raises
+    ------
+    InputError
+        Shapes disagree, or a position or a spectrum is masked or not finite.
     """
 
     x: Float[np.ndarray, " object"]
@@ -261,6 +307,7 @@ class FieldPoints:
     wavelength: Float[np.ndarray, " wavelength"] | None = None
 
     def __post_init__(self) -> None:
+        _set(self, **_positions(self), **_spectra(self))
         if self.x.ndim != 1:
             msg = f"x has shape {self.x.shape}, expected (object,)"
             raise InputError(msg)

@@ -28,6 +28,7 @@ from psfscale.deconvolve.wiener import wiener
 from psfscale.errors import ConfigError, InputError
 from psfscale.kernels.convolution import Convolution
 from psfscale.kernels.frames.analysis import Bands
+from psfscale.kernels.user_tensors import finite_tensor, read_tensor, unit_of_images
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -100,21 +101,31 @@ def deconvolve(
             raise InputError(msg)
         sigma = chosen.noise_est
     if chosen.parity:
-        if not (weight is None and mask is None):
+        masked = isinstance(images, np.ma.MaskedArray) and np.ma.is_masked(images)
+        if not (weight is None and mask is None) or masked:
             msg = "the published program knows no weights and no masks: leave parity out"
             raise ConfigError(msg)
         sigma = common_noise(images) if sigma is None else sigma
-    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask)
-    start = None
-    if current_res is not None:
-        start = torch.as_tensor(current_res).to(stack.image)
-        if start.shape != stack.image.shape or not bool(torch.isfinite(start).all()):
-            msg = (
-                f"current_res is finite and of the images' shape {tuple(stack.image.shape)}, got "
-                f"shape {tuple(start.shape)}"
-            )
-            raise InputError(msg)
-    return restore(stack, settings=chosen, start=start, prior=prior)
+    # parity and refined PSFs have settings in the images' own unit
+    literal = chosen.parity or chosen.grad_type == "psf_unknown"
+    unit = 1.0 if literal else unit_of_images(images)
+    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask, unit=unit)
+    start = None if current_res is None else _start(current_res, stack, unit)
+    prior = None if prior is None else prior.times(1 / unit)
+    return restore(stack, settings=chosen, start=start, prior=prior).times(unit)
+
+
+def _start(
+    current_res: ArrayLike | Tensor, stack: GalaxyStack, unit: float
+) -> Float[Tensor, "object y x"]:
+    start = (finite_tensor(current_res, "current_res") / unit).to(stack.image)
+    if start.shape != stack.image.shape:
+        msg = (
+            f"current_res has the images' shape {tuple(stack.image.shape)}, got shape "
+            f"{tuple(start.shape)}"
+        )
+        raise InputError(msg)
+    return start
 
 
 def restore(
@@ -185,7 +196,8 @@ def _settings(
 
 def common_noise(images: ArrayLike | Tensor) -> float:
     """Scaled median absolute deviation of all pixels of a stack; galaxies' light raises it."""
-    pixels = np.asarray(torch.as_tensor(images).cpu(), dtype=np.float64)
+    image, masked = read_tensor(images, "images")
+    pixels = np.asarray((image if masked is None else image[~masked]).cpu(), dtype=np.float64)
     return float(1.4826 * np.median(np.abs(pixels - np.median(pixels))))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from psfscale.errors import InputError
+from psfscale.user_arrays import finite_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -76,10 +77,11 @@ def score(
     InputError
         Shapes disagree.
     """
-    if np.shape(found) != np.shape(truth):
-        msg = f"restored galaxies have shape {np.shape(found)}, the true ones {np.shape(truth)}"
+    x = finite_numbers(found, "restored galaxies").astype(np.float64)
+    t = finite_numbers(truth, "true galaxies").astype(np.float64)
+    if x.shape != t.shape:
+        msg = f"restored galaxies have shape {x.shape}, the true ones {t.shape}"
         raise InputError(msg)
-    x, t = np.asarray(found, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if kernel is not None:
         window = gaussian_window((x.shape[1], x.shape[2]), kernel)
         x, t = x * window, t * window

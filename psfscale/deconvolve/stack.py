@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 
 from psfscale.arrays import ObjectFlag
 from psfscale.errors import InputError
 from psfscale.kernels.noise import stamp_noise
+from psfscale.kernels.user_tensors import finite_tensor, read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +122,18 @@ class Restoration:
         """Galaxies whose solution reached its tolerance."""
         return (self.flags & ObjectFlag.NOT_CONVERGED) == 0
 
+    def times(self, unit: float) -> Self:
+        """The same in a flux unit `unit` times smaller: fluxes are multiplied by it."""
+        if unit == 1.0:
+            return self
+        return replace(
+            self,
+            image=self.image * unit,
+            sigma=self.sigma * unit,
+            error=None if self.error is None else self.error * unit,
+            dual=tuple(dual * unit for dual in self.dual),
+        )
+
 
 def galaxy_stack(
     images: ArrayLike | Tensor,
@@ -130,6 +142,7 @@ def galaxy_stack(
     weight: ArrayLike | Tensor | None = None,
     sigma: ArrayLike | Tensor | float | None = None,
     mask: ArrayLike | Tensor | None = None,
+    unit: float = 1.0,
 ) -> GalaxyStack:
     """A checked stack; noise that is not given is estimated for each galaxy.
 
@@ -139,7 +152,8 @@ def galaxy_stack(
     psfs : (object, y, x), or (y, x) for all; each sums to 1
     weight : (object, y, x), inverse variances, 0 = masked
     sigma : noise of each galaxy, or of all, in place of `weight`
-    mask : (object, y, x), True for pixels not to use
+    mask : (object, y, x), True for pixels not to use; so are masked pixels of masked arrays
+    unit : flux unit of the stack [as the images]
 
     Raises
     ------
@@ -147,30 +161,33 @@ def galaxy_stack(
         Shapes disagree, a value in use is not finite, a weight is negative, a PSF does not sum
         to one, a galaxy is masked everywhere, or both weight and sigma came.
     """
-    image = _real(images)
+    flux = getattr(images, "unit", None)
+    image, masked = read_tensor(images, "images")
     if image.ndim != 3 or min(image.shape) < 1:
         msg = f"images are a stack (object, y, x), got shape {tuple(image.shape)}"
         raise InputError(msg)
-    psf = _checked_psf(_real(psfs).to(image), len(image))
-    good = torch.ones_like(image, dtype=torch.bool)
+    good = torch.ones_like(image, dtype=torch.bool) if masked is None else ~masked
+    image = image if unit == 1.0 else image / unit
+    psf = _checked_psf(finite_tensor(psfs, "psfs").to(image), len(image))
     if mask is not None:
-        good = ~_shaped("mask", mask, image).bool()
+        good = good & ~_shaped("mask", mask, image)[0].bool()
     inverse_variance = None
     if weight is not None:
         if sigma is not None:
             msg = "give weight (inverse variances) or sigma (noise), not both"
             raise InputError(msg)
-        inverse_variance = _shaped("weight", weight, image)
-        if not bool(torch.isfinite(inverse_variance).all()) or bool((inverse_variance < 0).any()):
-            msg = "weight must be finite and not negative (inverse variance, 0 = masked)"
-            raise InputError(msg)
+        inverse_variance = _weight(weight, image, unit=flux, factor=unit**2)
         good = good & (inverse_variance > 0)
     _require_pixels(image, good)
     whole = bool(good.all())
     if not whole:
         image = torch.where(good, image, 0.0)
     if inverse_variance is None:
-        noise = _measured(image, good) if sigma is None else _sigma(sigma, image)
+        noise = (
+            _measured(image, good)
+            if sigma is None
+            else _sigma(sigma, image, unit=flux, factor=1 / unit)
+        )
         inverse_variance = (noise**-2)[:, None, None].expand_as(image)
     if not whole:
         inverse_variance = torch.where(good, inverse_variance, 0.0)
@@ -192,40 +209,40 @@ def join(parts: Sequence[Restoration]) -> Restoration:
     return Restoration(**whole)
 
 
-def _real(values: Any) -> Tensor:
-    try:
-        tensor = _tensor(values)
-    except (TypeError, ValueError) as error:
-        msg = f"images and psfs are arrays of numbers: {error}"
-        raise InputError(msg) from error
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _tensor(values: Any) -> Tensor:
-    """As a tensor; arrays that are read-only or of the other byte order are copied."""
-    if not isinstance(values, torch.Tensor):
-        values = np.require(values, requirements="W")
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return torch.as_tensor(values)
-
-
-def _shaped(name: str, values: Any, like: Tensor) -> Tensor:
-    tensor = _tensor(values).to(like)
+def _shaped(
+    name: str, values: Any, like: Tensor, *, unit: Any = None, factor: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """An array of the images' shape, times `factor`, and where it was masked."""
+    tensor, masked = read_tensor(values, name, unit=unit)
     if tensor.shape != like.shape:
         msg = f"{name} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}"
         raise InputError(msg)
-    return tensor
+    return (tensor * factor).to(like), masked
 
 
-def _sigma(values: Any, image: Tensor) -> Float[Tensor, " object"]:
-    sigma = torch.as_tensor(values, dtype=torch.float64).to(image)
+def _weight(values: Any, image: Tensor, *, unit: Any, factor: float) -> Float[Tensor, "object y x"]:
+    """Inverse variances over `factor`; 0 where they are masked."""
+    unit = None if unit is None else unit**-2
+    weight, masked = _shaped("weight", values, image, unit=unit, factor=factor)
+    if masked is not None:
+        weight = torch.where(masked.to(weight.device), 0.0, weight)
+    if not bool(torch.isfinite(weight).all()) or bool((weight < 0).any()):
+        msg = "weight must be finite and not negative (inverse variance, 0 = masked)"
+        raise InputError(msg)
+    return weight
+
+
+def _sigma(
+    values: Any, image: Tensor, *, unit: Any = None, factor: float = 1.0
+) -> Float[Tensor, " object"]:
+    sigma, _ = read_tensor(values, "sigma", unit=unit)
     if tuple(sigma.shape) not in {(), (len(image),)}:
         msg = f"sigma has shape {tuple(sigma.shape)}, expected one number or ({len(image)},)"
         raise InputError(msg)
     if not bool(torch.isfinite(sigma).all() and (sigma > 0).all()):
         msg = "sigma must be finite and positive"
         raise InputError(msg)
-    return sigma.expand(len(image))
+    return (sigma.double() * factor).to(image).expand(len(image))
 
 
 def _measured(image: Tensor, good: Tensor) -> Float[Tensor, " object"]:
@@ -245,9 +262,6 @@ def _checked_psf(psf: Tensor, n: int) -> Float[Tensor, "psf ky kx"]:
         psf = psf[None]
     if psf.ndim != 3 or len(psf) not in {1, n}:
         msg = f"psfs have shape {tuple(psf.shape)}, expected ({n}, y, x), or (y, x) for all"
-        raise InputError(msg)
-    if not bool(torch.isfinite(psf).all()):
-        msg = "psfs must be finite"
         raise InputError(msg)
     total = psf.sum((1, 2), dtype=torch.float64)
     wrong = torch.nonzero((total - 1).abs() > PSF_SUM_TOLERANCE).flatten()

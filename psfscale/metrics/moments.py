@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import galsim
 import numpy as np
 
 from psfscale.arrays import centre_index
+from psfscale.user_arrays import read_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -79,12 +80,21 @@ def adaptive_moments(
     -----
     HSM's size is σ⁴ = det M. With det M = (R²/2)² (1 − |e|²), R² = 2σ² / √(1 − |e|²).
     """
-    used = np.ones(images.shape, dtype=bool) if weights is None else weights > 0
-    rows = np.full((len(images), 5), np.nan)
-    for row, image, use in zip(rows, images, used, strict=True):
+    given = read_numbers(images, "images")
+    used = np.ones(given.values.shape, dtype=bool) if weights is None else _used(weights)
+    if given.masked is not None:
+        used = used & ~given.masked
+    rows = np.full((len(given.values), 5), np.nan)
+    for row, image, use in zip(rows, given.values, used, strict=True):
         row[:] = _measured(np.where(use, image, 0.0), use)
     e1, e2, R2, x, y = rows.T
     return Moments(e1=e1, e2=e2, R2=R2 * pixel_scale**2, x=x, y=y, ok=np.isfinite(R2))
+
+
+def _used(weights: Any) -> Bool[np.ndarray, "object y x"]:
+    """Pixels with weight; what is masked has none."""
+    given = read_numbers(weights, "weights")
+    return given.values > 0 if given.masked is None else (given.values > 0) & ~given.masked
 
 
 _FAILED = (np.nan,) * 5

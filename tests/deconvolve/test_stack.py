@@ -25,7 +25,7 @@ def spoiled(array, value, index=(2, 3, 4)):
     ("images", "psfs", "options", "message"),
     [
         (IMAGES[0], PSFS, {}, r"stack \(object, y, x\)"),
-        ([["a"]], PSFS, {}, "arrays of numbers"),
+        ([["a"]], PSFS, {}, "must hold real numbers"),
         (spoiled(IMAGES, np.nan), PSFS, {}, r"1 galaxies have NaN.*\[2\]"),
         (IMAGES, PSFS[:4], {}, r"psfs have shape \(4, 5, 5\), expected \(6, y, x\)"),
         (IMAGES, 2 * PSFS, {}, "6 PSFs do not sum to 1.*number 0 sums to 2"),

@@ -64,6 +64,12 @@ class ProfileFit:
     excess: Float[Tensor, " object"]
     prior: Prior
 
+    def times(self, unit: float) -> ProfileFit:
+        """The same in a flux unit `unit` times smaller."""
+        z = self.z.clone()
+        z[:, 0] += math.log(unit)
+        return replace(self, z=z, prior=self.prior.times(unit))
+
     @cached_property
     def layout(self) -> Layout:
         """Where the parameters stand."""

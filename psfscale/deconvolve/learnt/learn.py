@@ -13,6 +13,7 @@ from psfscale.deconvolve.learnt.restore import LearntRestoration, Restorer, rest
 from psfscale.deconvolve.learnt.settings import LearntSettings
 from psfscale.deconvolve.stack import galaxy_stack
 from psfscale.errors import ConfigError, InputError
+from psfscale.kernels.user_tensors import unit_of_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,10 +171,11 @@ def deconvolve(
     except ValueError as error:
         msg = f"settings of the learnt restoration: {error}"
         raise ConfigError(msg) from error
-    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask)
+    unit = unit_of_images(images)
+    stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask, unit=unit)
     if prior is None:
-        return restore_by_own_prior(stack, settings=chosen)
-    return restore(stack, prior, settings=chosen)
+        return restore_by_own_prior(stack, settings=chosen).times(unit)
+    return restore(stack, prior.times(1 / unit), settings=chosen).times(unit)
 
 
 def restore_by_own_prior(stack: GalaxyStack, *, settings: LearntSettings) -> LearntRestoration:

@@ -82,6 +82,13 @@ class Prior:
             )
             raise InputError(msg)
 
+    def times(self, unit: float) -> Prior:
+        """The same in a flux unit `unit` times smaller: the sky's level is a flux."""
+        if unit == 1.0:
+            return self
+        mean, variance = self.sky_mean * unit, self.sky_variance * unit**2
+        return replace(self, sky_mean=mean, sky_variance=variance)
+
     @cached_property
     def modes(self) -> Float[Tensor, "gaussian mode"]:
         """Directions of the fractions that vary, strongest first."""

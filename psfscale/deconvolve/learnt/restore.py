@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -61,6 +61,12 @@ class LearntRestoration(Restoration):
 
     profile: ProfileFit
     clumpiness: Float[Tensor, " object"]
+
+    def times(self, unit: float) -> Self:
+        """The same in a flux unit `unit` times smaller: fluxes are multiplied by it."""
+        if unit == 1.0:
+            return self
+        return replace(super().times(unit), profile=self.profile.times(unit))
 
     def select(self, chosen: Tensor) -> LearntRestoration:
         """The galaxies picked by indices."""

@@ -18,6 +18,7 @@ from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.field_drawing import FieldDrawing
+from psfscale.models.flux_unit import in_flux_unit, report_times
 from psfscale.models.graph import FieldFunctions, FrequencyAtoms
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca.fit import FittedField, fit_fields
@@ -90,6 +91,7 @@ class RCA(StoredField[RCASettings]):
             *_atom_arrays(settings),
         )
 
+    @in_flux_unit
     def fit(self, stars: StarBatch) -> FitReport:
         """Fit the field to the stars, replacing what was fitted before.
 
@@ -122,12 +124,15 @@ class RCA(StoredField[RCASettings]):
         """
         found: list[tuple[RCA, FitReport] | FitError] = []
         chosen = settings or RCASettings()
-        for fitted, stars in zip(fit_fields(ccds, chosen, device=device), ccds, strict=True):
+        units = [stars.flux_unit for stars in ccds]
+        ccds = [stars.over(unit) for stars, unit in zip(ccds, units, strict=True)]
+        fields = fit_fields(ccds, chosen, device=device)
+        for fitted, stars, unit in zip(fields, ccds, units, strict=True):
             if isinstance(fitted, FitError):
                 found.append(fitted)
             else:
                 model = cls(chosen)
-                found.append((model, model._take(fitted, stars)))
+                found.append((model, report_times(model._take(fitted, stars), unit)))
         return found
 
     @property

@@ -13,6 +13,7 @@ from psfscale.errors import FitError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.field_drawing import FieldDrawing
+from psfscale.models.flux_unit import in_flux_unit
 from psfscale.models.sprite.data import Stamps
 from psfscale.models.sprite.model import SPRITE, SpriteResult
 from psfscale.models.sprite.settings import SpriteFieldSettings, SPRITESettings
@@ -116,6 +117,7 @@ class SpriteField(StoredField[SpriteFieldSettings]):
             CENTROID_WINDOW,
         )
 
+    @in_flux_unit
     def fit(self, stars: StarBatch) -> FitReport:
         """Super-resolve the PSF of each cell, replacing what was fitted before.
 

@@ -7,13 +7,14 @@ Paper: Ngolè Mboula, Starck, Ronayette, Okumura & Amiaux 2015, A&A 575, A86
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.spectral import frequency_grid
+from psfscale.kernels.user_tensors import read_tensor, unit_of_images
 from psfscale.models.sprite.bayes import norms
 from psfscale.models.sprite.data import Stamps, StampTerm
 from psfscale.models.sprite.fit import register
@@ -69,6 +70,11 @@ class SpriteResult:
     n_rounds: Float[Tensor, " psf"]
     n_iterations: Float[Tensor, " psf"]
     converged: Bool[Tensor, " psf"]
+
+    def times(self, unit: float) -> SpriteResult:
+        """The same in a flux unit `unit` times smaller: fluxes and noise are multiplied by it."""
+        scaled = {name: getattr(self, name) * unit for name in ("flux", "flux_error", "noise")}
+        return replace(self, **scaled)
 
 
 class SPRITE:
@@ -132,24 +138,33 @@ class SPRITE:
         FitError
             A PSF has no stamp with a star in it.
         """
-        image = _real(images, like=None)
+        flux_unit = getattr(images, "unit", None)
+        image, masked = read_tensor(images, "images")
         if image.ndim != 4 or min(image.shape) < 1 or min(image.shape[2:]) < 8:
             msg = f"images are (psf, exposure, y, x) of 8×8 pixels or more, got {image.shape}"
             raise InputError(msg)
-        stamps = _stamps(image, weight=weight, sigma=sigma, mask=mask)
+        good = torch.ones_like(image, dtype=torch.bool) if masked is None else ~masked
+        unit = unit_of_images(image[good])
+        image = image if unit == 1.0 else image / unit
+        noise = {
+            "weight": _Given(weight, None if flux_unit is None else flux_unit**-2, unit**2),
+            "sigma": _Given(sigma, flux_unit, 1 / unit),
+        }
+        stamps = _stamps(image, good=good, mask=mask, **noise)
         grid = frequency_grid(
             (image.shape[2], image.shape[3]),
             upsampling=self._settings.upsampling,
             band_limit=self._settings.band_limit,
         )
-        fixed = _fixed(image, grid, shifts=shifts, flux=flux)
+        fixed = _fixed(image, grid, shifts=shifts, flux=_Given(flux, flux_unit, 1 / unit))
         size = CHUNK_CPU if image.device.type == "cpu" else CHUNK_GPU
         parts = [
             self._fit_chunk(stamps.select(chunk), fixed.select(chunk), grid)
             for chunk in (slice(i, i + size) for i in range(0, len(image), size))
         ]
         names = [field.name for field in fields(SpriteResult)]
-        return SpriteResult(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+        whole = SpriteResult(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+        return whole.times(unit)
 
     def _fit_chunk(self, stamps: Stamps, fixed: Fixed, grid: FrequencyGrid) -> SpriteResult:
         settings = self._settings
@@ -200,31 +215,33 @@ class SPRITE:
         )
 
 
-def _real(values: Any, *, like: Tensor | None) -> Tensor:
-    tensor = torch.as_tensor(values)
-    if like is not None:
-        return tensor.to(like)
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+class _Given(NamedTuple):
+    """An array that the user may give, the unit of its quantities, and its factor in the fit."""
+
+    values: Any
+    unit: Any = None
+    factor: float = 1.0
 
 
-def _shaped(name: str, values: Any, *, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    tensor = _real(values, like=like)
+def _shaped(name: str, given: _Given, *, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The array in the fit's unit; what is masked counts as 0."""
+    tensor, masked = read_tensor(given.values, name, unit=given.unit)
     if tuple(tensor.shape) != shape:
         msg = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
         raise InputError(msg)
-    return tensor
+    tensor = (tensor * given.factor).to(like)
+    return tensor if masked is None else torch.where(masked.to(like.device), 0.0, tensor)
 
 
-def _stamps(image: Tensor, *, weight: Any, sigma: Any, mask: Any) -> Stamps:
+def _stamps(image: Tensor, *, good: Tensor, weight: _Given, sigma: _Given, mask: Any) -> Stamps:
     """Pixels and inverse variances; noise that is not given is estimated."""
     shape, pair = tuple(image.shape), tuple(image.shape[:2])
-    if weight is not None and sigma is not None:
+    if weight.values is not None and sigma.values is not None:
         msg = "give weight (inverse variances) or sigma (noise of each stamp), not both"
         raise InputError(msg)
-    good = torch.ones(shape, dtype=torch.bool, device=image.device)
     if mask is not None:
-        good = ~_shaped("mask", mask, like=image, shape=shape).bool()
-    if weight is not None:
+        good = good & ~_shaped("mask", _Given(mask), like=image, shape=shape).bool()
+    if weight.values is not None:
         variance_inverse = _shaped("weight", weight, like=image, shape=shape)
         if not bool(torch.isfinite(variance_inverse).all()) or bool((variance_inverse < 0).any()):
             msg = "weight must be finite and not negative (inverse variance, 0 = masked)"
@@ -234,10 +251,10 @@ def _stamps(image: Tensor, *, weight: Any, sigma: Any, mask: Any) -> Stamps:
         msg = "images have NaN or infinite pixels in use; mask them or give them weight 0"
         raise InputError(msg)
     image = torch.where(good, image, 0.0)
-    if weight is None:
+    if weight.values is None:
         noise = (
             stamp_noise(image, good=good)
-            if sigma is None
+            if sigma.values is None
             else _shaped("sigma", sigma, like=image, shape=pair)
         )
         if not bool((noise[good.flatten(2).any(2)] > 0).all()):
@@ -252,17 +269,17 @@ def _stamps(image: Tensor, *, weight: Any, sigma: Any, mask: Any) -> Stamps:
     return stamps
 
 
-def _fixed(image: Tensor, grid: FrequencyGrid, *, shifts: Any, flux: Any) -> Fixed:
+def _fixed(image: Tensor, grid: FrequencyGrid, *, shifts: Any, flux: _Given) -> Fixed:
     """What the user knows, in the units of the fit."""
     pair = tuple(image.shape[:2])
     amplitude = dy = dx = None
     if shifts is not None:
-        centres = _shaped("shifts", shifts, like=image, shape=(*pair, 2))
+        centres = _shaped("shifts", _Given(shifts, "pixel"), like=image, shape=(*pair, 2))
         if not bool(torch.isfinite(centres).all()):
             msg = "shifts must be finite"
             raise InputError(msg)
         dy, dx = centres[..., 0] + grid.shape[0] // 2, centres[..., 1] + grid.shape[1] // 2
-    if flux is not None:
+    if flux.values is not None:
         amplitude = _shaped("flux", flux, like=image, shape=pair) * grid.pixel_ratio
         if not bool((amplitude > 0).all()):
             msg = "flux must be positive; give absent stamps weight 0 and any positive flux"

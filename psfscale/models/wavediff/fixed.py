@@ -11,6 +11,7 @@ from scipy.interpolate import RBFInterpolator
 
 from psfscale.errors import InputError
 from psfscale.models.base import StateArray
+from psfscale.user_arrays import finite_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,10 +57,11 @@ class FixedWavefront:
     y: Float[np.ndarray, " point"] | None = None
 
     def __post_init__(self) -> None:
-        for name, array in self.arrays.items():
-            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-                msg = f"fixed wavefront: {name} must hold finite numbers"
-                raise InputError(msg)
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, array in given.items():
+            if array is not None:
+                plain = finite_numbers(array, f"fixed wavefront: {name}")
+                object.__setattr__(self, name, plain)
         if self.coefficient is None and self.zernike is None:
             msg = (
                 "a fixed wavefront needs coefficient (zernike, monomial) with x_range and y_range, "

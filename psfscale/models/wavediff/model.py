@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from psfscale.errors import ConfigError
 from psfscale.kernels.centroid import matched_width, windowed_centroid
 from psfscale.models.base import Checkpoint, FitReport, StateArray
+from psfscale.models.flux_unit import in_flux_unit
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff.blur import Blur
@@ -164,6 +165,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             ),
         )
 
+    @in_flux_unit
     def fit(self, stars: StarBatch) -> FitReport:
         """Fit the field to the stars, replacing what was fitted before.
 
