@@ -1,5 +1,6 @@
 # Everything runs in a local environment, .venv, made on first use.
 PYTHON ?= python3
+MINOR := import sys; print(sys.version_info[:2])
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 # One thread a process: workers run side by side.
@@ -8,16 +9,25 @@ export OMP_NUM_THREADS := 1
 DEMO := demo
 EXPOSURES := 3
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs clean python
 
-.venv/demo.stamp: pyproject.toml constraints.txt
+# Refuse a Python that is missing or too old, and an environment made with another than is asked for.
+python:
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, $(PYTHON) is not: make PYTHON=path"; exit 1; }
+ifneq ($(origin PYTHON),file)
+	@test ! -x $(BIN)/python || \
+	    test "$$($(PYTHON) -c '$(MINOR)')" = "$$($(BIN)/python -c '$(MINOR)')" || \
+	    { echo ".venv was made with another Python than $(PYTHON): make clean first"; exit 1; }
+endif
+
+.venv/demo.stamp: pyproject.toml constraints.txt | python
 	@echo "setting up .venv (about 2 GB, a few minutes) ..."
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) --editable '.[report]'
 	@touch $@
 
-.venv/dev.stamp: pyproject.toml constraints.txt
+.venv/dev.stamp: pyproject.toml constraints.txt | python
 	@echo "setting up .venv with the tools for tests (about 2 GB, a few minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) --editable '.[report,dev]'
@@ -46,4 +56,4 @@ docs: .venv/demo.stamp  ## the generated pages
 	$(BIN)/psfscale schema > docs/schema.md
 
 clean:
-	rm -rf .venv $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -38,6 +38,7 @@ def test_import__of_settings_and_plans_needs_no_torch(module: str) -> None:
     assert not modules_after(f"import {module}") & {"torch", "matplotlib", "distributed"}
 
 
+@pytest.mark.torch
 def test_public_names__all_resolve() -> None:
     import psfscale
 

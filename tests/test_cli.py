@@ -83,6 +83,7 @@ def test_wrong_input__ends_in_one_sentence_and_exit_2(
     assert "Traceback" not in out
 
 
+@pytest.mark.torch
 def test_fit_and_predict__carry_a_stack_through(tmp_path: Path) -> None:
     write_stars(tmp_path / "stars.npz")
     np.savez(tmp_path / "at.npz", x=[50.0, 950.0], y=[500.0, 500.0])

@@ -21,6 +21,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.torch
 def test_schema_page__is_what_the_command_prints() -> None:
     printed = CliRunner().invoke(app, ["schema"])
     assert printed.exit_code == 0
@@ -72,6 +73,7 @@ def test_run_files__of_the_catalogue_are_valid(path: Path) -> None:
     assert all(FittedModel.of(choice, instrument).settings for choice in config.fitted)
 
 
+@pytest.mark.torch
 def test_readme_python__runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:15, :15] - 7

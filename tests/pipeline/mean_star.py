@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from psfscale.errors import FitError
@@ -113,6 +112,8 @@ class MeanStar:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def predict(self, at, grid):
+        import torch
+
         mean = np.kron(self.mean, np.ones((grid.oversampling,) * 2)) / grid.oversampling**2
         out = np.zeros((len(at), *grid.shape), np.float32)
         height, width = (min(a, b) for a, b in zip(mean.shape, grid.shape, strict=True))

@@ -6,7 +6,6 @@ import os
 import signal
 
 import numpy as np
-import torch
 from mean_star import MeanStar, MeanStarSettings
 
 from psfscale.models.base import StateArray
@@ -58,6 +57,8 @@ class PlaneStar(MeanStar):
         return report
 
     def predict(self, at, grid):
+        import torch
+
         y, x = torch.meshgrid(*(torch.arange(n) - n // 2 for n in grid.shape), indexing="ij")
         red = 0.0 if at.sed is None else at.sed @ at.wavelength
         width = torch.from_numpy(np.atleast_1d(1 + 1e-3 * at.x + red)).double()

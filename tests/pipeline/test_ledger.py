@@ -61,6 +61,7 @@ def test_write_json__leaves_the_old_file_where_writing_fails(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
+@pytest.mark.torch
 def test_books__hold_what_the_markers_held(survey) -> None:
     toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
     path = survey / "run.zarr"
@@ -77,6 +78,7 @@ def test_books__hold_what_the_markers_held(survey) -> None:
     assert tree["ccds/state"].values[1, :, 0].tolist() == [3, 1]
 
 
+@pytest.mark.torch
 def test_markers__stay_files_only_where_they_say_more_than_the_books(survey) -> None:
     toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
     run(toy.make_config(survey), serial=True, observers=[])
@@ -85,6 +87,7 @@ def test_markers__stay_files_only_where_they_say_more_than_the_books(survey) -> 
     assert left.failures[0].type == "FitError"
 
 
+@pytest.mark.torch
 def test_books__take_in_markers_again_where_a_driver_died_before_removing_them(survey) -> None:
     path = survey / "run.zarr"
     run(toy.make_config(survey), serial=True, observers=[])
@@ -106,6 +109,7 @@ def test_books__take_in_markers_again_where_a_driver_died_before_removing_them(s
         np.testing.assert_array_equal(values, after[name], err_msg=name)
 
 
+@pytest.mark.torch
 def test_books__forget_what_is_struck_out(survey) -> None:
     path = survey / "run.zarr"
     run(toy.make_config(survey), serial=True, observers=[])
@@ -204,6 +208,7 @@ def test_lease__renews_itself_and_notices_its_loss(tmp_path, monkeypatch) -> Non
     assert read_holder(tmp_path).token == "another"
 
 
+@pytest.mark.torch
 def test_status__is_read_from_the_store_without_a_cluster(survey) -> None:
     toy.spoil_ccd(survey / "survey.zarr", 1, 0, how="few")
     run(toy.make_config(survey), serial=True, observers=[])

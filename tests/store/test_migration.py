@@ -40,6 +40,7 @@ def loaded(path: Path) -> xr.DataTree:
     return open_tree(path).load()
 
 
+@pytest.mark.torch
 def test_migrate__changes_no_value_and_leaves_nothing_to_do(golden) -> None:
     before = {name: loaded(golden / name) for name in STORES}
     plan = plan_run(config_of(golden)).counts()
@@ -52,6 +53,7 @@ def test_migrate__changes_no_value_and_leaves_nothing_to_do(golden) -> None:
     assert verify(Path("run.zarr")).ok
 
 
+@pytest.mark.torch
 def test_migrated_store__has_the_metadata_of_one_made_today(golden) -> None:
     migrate(Path("survey.zarr"))
     migrate(Path("run.zarr"))
@@ -104,6 +106,7 @@ def open_plainly(path: Path) -> xr.DataTree:
     return xr.open_datatree(path, engine="zarr").load()
 
 
+@pytest.mark.torch
 def test_earlier_stores__are_inputs_and_say_how_to_be_added_to(golden) -> None:
     config = config_of(golden)
     with pytest.raises(StoreError, match=r"run `psfscale migrate run\.zarr` first"):

@@ -42,6 +42,7 @@ def test_earlier_survey__is_read_as_one_of_today(golden) -> None:
     assert (stars.id.values[0, 0, :3] == [1000, 1001, 1002]).all()
 
 
+@pytest.mark.torch
 def test_earlier_run__is_read_as_one_of_today(golden) -> None:
     run = open_run(golden / "run.zarr")
     assert run.attrs["config"]["output"] == "run.zarr"
@@ -59,6 +60,7 @@ def test_earlier_run__is_read_as_one_of_today(golden) -> None:
     np.testing.assert_allclose(psf.sum(["psf_y", "psf_x"]), 1, rtol=1e-5)
 
 
+@pytest.mark.torch
 def test_earlier_model__predicts_what_its_run_does(golden) -> None:
     at, grid = FieldPoints(x=np.array([30.0]), y=np.array([40.0])), PixelGrid(shape=(11, 11))
     field = open_run(golden / "run.zarr").model(exposure="exp-0", ccd=1)
@@ -66,6 +68,7 @@ def test_earlier_model__predicts_what_its_run_does(golden) -> None:
     np.testing.assert_array_equal(saved.predict(at, grid), field.predict(at, grid))
 
 
+@pytest.mark.torch
 def test_earlier_run__is_counted_checked_tabulated_and_reported(golden) -> None:
     run = golden / "run.zarr"
     found = status(run)

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
@@ -167,7 +168,7 @@ class DaskExecutor:
             self._stack.close()
 
     def _start(self) -> None:
-        self._stack.enter_context(dask.config.set(SETTINGS))
+        self._stack.enter_context(dask.config.set(deepcopy(SETTINGS)))  # Dask adds to its lists
         self._cluster = make_cluster(self.profile, self._stack, private=self._private)
         try:
             self._client = self._stack.enter_context(client_of(self.profile, self._cluster))

@@ -231,6 +231,7 @@ def test_plan_run__leaves_out_incomplete_exposures(survey) -> None:
     assert "1 exposures are not wholly ingested" in str(plan)
 
 
+@pytest.mark.torch
 def test_plan_run__wants_no_psf_stage_without_galaxies(tmp_path, mean_model) -> None:
     toy.write_instrument(tmp_path)
     toy.make_survey(tmp_path / "survey.zarr", 1, galaxies=False)
@@ -258,6 +259,7 @@ def touched(survey, **changes) -> set[str]:
     return {stage for stage, n in counts.items() if n["changed"]}
 
 
+@pytest.mark.torch
 def test_plan_run__reruns_exactly_what_a_changed_setting_touches(survey, monkeypatch) -> None:
     run(toy.make_config(survey), serial=True, observers=[])
     every = {"fit", "psf", "metrics"}
