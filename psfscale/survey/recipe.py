@@ -61,13 +61,19 @@ def _require_one(part: Part, *choices: str) -> None:
         raise ValueError(msg)
 
 
+def _word(raw: Any) -> Any:
+    return str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else raw
+
+
 class TextSource(Part):
     """Where a word of a CCD or an exposure stands, such as its id or its filter."""
 
     card: Names | None = Field(default=None, description="header card; EXTNAME, EXTVER included")
     group: str | None = Field(default=None, description="group of the recipe's `filename`")
     key: str | None = Field(default=None, description="array of a stack")
-    value: str | None = Field(default=None, description="the word itself")
+    value: Annotated[str | None, BeforeValidator(_word)] = Field(
+        default=None, description="the word itself"
+    )
     pattern: str | None = Field(
         default=None, description="regular expression; its first group is the word"
     )
@@ -96,10 +102,21 @@ class NumberSource(Part):
     @model_validator(mode="after")
     def _one(self) -> Self:
         _require_one(self, "card", "column", "key", "value")
-        if self.value is not None and not (self.source or "").strip():
-            msg = f"the source of {self.value} {self.unit} is missing: say where it comes from"
-            raise ValueError(msg)
         return self
+
+
+class Section(Part):
+    """A part of a CCD with an amplifier of its own; what is left out is as for the whole CCD."""
+
+    region: TextSource = Field(
+        description="pixels as FITS has them, such as [1:1024,1:4096]: columns, then rows, from 1"
+    )
+    gain: NumberSource | None = Field(default=None, description="of its pixels")
+    read_noise: NumberSource | None = Field(default=None, description="of its pixels")
+    saturation: NumberSource | None = Field(
+        default=None, description="of its pixels as they stand in the file, the bias included"
+    )
+    bias: NumberSource | None = Field(default=None, description="level to subtract; none if unset")
 
 
 class Column(Part):
@@ -321,6 +338,10 @@ class _Recipe(Part):
     gain: NumberSource | None = Field(default=None, description="the instrument's if unset")
     saturation: NumberSource | None = Field(
         default=None, description="pixels at or above are masked; the instrument's if unset"
+    )
+    sections: tuple[Section, ...] = Field(
+        default=(),
+        description="parts of a CCD with gains of their own; a pixel of none is masked",
     )
     source_noise: bool = Field(
         default=False, description="add the object's own Poisson noise to the variance"

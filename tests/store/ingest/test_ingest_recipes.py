@@ -64,7 +64,6 @@ def test_catalogs__des_decam_reads_the_cards_of_its_catalogues(tmp_path):
         ({"exposure": {"card": "A", "group": "b"}}, "expected exactly one of card, group"),
         ({"exposure": {}}, "expected exactly one of card, group, key, value, got none"),
         ({"filename": "(?P<a"}, "is not a regular expression"),
-        ({"gain": {"value": 2, "unit": "adu"}}, "the source of 2.0 adu is missing"),
         ({"stars": {"columns": {"x": "X"}}}, "columns x and y go together"),
         ({"stars": {"columns": {"id": "X"}}}, "columns x and y are needed"),
         ({"format": "tarot"}, "does not match any of the expected tags"),

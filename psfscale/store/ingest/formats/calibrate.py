@@ -1,8 +1,7 @@
-"""From the numbers of a file to electrons, and to inverse variances."""
+"""From the numbers of a catalogue and its stamps to electrons, and to inverse variances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +11,14 @@ from psfscale.arrays import ObjectFlag
 from psfscale.errors import InputError
 from psfscale.store.ingest.formats.select import selection
 from psfscale.store.ingest.formats.tables import Table
-from psfscale.store.ingest.formats.units import conversion, electrons_per
+from psfscale.store.ingest.formats.units import Level, conversion, electrons_per
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from psfscale.store.ingest.formats.lookup import Facts
+    from psfscale.store.ingest.formats.calibration import Calibration
     from psfscale.store.ingest.objects import Objects
-    from psfscale.survey import Survey
-    from psfscale.survey.recipe import ColumnMap, NumberSource, ObjectsRecipe
+    from psfscale.survey.recipe import ObjectsRecipe
 
 _BORDER = 2
 _ANGLES = ("ra", "dec")
@@ -31,77 +29,6 @@ _READ_AS: dict[str, Callable[..., np.ndarray]] = {
     "sed": Table.values,
 }
 """How a mapped column is read where it does not hold numbers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How the words and numbers of one CCD become ours.
-
-    Attributes
-    ----------
-    electrons : in one unit of the image
-    gain : [electron/adu]
-    exposure_time : [s], or None
-    saturation : [electron], or None
-    source_noise : whether the object's own Poisson noise is added to the variance
-    templates : names of the survey's spectra, numbered from 1
-    """
-
-    electrons: float
-    gain: float
-    exposure_time: float | None
-    saturation: float | None
-    source_noise: bool
-    templates: tuple[str, ...] = ()
-
-    def of_unit(self, unit: str) -> float:
-        """Electrons in one `unit`."""
-        return electrons_per(unit, gain=self.gain, exposure_time=self.exposure_time)
-
-    def level(self, source: NumberSource, facts: Facts, what: str) -> float:
-        """A pixel level in electrons."""
-        return facts.number(source, source.unit, what) * self.of_unit(source.unit)
-
-
-def calibration(survey: Survey, facts: Facts, *, unit: str | None) -> Calibration:
-    """Calibration of a CCD, from its facts, the recipe and the instrument.
-
-    Parameters
-    ----------
-    survey : with recipe and instrument
-    facts : of the CCD
-    unit : of the pixels as the file tells it; the recipe's comes first
-
-    Raises
-    ------
-    InputError
-        Neither states a unit, or it is not one of an image.
-    """
-    recipe, detector = survey.ingest, survey.instrument.detector
-    stated = recipe.unit or unit
-    if not stated:
-        msg = f"{facts.path}: the unit of the pixels is not stated; give `unit` in the recipe"
-        raise InputError(msg)
-    gain = (
-        facts.number(recipe.gain, "electron / adu", "gain") if recipe.gain else float(detector.gain)
-    )
-    time = (
-        facts.number(recipe.exposure_time, "s", "exposure time") if recipe.exposure_time else None
-    )
-    saturation = detector.saturation
-    if recipe.saturation is not None:
-        source = recipe.saturation
-        saturation = facts.number(source, source.unit, "saturation") * electrons_per(
-            source.unit, gain=gain, exposure_time=time
-        )
-    return Calibration(
-        electrons=electrons_per(stated, gain=gain, exposure_time=time),
-        gain=gain,
-        exposure_time=time,
-        saturation=None if saturation is None else float(saturation),
-        source_noise=recipe.source_noise,
-        templates=() if survey.spectra is None else survey.spectra.names,
-    )
 
 
 def check_columns(table: Table, recipe: ObjectsRecipe, *, levels: Iterable[str] = ()) -> None:
@@ -146,30 +73,46 @@ def _flux_unit(unit: str | None) -> str:
 
 
 def describe(
-    table: Table, columns: ColumnMap, rows: np.ndarray, *, origin: int, calibrate: Calibration
+    table: Table,
+    recipe: ObjectsRecipe,
+    rows: np.ndarray,
+    *,
+    calibrate: Calibration,
+    at: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """All that the catalogue tells of these rows, by the names of `Objects`.
 
     Positions and celestial coordinates are NaN where the recipe has no column for them, and
     spectra flat (template 0).
 
+    Parameters
+    ----------
+    table : the catalogue
+    recipe : its columns
+    rows : to describe
+    calibrate : of the CCD; the flux of an object is in the gain of the pixel it lies on
+    at : x, y of all rows [pixel, 0-based], where they are not those of the catalogue
+
     Raises
     ------
     InputError
         A column is missing or of another unit or kind.
     """
-    blank = np.full(len(rows), np.nan)
+    columns, blank = recipe.columns, np.full(len(rows), np.nan)
     angles = {
         name: table.numbers(column, target="deg")[rows] if column else blank
         for name, column in (("ra", columns.ra), ("dec", columns.dec))
     }
     pixels = {
-        name: table.numbers(column)[rows] - origin if column else blank
+        name: table.numbers(column)[rows] - recipe.origin if column else blank
         for name, column in (("x", columns.x), ("y", columns.y))
     }
+    if at is not None:
+        pixels = {"x": at[0][rows], "y": at[1][rows]}
     flux = blank
     if columns.flux:
-        factor = calibrate.of_unit(_flux_unit(table.unit(columns.flux)))
+        local = calibrate.at(pixels["x"], pixels["y"])
+        factor = local.of_unit(_flux_unit(table.unit(columns.flux)))
         flux = table.numbers(columns.flux)[rows] * factor
     flagged = (
         table.integers(columns.flags)[rows] != 0 if columns.flags else np.zeros(len(rows), bool)
@@ -189,14 +132,35 @@ def describe(
     }
 
 
-def border_noise(image: np.ndarray, *, usable: np.ndarray) -> float:
-    """Rms of the sky from the borders of all stamps of a CCD, objects clipped by the median.
+def border_noise(
+    image: np.ndarray, *, usable: np.ndarray, section: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the rms of the sky from the borders of all stamps of a CCD.
 
-    Returns NaN where no border pixel is usable.
+    Objects are clipped by the median. NaN where no border pixel is usable.
+
+    Parameters
+    ----------
+    image, usable : (object, y, x)
+    section : (object, y, x) number of the section of each pixel, where each has a noise of its own
+
+    Returns
+    -------
+    ndarray
+        () or, with sections, (object, y, x).
     """
     border = np.ones(image.shape[1:], bool)
     border[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
-    values = image[:, border][usable[:, border]]
+    usable = usable & border
+    if section is None:
+        return np.asarray(_scatter(image[usable]))
+    noise = np.full(image.shape, np.nan)
+    for number in np.unique(section):
+        noise[section == number] = _scatter(image[usable & (section == number)])
+    return noise
+
+
+def _scatter(values: np.ndarray) -> float:
     return float(mad_std(values)) if values.size else float("nan")
 
 
@@ -207,14 +171,14 @@ def with_source_noise(weight: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def mask_saturated(
-    objects: Objects, saturation: float | None, *, sky: np.ndarray | float
+    objects: Objects, saturation: Level | None, *, sky: Level
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weight with saturated pixels masked, and flags with the bit set.
 
     Parameters
     ----------
     objects : as read
-    saturation : [electron], or None
+    saturation : [electron], one or of each pixel, or None
     sky : [electron], what was subtracted from the stamps
     """
     if saturation is None:

@@ -10,12 +10,8 @@ import numpy as np
 
 from psfscale.arrays import ObjectFlag
 from psfscale.store.ingest.events import FileRefusal
-from psfscale.store.ingest.formats.calibrate import (
-    Calibration,
-    calibration,
-    check_columns,
-    describe,
-)
+from psfscale.store.ingest.formats.calibrate import check_columns, describe
+from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.damaged import damaged_exposure
 from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES, FitsFiles, image_hdus
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
@@ -252,9 +248,7 @@ class ImagesReader:
         choice = selection(table, recipe)
         keep = choice.keep
         rows = np.flatnonzero(mine & keep)
-        known = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
-        if at is not None:
-            known |= {"x": at[0][rows], "y": at[1][rows]}
+        known = describe(table, recipe, rows, calibrate=calibrate, at=at)
         image, weight, full = cut(
             pixels, known["x"], known["y"], recipe.stamp_size, calibrate=calibrate
         )

@@ -11,14 +11,13 @@ from astropy.io import fits
 from psfscale.errors import InputError
 from psfscale.store.ingest.events import FileRefusal
 from psfscale.store.ingest.formats.calibrate import (
-    Calibration,
     border_noise,
-    calibration,
     check_columns,
     describe,
     mask_saturated,
     with_source_noise,
 )
+from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.damaged import damaged_exposure
 from psfscale.store.ingest.formats.fitsfile import FitsFiles, ldac_header
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups
@@ -119,13 +118,15 @@ class LdacReader:
         calibrate = calibration(self._survey, facts, unit=table.units.get(recipe.image))
         raw = table.raw(recipe.image)[rows].astype(np.float32)
         usable = np.isfinite(raw) & (raw > _MASKED)
-        image = np.where(usable | np.isnan(raw), raw, 0) * np.float32(calibrate.electrons)
-        noise = self._sky_noise(table, rows, facts, calibrate, image=image, usable=usable)
+        described = describe(table, recipe, rows, calibrate=calibrate)
+        local = calibrate.around(described["x"], described["y"], (raw.shape[1], raw.shape[2]))
+        image = np.where(usable | np.isnan(raw), raw, 0) * np.asarray(local.electrons, np.float32)
+        image -= np.asarray(local.bias, np.float32)
+        noise = self._sky_noise(table, rows, facts, local, image=image, usable=usable)
         with np.errstate(divide="ignore", invalid="ignore"):
-            weight = np.where(usable, (1 / np.square(noise))[:, None, None], 0).astype(np.float32)
+            weight = np.where(usable, 1 / np.square(noise), 0).astype(np.float32)
         if calibrate.source_noise:
             weight = with_source_noise(weight, image)
-        described = describe(table, recipe.columns, rows, origin=recipe.origin, calibrate=calibrate)
         stars = Objects(
             image=image,
             weight=weight,
@@ -133,8 +134,8 @@ class LdacReader:
             missing=choice.left_out(np.ones(table.n_rows, bool)),
             **described,
         )
-        sky = self._level(self._recipe.sky, table, rows, facts, calibrate, "sky")
-        weight, flags = mask_saturated(stars, calibrate.saturation, sky=sky[:, None, None])
+        sky = self._level(self._recipe.sky, table, rows, facts, local, "sky")
+        weight, flags = mask_saturated(stars, local.saturation, sky=sky)
         return replace(stars, weight=weight, flags=flags)
 
     def _sky_noise(
@@ -147,9 +148,9 @@ class LdacReader:
         image: np.ndarray,
         usable: np.ndarray,
     ) -> np.ndarray:
-        """(star,) rms of the sky in a pixel [electron]."""
+        """(star | 1, y | 1, x | 1) rms of the sky in a pixel [electron]."""
         if self._recipe.sky_noise is None:
-            return np.full(len(rows), border_noise(image, usable=usable))
+            return border_noise(image, usable=usable, section=calibrate.section)
         return self._level(self._recipe.sky_noise, table, rows, facts, calibrate, "sky noise")
 
     def _level(
@@ -161,13 +162,13 @@ class LdacReader:
         calibrate: Calibration,
         what: str,
     ) -> np.ndarray:
-        """(star,) a level from a card, a column or the recipe [electron]."""
+        """(star | 1, y | 1, x | 1) a level from a card, a column or the recipe [electron]."""
         if source is None:
-            return np.zeros(len(rows))
+            return np.zeros((1, 1, 1))
         if source.column is not None:
             values: np.ndarray = table.numbers(Column(name=(source.column,)))[rows]
-            return values * calibrate.of_unit(source.unit)
-        return np.full(len(rows), calibrate.level(source, facts, what))
+            return values[:, None, None] * calibrate.of_unit(source.unit)
+        return np.asarray(calibrate.level(source, facts, what))
 
     def _ccd(self, facts: Facts) -> int:
         if self._recipe.ccd is None:

@@ -14,7 +14,8 @@ from psfscale.store.ingest.objects import nearest_pixel
 from psfscale.survey.recipe import MeshBackground
 
 if TYPE_CHECKING:
-    from psfscale.store.ingest.formats.calibrate import Calibration
+    from psfscale.store.ingest.formats.calibration import Calibration
+    from psfscale.store.ingest.formats.units import Level
 
 _NOISE_BOX = 64
 
@@ -35,7 +36,7 @@ class CcdPixels:
     saturated: Bool[np.ndarray, "y x"]
 
 
-def inverse_variance(plane: np.ndarray, kind: str, electrons: float) -> np.ndarray:
+def inverse_variance(plane: np.ndarray, kind: str, electrons: Level) -> np.ndarray:
     """A noise plane, in place, as inverse variance [1/electron²]; 0 where it makes no sense.
 
     Parameters
@@ -50,7 +51,7 @@ def inverse_variance(plane: np.ndarray, kind: str, electrons: float) -> np.ndarr
             np.square(plane, out=plane)
         if kind != "inverse_variance":
             np.reciprocal(plane, out=plane)
-    plane /= np.float32(electrons**2)
+    plane /= np.square(np.asarray(electrons, np.float32))
     plane[bad | ~np.isfinite(plane)] = 0
     return plane
 
@@ -62,9 +63,24 @@ def mesh_background(
     return np.asarray(_mesh(image, bad, recipe.box, recipe.filter).back(dtype=np.float32))
 
 
-def measured_noise(image: np.ndarray, *, bad: np.ndarray) -> float:
-    """Rms of the sky of a background-subtracted image."""
-    return float(_mesh(image, bad, _NOISE_BOX, 3).globalrms)
+def measured_weight(
+    image: np.ndarray, *, bad: np.ndarray, section: np.ndarray | None
+) -> np.ndarray:
+    """(y, x) inverse variance [1/electron²] of the sky of a background-subtracted image.
+
+    Parameters
+    ----------
+    image : (y, x) [electron]
+    bad : (y, x) pixels not to look at
+    section : (y, x) number of the section of each pixel, each of which has its own noise
+    """
+    parts = np.zeros(image.shape, np.int8) if section is None else section
+    weight = np.zeros(image.shape, np.float32)
+    for number in np.unique(parts[parts >= 0]):
+        inside = parts == number
+        noise = float(_mesh(image, bad | ~inside, _NOISE_BOX, 3).globalrms)
+        weight[inside] = 1 / noise**2 if noise > 0 else 0
+    return weight
 
 
 def _mesh(image: np.ndarray, bad: np.ndarray, box: int, cells: int) -> sep.Background:
@@ -72,9 +88,7 @@ def _mesh(image: np.ndarray, bad: np.ndarray, box: int, cells: int) -> sep.Backg
     return sep.Background(clean, mask=bad, bw=box, bh=box, fw=cells, fh=cells)
 
 
-def modelled_weight(
-    background: np.ndarray | float, *, read_noise: float, shape: tuple[int, int]
-) -> np.ndarray:
+def modelled_weight(background: Level, *, read_noise: Level, shape: tuple[int, int]) -> np.ndarray:
     """(y, x) inverse variance [1/electron²] of sky and read-out, the objects aside.
 
     Raises
@@ -82,7 +96,8 @@ def modelled_weight(
     InputError
         Neither background nor read noise is positive.
     """
-    variance = np.maximum(np.asarray(background, np.float32), 0) + np.float32(read_noise**2)
+    noise = np.square(np.asarray(read_noise, np.float32))
+    variance = np.maximum(np.asarray(background, np.float32), 0) + noise
     if not (variance > 0).any():
         msg = "the noise cannot be modelled: neither background nor read noise is positive"
         raise InputError(msg)

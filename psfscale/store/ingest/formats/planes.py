@@ -12,7 +12,7 @@ from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, sibling
 from psfscale.store.ingest.formats.pixels import (
     CcdPixels,
     inverse_variance,
-    measured_noise,
+    measured_weight,
     mesh_background,
     modelled_weight,
 )
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from psfscale.store.ingest.formats.calibrate import Calibration
+    from psfscale.store.ingest.formats.calibration import Calibration
     from psfscale.store.ingest.formats.reader import ExposureFacts
+    from psfscale.store.ingest.formats.units import Level
     from psfscale.survey import Survey
     from psfscale.survey.recipe import ImagesRecipe, Plane
 
@@ -99,7 +100,8 @@ class Planes:
     def pixels(self, science: Science, calibrate: Calibration) -> CcdPixels:
         """Return the pixels of a CCD, the background subtracted, with their weights."""
         image = read_plane(science.hdu)
-        image *= np.float32(calibrate.electrons)
+        image *= np.asarray(calibrate.electrons, np.float32)
+        image -= np.asarray(calibrate.bias, np.float32)
         bad = ~np.isfinite(image)
         if self._recipe.mask is not None:
             mask = self._hdu(self._recipe.mask, science)
@@ -107,7 +109,7 @@ class Planes:
         subtracted = self._subtracted_sky(science, calibrate)
         saturated = np.zeros(image.shape, bool)
         if calibrate.saturation is not None:
-            saturated = image >= np.float32(calibrate.saturation - subtracted)
+            saturated = image >= np.asarray(calibrate.saturation - subtracted, np.float32)
             bad |= saturated
         background = self._background(science, calibrate, image, bad)
         if background is not None:
@@ -117,7 +119,7 @@ class Planes:
             image=image, weight=np.where(bad, np.float32(0), weight), saturated=saturated
         )
 
-    def _subtracted_sky(self, science: Science, calibrate: Calibration) -> float:
+    def _subtracted_sky(self, science: Science, calibrate: Calibration) -> Level:
         recipe = self._recipe.background
         if recipe.kind != "subtracted" or recipe.sky is None:
             return 0.0
@@ -131,7 +133,7 @@ class Planes:
             return np.asarray(calibrate.level(recipe.level, science.facts, "sky"), np.float32)
         if isinstance(recipe, BackgroundPlane):
             plane = read_plane(self._hdu(recipe, science))
-            return plane * np.float32(calibrate.electrons)
+            return plane * np.asarray(calibrate.electrons, np.float32)
         if isinstance(recipe, MeshBackground):
             return mesh_background(image, bad=bad, recipe=recipe)
         return None
@@ -143,17 +145,13 @@ class Planes:
         image: np.ndarray,
         bad: np.ndarray,
         background: np.ndarray | None,
-        subtracted: float,
+        subtracted: Level,
     ) -> np.ndarray:
         recipe = self._recipe
         if recipe.weight is not None:
             plane = read_plane(self._hdu(recipe.weight, science))
             return inverse_variance(plane, recipe.weight.kind, calibrate.electrons)
-        if background is None and subtracted == 0:
-            noise = measured_noise(image, bad=bad)
-            return np.full(image.shape, 1 / noise**2 if noise > 0 else 0, np.float32)
-        read_noise = float(self._survey.instrument.detector.read_noise)
-        if recipe.read_noise is not None:
-            read_noise = science.facts.number(recipe.read_noise, "electron", "read noise")
+        if background is None and not np.any(subtracted):
+            return measured_weight(image, bad=bad, section=calibrate.section)
         sky = subtracted if background is None else background
-        return modelled_weight(sky, read_noise=read_noise, shape=image.shape)
+        return modelled_weight(sky, read_noise=calibrate.read_noise, shape=image.shape)

@@ -12,14 +12,13 @@ import numpy as np
 from psfscale.errors import InputError
 from psfscale.store.ingest.events import FileRefusal
 from psfscale.store.ingest.formats.calibrate import (
-    Calibration,
     border_noise,
-    calibration,
     check_columns,
     describe,
     mask_saturated,
     with_source_noise,
 )
+from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.fitsfile import FitsFiles
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
 from psfscale.store.ingest.formats.reader import (
@@ -143,11 +142,13 @@ class StackReader:
         keep = choice.keep
         rows = np.flatnonzero(mine & keep)
         calibrate = calibration(self._survey, facts, unit=None)
-        image = np.asarray(stack[rows], np.float32) * np.float32(calibrate.electrons)
-        weight = self._weight(piece.path, image, rows, len(stack), calibrate)
+        known = self._described(table, rows, calibrate)
+        local = calibrate.around(known["x"], known["y"], (stack.shape[1], stack.shape[2]))
+        image = np.asarray(stack[rows], np.float32) * np.asarray(local.electrons, np.float32)
+        image -= np.asarray(local.bias, np.float32)
+        weight = self._weight(piece.path, image, rows, len(stack), local)
         if calibrate.source_noise:
             weight = with_source_noise(weight, image)
-        known = self._described(table, rows, calibrate)
         stars = Objects(
             image=image,
             weight=weight,
@@ -159,14 +160,13 @@ class StackReader:
             bins = len(self._wavelength(piece.path))
             sed = _of_shape(self._load(piece.path), recipe.sed, piece.path, ((len(stack), bins),))
             stars = replace(stars, sed=photons(sed[rows]))
-        weight, flags = mask_saturated(stars, calibrate.saturation, sky=0.0)
+        weight, flags = mask_saturated(stars, local.saturation, sky=0.0)
         return CcdContent(objects={"star": replace(stars, weight=weight, flags=flags)})
 
     def _described(
         self, table: Table, rows: np.ndarray, calibrate: Calibration
     ) -> dict[str, np.ndarray]:
-        stars = self._recipe.stars
-        return describe(table, stars.columns, rows, origin=stars.origin, calibrate=calibrate)
+        return describe(table, self._recipe.stars, rows, calibrate=calibrate)
 
     def _open(self, path: Path) -> tuple[Facts, Table, np.ndarray]:
         arrays = self._load(path)
@@ -236,16 +236,18 @@ class StackReader:
         recipe, arrays = self._recipe, self._load(path)
         stamps = (n_all, *image.shape[1:])
         if recipe.weight is not None:
-            weight = (
-                _of_shape(arrays, recipe.weight, path, (stamps,))[rows] / calibrate.electrons**2
+            weight = _of_shape(arrays, recipe.weight, path, (stamps,))[rows] / np.square(
+                calibrate.electrons
             )
         else:
-            sigma = np.asarray(border_noise(image, usable=np.isfinite(image)))
-            if recipe.sigma is not None:
+            if recipe.sigma is None:
+                usable = np.isfinite(image)
+                sigma = border_noise(image, usable=usable, section=calibrate.section)
+            else:
                 given = _of_shape(arrays, recipe.sigma, path, ((), (1,), (n_all,), stamps))
-                sigma = (given if given.size == 1 else given[rows]) * calibrate.electrons
-            if sigma.ndim == 1 and sigma.size > 1:
-                sigma = sigma[:, None, None]
+                given = given.reshape(()) if given.size == 1 else given[rows]
+                given = given[:, None, None] if given.ndim == 1 else given
+                sigma = given * np.asarray(calibrate.electrons)
             with np.errstate(divide="ignore", invalid="ignore"):
                 weight = np.broadcast_to(1 / np.square(sigma), image.shape)
         if recipe.mask is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.time import Time
@@ -15,6 +16,8 @@ _SPELLINGS = (
     (r"\bcounts?\b|\bct\b|\bdn\b|\badus\b", "adu"),
     (r"\b(secs?|seconds?)\b", "s"),
 )
+Level = float | np.ndarray
+"""One number for all pixels, or an array that has one for each."""
 _IMAGE_UNITS = "adu (count, DN), electron, and either per second"
 
 
@@ -56,13 +59,13 @@ def conversion(unit: str, target: str) -> float:
         raise InputError(msg) from error
 
 
-def electrons_per(unit: str, *, gain: float, exposure_time: float | None) -> float:
+def electrons_per(unit: str, *, gain: Level, exposure_time: float | None) -> Level:
     """Electrons in one `unit` of an image or a flux.
 
     Parameters
     ----------
     unit : ADU, count, electron, or one of them per second
-    gain : [electron/adu]
+    gain : [electron/adu], one or of each pixel
     exposure_time : [s], needed for rates
 
     Raises
