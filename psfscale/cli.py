@@ -89,6 +89,18 @@ def simulate(
 
 
 @app.command(cls=Verb)
+def init(
+    survey: Annotated[Path, typer.Argument(help="survey file to write, .yaml")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file")] = False,
+) -> None:
+    """Write a minimal survey file, with comments, to be completed for an instrument."""
+    from psfscale.survey import write_template
+
+    write_template(survey, overwrite=overwrite)
+    typer.echo(f"{survey} written: complete it, then `psfscale ingest {survey} FILES... -o STORE`")
+
+
+@app.command(cls=Verb)
 def ingest(
     survey: Annotated[Path, typer.Argument(help="survey file: instrument and ingest recipe")],
     files: Annotated[list[Path], typer.Argument(help="LDAC catalogues, FITS exposures or stacks")],

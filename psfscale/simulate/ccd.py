@@ -89,7 +89,7 @@ class _Scene:
         if spectra is None:
             return {"": None}
         bins = self.recipe.optics.wavelengths
-        table, _ = spectra.table(self.survey.instrument.passband, bins)
+        table, _ = spectra.table(self.survey.instrument.passband_of("simulate"), bins)
         return {"": None, **dict(zip(spectra.names, table[1:], strict=True))}
 
     def field_position(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -82,13 +82,13 @@ class PsfField:
     """
 
     def __init__(self, instrument: Instrument, *, recipe: SkyRecipe, exposure: int) -> None:
-        self._telescope = instrument.telescope
+        self._telescope = instrument.optics_of("simulate")
         self._recipe = optics = recipe.optics
         scale = float(instrument.detector.pixel_scale)
         reach = _CENTRING_REACH * instrument.psf.fwhm_maximum / scale
         self._centring_size = 2 * math.ceil(reach * _CENTRING_OVERSAMPLING) + 1
         self._extent = _extent(instrument)
-        band = instrument.passband
+        band = instrument.passband_of("simulate")
         bins = (np.arange(optics.wavelengths) + 0.5) / optics.wavelengths
         self._wavelengths = band.minimum + bins * (band.maximum - band.minimum)
         self.square = SkySquare.of(

@@ -1,8 +1,8 @@
 """Surveys as data: ``catalogs/*.yaml`` read into a frozen `Survey`.
 
-A survey is added by writing a YAML file: the instrument with unit and source of every
-value, the recipe by which its files are ingested and, where wanted, the recipe by which
-its exposures are simulated. No Python is touched.
+A survey is added by writing a YAML file: the instrument, each value with its unit, the recipe by
+which its files are ingested and, where wanted, the recipe by which its exposures are simulated. No
+Python is touched; `write_template` gives a file to begin with.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from psfscale.survey.instrument import Instrument, Part
 from psfscale.survey.recipe import IngestRecipe
 from psfscale.survey.sky import SkyRecipe
 from psfscale.survey.spectra import SpectraRecipe
+from psfscale.survey.template import write_template
 from psfscale.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Instrument", "Survey", "load_survey"]
+__all__ = ["Instrument", "Survey", "load_survey", "write_template"]
 
 
 class Survey(Part):
@@ -37,12 +38,15 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _spectra_are_known(self) -> Self:
+        if self.simulate is not None:
+            self.instrument.optics_of("simulate")
+            self.instrument.passband_of("simulate")
         if self.spectra is not None and getattr(self.ingest, "sed", None) is not None:
             msg = "spectra come by template (spectra) or with each star (ingest.sed), not both"
             raise ValueError(msg)
         known = () if self.spectra is None else self.spectra.names
         if self.spectra is not None:
-            self.spectra.table(self.instrument.passband)
+            self.spectra.table(self.instrument.passband_of("spectra"))
         drawn = () if self.simulate is None else (self.simulate.stars, self.simulate.galaxies)
         unknown = sorted({name for recipe in drawn for name in recipe.spectra} - set(known))
         if unknown:
@@ -63,6 +67,6 @@ def load_survey(path: Path | str, overrides: Sequence[str] = ()) -> Survey:
     ------
     ConfigError
         The file is missing, is not YAML, has an unknown or missing key, a value without
-        unit or source, or a unit that is unknown or of the wrong kind.
+        unit, or a unit that is unknown or of the wrong kind.
     """
     return read_yaml(path, Survey, overrides=overrides)

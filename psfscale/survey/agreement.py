@@ -82,7 +82,7 @@ def undescribed(instrument: Instrument, name: str) -> str | None:
     An instrument that names no filters describes any one; an exposure without a filter's name is
     taken to be in the instrument's.
     """
-    known = instrument.passband.filters
+    known = () if instrument.passband is None else instrument.passband.filters
     if not known or not name or name in known:
         return None
     return (
@@ -117,7 +117,8 @@ def require_filters(
             msg = f"exposure {identity}: {why}"
             raise InputError(msg)
     first.pop("", None)
-    if one is not None and len(first) > 1 and not instrument.passband.filters:
+    named = instrument.passband is not None and instrument.passband.filters
+    if one is not None and len(first) > 1 and not named:
         told = ", ".join(f"{name!r} (exposure {identity})" for name, identity in first.items())
         msg = (
             f"the survey has exposures in several filters, {told}, and {one} computes the optics "

@@ -174,21 +174,53 @@ class Rendering(Part):
 class Instrument(Part):
     """All that is fixed of an instrument."""
 
-    telescope: Telescope
-    passband: Passband
+    telescope: Telescope | None = Field(
+        default=None, description="needed by models of the optics and to simulate"
+    )
+    passband: Passband | None = Field(
+        default=None, description="needed by models of the optics, for spectra, and to simulate"
+    )
     detector: Detector
     focal_plane: FocalPlane
     psf: PsfScale
     rendering: Rendering = Field(default_factory=Rendering, description="for models of the optics")
     zero_point: Pure | None = Field(default=None, description="magnitude of 1 electron a second")
 
+    def optics_of(self, purpose: str) -> Telescope:
+        """Return the telescope, which `purpose` needs.
+
+        Raises
+        ------
+        ConfigError
+            The instrument states none.
+        """
+        if self.telescope is None:
+            raise ConfigError(_not_stated("telescope", "aperture and focal_length", purpose))
+        return self.telescope
+
+    def passband_of(self, purpose: str) -> Passband:
+        """Return the passband, which `purpose` needs.
+
+        Raises
+        ------
+        ConfigError
+            The instrument states none.
+        """
+        if self.passband is None:
+            raise ConfigError(_not_stated("passband", "minimum and maximum", purpose))
+        return self.passband
+
     @property
-    def band_limit(self) -> float:
+    def band_limit(self) -> float | None:
         """Highest spatial frequency the aperture passes, in cycles per CCD pixel.
+
+        None where telescope or passband are not stated.
 
         The optical transfer function of an aperture D at wavelength λ ends at D/λ cycles
         per radian; the shortest wavelength of the passband sets the end.
         """
+        if self.telescope is None or self.passband is None:
+            return None
         pixel = self.detector.pixel_scale * _ARCSEC
         return pixel * self.telescope.aperture / (self.passband.minimum * 1e-6)
 
@@ -214,3 +246,7 @@ class Instrument(Part):
             (column - (layout.columns - 1) / 2) * pitch_x,
             (row - (layout.rows - 1) / 2) * pitch_y,
         )
+
+
+def _not_stated(part: str, keys: str, purpose: str) -> str:
+    return f"{purpose} needs instrument.{part} ({keys}), which the survey file does not state"

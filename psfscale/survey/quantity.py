@@ -1,4 +1,4 @@
-"""Numbers of a survey file: each states its value, its unit and where it comes from."""
+"""Numbers of a survey file: each states its value, its unit and, if wanted, its source."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Annotated, Any, Self
 from pydantic import GetCoreSchemaHandler, SerializationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import core_schema
 
-_KEYS = {"value", "unit", "source"}
+_KEYS = {"value", "unit"}
+_SOURCE = "source"
 
 WITH_SOURCES = {"sources": True}
 """Context under which ``model_dump`` writes quantities as ``{value, unit, source}``."""
 
 
 class Quantity(float):
-    """A number that remembers the unit it is in and where it comes from.
+    """A number that remembers the unit it is in and where it comes from ("" if unsaid).
 
     Arithmetic on it gives a plain float.
     """
@@ -34,11 +35,9 @@ class Quantity(float):
 
 
 def _convert(raw: Any, unit: str) -> float:
-    if not isinstance(raw, dict) or set(raw) != _KEYS:
-        msg = f"expected a mapping with keys value, unit [{unit}] and source, got {raw!r}"
-        raise ValueError(msg)
-    if not str(raw["source"] or "").strip():
-        msg = f"the source of {raw['value']!r} {raw['unit']} is empty: say where it comes from"
+    if not isinstance(raw, dict) or set(raw) - {_SOURCE} != _KEYS:
+        form = f"{{value: NUMBER, unit: {unit or repr('')}}}"
+        msg = f"expected {form} and, if wanted, a source, got {raw!r}"
         raise ValueError(msg)
     if isinstance(raw["value"], bool) or not isinstance(raw["value"], (int, float)):
         msg = f"value {raw['value']!r} is not a number"
@@ -76,7 +75,8 @@ class _InUnit:
     def _read(self, raw: Any, number: ValidatorFunctionWrapHandler) -> Quantity:
         if isinstance(raw, Quantity):
             return raw
-        return Quantity(number(_convert(raw, self.unit)), self.unit, str(raw["source"]))
+        value = number(_convert(raw, self.unit))
+        return Quantity(value, self.unit, str(raw.get(_SOURCE) or ""))
 
 
 def quantity(unit: str) -> Any:

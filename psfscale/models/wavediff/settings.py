@@ -60,14 +60,16 @@ class OpticsSettings(BaseModel):
     @classmethod
     def of(cls, instrument: Instrument) -> OpticsSettings:
         """The light path of an instrument."""
-        pupil, rendering = instrument.telescope.pupil, instrument.rendering
+        telescope = instrument.optics_of("model wavediff")
+        passband = instrument.passband_of("model wavediff")
+        pupil, rendering = telescope.pupil, instrument.rendering
         cap = pupil.secondary
         return cls(
-            aperture=instrument.telescope.aperture,
-            focal_length=instrument.telescope.focal_length,
+            aperture=telescope.aperture,
+            focal_length=telescope.focal_length,
             pixel_size=instrument.detector.pixel_size,
-            minimum=instrument.passband.minimum,
-            maximum=instrument.passband.maximum,
+            minimum=passband.minimum,
+            maximum=passband.maximum,
             discs=() if cap is None else ((cap.x, cap.y, cap.diameter),),
             vanes=tuple((v.x, v.y, v.angle, v.width, v.length) for v in pupil.spiders),
             diffusion=(instrument.detector.diffusion or 0.0) / instrument.detector.pixel_size,

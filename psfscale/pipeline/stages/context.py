@@ -66,8 +66,9 @@ def resolve_settings(name: str, given: dict[str, Any], instrument: Instrument | 
         given = {**given, "upsampling": instrument.psf.upsampling}
         settings = validate(given, kind, name=f"settings of model {name!r}")
     finest = getattr(settings, "fine_upsampling", getattr(settings, "upsampling", 1))
-    if "band_limit" in open_keys and instrument.band_limit < finest / 2:
-        given = {**given, "band_limit": instrument.band_limit}
+    band_limit = instrument.band_limit
+    if "band_limit" in open_keys and band_limit is not None and band_limit < finest / 2:
+        given = {**given, "band_limit": band_limit}
     return validate(given, kind, name=f"settings of model {name!r}")
 
 

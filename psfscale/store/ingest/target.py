@@ -164,7 +164,7 @@ def _templates(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
     """Spectra of the survey file and their wavelengths; empty without any."""
     if survey.spectra is None:
         return np.empty((0, 0)), np.empty(0)
-    return survey.spectra.table(survey.instrument.passband)
+    return survey.spectra.table(survey.instrument.passband_of("spectra"))
 
 
 def _sizes(survey: Survey, plan: IngestPlan) -> dict[str, int]:

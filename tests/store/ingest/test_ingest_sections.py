@@ -139,7 +139,7 @@ def test_sections__fluxes_follow_the_gain_at_the_object(tmp_path):
 
 
 def test_sections__have_their_own_read_noise_where_noise_is_modelled(tmp_path):
-    two, _ = both(tmp_path, weight="rms")
+    both(tmp_path, weight="rms")
     path = tmp_path / "two/e.fits"
     survey = make_survey(recipe(weight=None, sections=SECTIONS), n_ccds=1)
     ingest(survey, [path], tmp_path / "m.zarr")
