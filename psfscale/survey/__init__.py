@@ -38,6 +38,12 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _spectra_are_known(self) -> Self:
+        detector = self.instrument.detector
+        for kind in ("stars", "galaxies"):
+            side = getattr(getattr(self.ingest, kind, None), "stamp_size", (1, 1))
+            if side[0] > detector.rows or side[1] > detector.columns:
+                msg = f"ingest.{kind}.stamp_size {side} (y, x) is larger than the CCD"
+                raise ValueError(msg)
         if self.simulate is not None:
             self.instrument.optics_of("simulate")
             self.instrument.passband_of("simulate")

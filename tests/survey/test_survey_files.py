@@ -107,8 +107,12 @@ GAIN = "instrument.detector.gain"
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        (GAIN, 3.4, r"detector.gain: expected a mapping with keys value, unit \[electron / adu\]"),
-        (GAIN, {"value": 3.4, "source": "a paper"}, "expected {value: NUMBER, unit: electron / adu}"),
+        (GAIN, 3.4, "detector.gain: expected {value: NUMBER, unit: electron / adu}"),
+        (
+            GAIN,
+            {"value": 3.4, "source": "a paper"},
+            "expected {value: NUMBER, unit: electron / adu}",
+        ),
         (GAIN, {"value": 3.4, "unit": "adu", "form": 1}, "and, if wanted, a source, got"),
         (GAIN, {"value": 3.4, "unit": "furlong", "source": "x"}, "unit 'furlong' is unknown or"),
         (GAIN, {"value": 3.4, "unit": "mm", "source": "x"}, "does not convert to 'electron / adu'"),

@@ -176,9 +176,11 @@ def _fits(store: Path, exposure: ExposurePlan) -> bool:
 def _require_allowed(
     index: Path, blocks: _Blocks, wanted: set[str], open_ids: set[str], *, append: bool
 ) -> None:
+    if wanted <= blocks.complete:
+        return  # there is nothing to do
     if blocks.paths and not append and not wanted & open_ids:
         state = "holds an unfinished ingest of other exposures" if open_ids else "exists already"
-        msg = f"{index} {state}; add to it with append, or choose another path"
+        msg = f"{index} {state}; add to it with --append, or choose another path"
         raise StoreError(msg)
     duplicates = sorted((wanted & blocks.complete) - open_ids)
     if duplicates:

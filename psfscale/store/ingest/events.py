@@ -170,7 +170,9 @@ class IngestSummary:
             f"{self.n_masked} of them with masked pixels"
         )
         lines = [taken]
-        if self.resumed:
+        if self.resumed and not (self.exposures or self.incomplete):
+            lines = [f"nothing to do: all {len(self.resumed)} exposures are in the store"]
+        elif self.resumed:
             lines.append(f"{len(self.resumed)} exposures stood complete from before")
         if self.refused:
             reasons = ", ".join(f"{n} {reason.name.lower()}" for reason, n in self.refused.items())

@@ -52,8 +52,9 @@ def ingest(
     """Read files by the survey's recipe and write the survey store.
 
     Stopped at any moment, the same call goes on where it was: exposures already complete
-    are left as they are, an incomplete one is redone. An exposure is complete only when
-    everything of it is written and none of its files was refused.
+    are left as they are, an incomplete one is redone; after its end it has nothing to do. An
+    exposure is complete only when everything of it is written, none of its files was refused, and
+    no CCD is lacking (unless the recipe says that CCDs may be absent).
 
     Parameters
     ----------
@@ -81,7 +82,8 @@ def ingest(
     tell = observer or (lambda _: None)
     with reader_of(survey) as reader:
         plan = read_plan(survey, reader, files, tell)
-        return write_plan(survey, reader, plan, Path(output), files, append=append, tell=tell)
+        place = Path(output).resolve()  # of a link, what it points to
+        return write_plan(survey, reader, plan, place, files, append=append, tell=tell)
 
 
 @contextmanager
@@ -99,7 +101,7 @@ def read_plan(
 ) -> IngestPlan:
     """The first pass: what the files hold."""
     paths = [Path(path) for path in files]
-    return scan_files(reader, paths, tell, instrument=survey.instrument)
+    return scan_files(reader, paths, tell, survey=survey)
 
 
 def write_plan(

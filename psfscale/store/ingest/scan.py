@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psfscale.errors import InputError
+from psfscale.errors import ConfigError, InputError
 from psfscale.store.ingest.events import FileRefusal, IngestEvent
-from psfscale.store.ingest.formats.lookup import FileDefectError
+from psfscale.store.ingest.formats.bounds import require_memory
 from psfscale.store.ingest.formats.reader import FileScan
 from psfscale.survey.agreement import undescribed
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from psfscale.store.ingest.formats.reader import ExposureFacts, Piece, Reader
     from psfscale.store.ingest.objects import Kind
-    from psfscale.survey import Instrument
+    from psfscale.survey import Instrument, Survey
+
+_BYTES = 24
+"""Bytes held for a pixel of a stamp while a CCD is read: image and weight, and copies of them."""
+_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +61,24 @@ def scan_files(
     files: Sequence[Path],
     observer: Callable[[IngestEvent], None],
     *,
-    instrument: Instrument,
+    survey: Survey,
 ) -> IngestPlan:
     """Look at all files, in the order given; refuse exposures in filters of another instrument.
 
     Raises
     ------
     InputError
-        A file is missing or given twice, the recipe does not fit a file, two files hold
-        the same CCD of an exposure, stamps differ in shape, or no file is readable.
+        A file is missing or given twice, two files hold the same CCD of an exposure, stamps differ
+        in shape or need more memory than there is, or no file can be read by the recipe. A file
+        that cannot while others can is refused.
+    ConfigError
+        The recipe can be used for no file.
     """
     _require_files(files)
     pieces: list[Piece] = []
     refused: list[FileRefusal] = []
     for number, path in enumerate(files, start=1):
-        found = _described(_scan(reader, path), instrument)
+        found = _described(_scan(reader, path), survey.instrument)
         pieces.extend(found.pieces)
         refused.extend(found.refused)
         observer(
@@ -87,12 +94,53 @@ def scan_files(
         why = "; ".join(item.reason for item in refused[:3]) or "they hold no CCD to take"
         msg = f"none of the {len(files)} files can be ingested: {why}"
         raise InputError(msg)
-    return IngestPlan(
+    if not survey.ingest.ccds_may_be_absent:
+        refused += _lacking(pieces, refused, survey)
+    plan = IngestPlan(
         exposures=_exposures(pieces, refused),
         refused=tuple(refused),
         stamp_shapes=_stamp_shapes(pieces),
         wavelength=pieces[0].wavelength,
     )
+    for kind, (height, width) in plan.stamp_shapes.items():
+        n = plan.largest(kind)
+        need = n * height * width * _BYTES
+        require_memory(need, f"{n} stamps of {height} x {width} pixels on one CCD")
+    return plan
+
+
+def _lacking(pieces: list[Piece], refused: list[FileRefusal], survey: Survey) -> list[FileRefusal]:
+    """Refusals of exposures some of whose CCDs are in no file.
+
+    Of an exposure with a file that was refused as a whole nobody knows what that file held.
+    """
+    wanted = set(survey.instrument.focal_plane.ccd_ids) - set(survey.ingest.skip_ccds)
+    unknown = {item.exposure for item in refused if item.ccd is None}
+    found: dict[str, set[int]] = {}
+    for piece in pieces:
+        found.setdefault(piece.exposure.id, set()).add(piece.ccd)
+    for item in refused:
+        if item.exposure in found and item.ccd is not None:
+            found[item.exposure].add(item.ccd)
+    first = {piece.exposure.id: piece.path for piece in reversed(pieces)}
+    return [
+        FileRefusal(
+            file=first[exposure],
+            exposure=exposure,
+            ccd=None,
+            reason=f"exposure {exposure}: no file holds {_named(sorted(wanted - ccds))} of the "
+            f"survey's {len(wanted)} CCDs; give its files, or say in the recipe what is meant: "
+            "skip_ccds leaves CCDs out, ccds_may_be_absent: true takes exposures as they come",
+        )
+        for exposure, ccds in found.items()
+        if exposure not in unknown and wanted - ccds
+    ]
+
+
+def _named(ccds: list[int]) -> str:
+    shown = ", ".join(str(ccd) for ccd in ccds[:_SHOWN])
+    more = f" and {len(ccds) - _SHOWN} more" if len(ccds) > _SHOWN else ""
+    return f"CCD {shown}{more}"
 
 
 def _require_files(files: Sequence[Path]) -> None:
@@ -112,10 +160,10 @@ def _require_files(files: Sequence[Path]) -> None:
 def _scan(reader: Reader, path: Path) -> FileScan:
     try:
         return reader.scan(path)
-    except FileDefectError as error:
+    except InputError as error:
         return _refuse(reader, path, str(error))
-    except InputError:
-        raise  # the recipe does not fit: nothing is written
+    except ConfigError:
+        raise  # no file can be read with this recipe
     except Exception as error:  # noqa: BLE001  a damaged file fails in any way; it is quarantined
         return _refuse(reader, path, f"{path}: {type(error).__name__}: {error}")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import StoreError
+from psfscale.files import write_whole
 from psfscale.store.layout import STATE_DIRECTORY
 
 if TYPE_CHECKING:
@@ -35,7 +36,24 @@ def owed(store: Path) -> set[str]:
 def write_owed(store: Path, exposures: Collection[str]) -> None:
     """Say which exposures the ingest in hand is to write, whole or not at all."""
     text = json.dumps({"exposures": sorted(exposures)})
-    _replace(store / STATE_DIRECTORY / OWED, text)
+    (store / STATE_DIRECTORY).mkdir(exist_ok=True)
+    with write_whole(store / STATE_DIRECTORY / OWED, sync=True) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait for the moment in which no other ingest makes a store in this folder.
+
+    Two that make one store at once would take each other's files; the lock is of the folder itself,
+    so that nothing is left of it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -102,12 +120,12 @@ def drop_refusals(store: Path, *, exposures: Collection[str], files: Collection[
     if not path.is_file():
         return
     names = {str(file) for file in files}
-    kept = [
-        text
-        for text in path.read_text(encoding="utf-8").splitlines()
-        if _stays(text, exposures, names)
-    ]
-    _replace(path, "".join(f"{text}\n" for text in kept))
+    with (
+        path.open(encoding="utf-8") as old,
+        write_whole(path, sync=True) as partial,
+        partial.open("w", encoding="utf-8") as new,
+    ):
+        new.writelines(text for text in old if _stays(text, exposures, names))
 
 
 def _stays(text: str, exposures: Collection[str], files: Collection[str]) -> bool:
@@ -117,13 +135,3 @@ def _stays(text: str, exposures: Collection[str], files: Collection[str]) -> boo
         return False
     refused_file = line["id"] is None and line["file"] in files
     return line["exposure"] not in exposures and not refused_file
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

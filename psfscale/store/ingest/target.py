@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -13,7 +14,7 @@ import numpy as np
 from psfscale.errors import InputError, StoreError
 from psfscale.store.ingest.objects import GROUPS, Kind
 from psfscale.store.ingest.roles import Reservation, Rule
-from psfscale.store.ingest.state import locked, owed, write_owed
+from psfscale.store.ingest.state import alone_in, locked, owed, write_owed
 from psfscale.store.layout import (
     STATE_DIRECTORY,
     add_arrays,
@@ -112,11 +113,14 @@ def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) ->
         The store exists and `append` is False, unless an ingest of the same exposures
         was interrupted there; or another ingest is writing to it.
     """
-    fresh = not output.exists()
-    if fresh:
-        _create(survey, plan, output)
-    require_current(output)
-    with locked(output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        with alone_in(output.parent):
+            fresh = not output.exists() or _is_empty(output)
+            if fresh:
+                _create(survey, plan, output)
+            require_current(output)
+            held.enter_context(locked(output))
         target = _open(survey, plan, output, append=append)
         yield replace(target, rewritten=frozenset()) if fresh else target
         _settle(target)
@@ -126,7 +130,6 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
     partial = output.with_name(f".{output.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)  # an ingest died before its store was born
-    output.parent.mkdir(parents=True, exist_ok=True)
     ids = [item.facts.id for item in plan.exposures]
     root: Any = create_store(
         partial,
@@ -150,7 +153,18 @@ def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:
         root["seds/wavelength"][...] = plan.wavelength
     (partial / STATE_DIRECTORY).mkdir()
     write_owed(partial, ids)
-    partial.rename(output)
+    try:
+        partial.rename(output)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+        shutil.rmtree(partial)
+        msg = f"{output} is a mount point, which no store can replace: name a folder in it"
+        raise StoreError(msg) from error
+
+
+def _is_empty(output: Path) -> bool:
+    return output.is_dir() and next(output.iterdir(), None) is None
 
 
 def _specs(survey: Survey, plan: IngestPlan) -> Iterable[ArraySpec]:
@@ -194,7 +208,8 @@ def _open(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) -> Ta
     open_ids = owed(output)
     done = {item for item in wanted if item in rows and complete[rows[item]]}
     new = [item for item in wanted if item not in rows]
-    _require_allowed(output, done=done, new=new, open_ids=open_ids, append=append)
+    if len(done) < len(wanted):  # else there is nothing to do
+        _require_allowed(output, done=done, new=new, open_ids=open_ids, append=append)
     write_owed(output, open_ids | set(wanted))
     rewritten = frozenset(set(wanted) & set(rows))
     rows |= _make_room(output, root, stored, new)
@@ -261,7 +276,7 @@ def _require_allowed(
 ) -> None:
     if not append and (not open_ids or new):
         state = "holds an unfinished ingest of other exposures" if open_ids else "exists already"
-        msg = f"{output} {state}; add to it with append, or choose another path"
+        msg = f"{output} {state}; add to it with --append, or choose another path"
         raise StoreError(msg)
     duplicates = sorted(done - open_ids)
     if duplicates:

@@ -100,12 +100,15 @@ def test_ingest_blocks__redoes_an_exposure_whose_file_was_damaged(tmp_path) -> N
 
 
 def test_ingest_blocks__refuses_what_stands_already(tmp_path) -> None:
-    index, given = tmp_path / "survey.yaml", files(tmp_path, range(2))
-    ingest_blocks(SURVEY, given, index, block_size=1)
-    with pytest.raises(StoreError, match=r"survey\.yaml exists already; add to it with append"):
+    index, given = tmp_path / "survey.yaml", files(tmp_path, range(3))
+    ingest_blocks(SURVEY, given[:2], index, block_size=1)
+    with pytest.raises(StoreError, match=r"survey\.yaml exists already; add to it with --append"):
         ingest_blocks(SURVEY, given, index, block_size=1)
     with pytest.raises(InputError, match=r"duplicate exposure: 0, 1 \(2 in all\) stand complete"):
         ingest_blocks(SURVEY, given, index, append=True, block_size=1)
+    for append in (False, True):
+        summary = ingest_blocks(SURVEY, given[:2], index, append=append, block_size=1)
+        assert str(summary) == "nothing to do: all 2 exposures are in the store"
     with pytest.raises(InputError, match=r"an index ends in \.yaml and a block holds exposures"):
         ingest_blocks(SURVEY, given, index, append=True, block_size=0)
 

@@ -212,7 +212,7 @@ def test_append__a_complete_exposure_is_refused_before_anything_is_written(tmp_p
 def test_append__an_existing_store_is_only_touched_on_request(tmp_path, files):
     survey = make_survey(ldac_recipe())
     ingest(survey, files[:1], tmp_path / "s.zarr")
-    with pytest.raises(StoreError, match=r"s\.zarr exists already; add to it with append"):
+    with pytest.raises(StoreError, match=r"s\.zarr exists already; add to it with --append"):
         ingest(survey, files[1:], tmp_path / "s.zarr")
     assert exposures(tmp_path / "s.zarr").sizes["exposure"] == 1
 

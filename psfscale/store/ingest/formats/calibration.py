@@ -12,7 +12,7 @@ from psfscale.errors import InputError
 from psfscale.store.ingest.formats.lookup import FileDefectError
 from psfscale.store.ingest.formats.units import Level, electrons_per
 from psfscale.store.ingest.objects import nearest_pixel
-from psfscale.survey.recipe import Section, TextSource
+from psfscale.survey.sources import Section, TextSource
 
 if TYPE_CHECKING:
     from psfscale.store.ingest.formats.lookup import Facts

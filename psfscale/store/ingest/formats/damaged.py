@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from astropy.io import fits
 
+from psfscale.errors import InputError
 from psfscale.store.ingest.formats.fitsfile import ldac_header
-from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups
+from psfscale.store.ingest.formats.lookup import Facts, filename_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +23,12 @@ def damaged_exposure(
     """Exposure id of a damaged FITS file, from what can be read of it; None if nothing can."""
     try:
         groups = filename_groups(path, recipe.filename)
-    except FileDefectError:
+    except InputError:
         groups = {}
     headers = _headers(path, ldac=ldac)
     try:
         return Facts(path=path, headers=headers, groups=groups).text(recipe.exposure, "exposure")
-    except FileDefectError:
+    except InputError:
         return None
 
 

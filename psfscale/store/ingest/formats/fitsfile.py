@@ -186,12 +186,25 @@ def _scale(hdu: Any) -> tuple[float, float]:
 
 
 def ldac_header(hdu: Any) -> fits.Header:
-    """The image header that an LDAC_IMHEAD table holds in its one row."""
-    raw = hdu.data.field(0)[0]
-    if isinstance(raw, np.ndarray):
-        text = "".join(str(card).ljust(_CARD_LENGTH) for card in raw.ravel())
-    else:
-        text = str(raw)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        return fits.Header.fromstring(text)
+    """Return the image header that an LDAC_IMHEAD table holds.
+
+    Its cards stand in one row, as one text or as a list of cards, or a row a card.
+
+    Raises
+    ------
+    FileDefectError
+        The table is empty, or its text is no header.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            texts = [str(text) for text in np.ravel(hdu.data.field(0))]
+            cards = [text.ljust(-(-len(text) // _CARD_LENGTH) * _CARD_LENGTH) for text in texts]
+            header = fits.Header.fromstring("".join(cards))
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, EOFError) as error:
+        msg = f"the header in {hdu.name} cannot be read: {error}"
+        raise FileDefectError(msg) from error
+    if not len(header):
+        msg = f"{hdu.name} holds no header cards"
+        raise FileDefectError(msg)
+    return header

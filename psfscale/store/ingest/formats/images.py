@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from psfscale.arrays import ObjectFlag
+from psfscale.errors import InputError
 from psfscale.store.ingest.events import FileRefusal
+from psfscale.store.ingest.formats.bounds import matched
 from psfscale.store.ingest.formats.calibrate import check_columns, describe
 from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.damaged import damaged_exposure
@@ -73,10 +74,10 @@ class ImagesReader:
         """The CCDs of the file and how many objects their catalogues name."""
         pieces: list[Piece] = []
         refused: list[FileRefusal] = []
-        for science in self._sciences(path):
+        for science in self._sciences(path, refused):
             try:
                 pieces.append(self._piece(science))
-            except FileDefectError as error:
+            except InputError as error:
                 refused.append(
                     FileRefusal(
                         file=path,
@@ -96,7 +97,7 @@ class ImagesReader:
         shared: dict[Kind, SharedRows] = {}
         for kind, recipe in self._catalogues():
             objects[kind], rows = self._objects(recipe, science, pixels, calibrate)
-            if _is_shared(recipe):
+            if _is_shared(recipe) or recipe.columns.ccd is not None:
                 shared[kind] = rows
         return CcdContent(
             objects=objects,
@@ -113,24 +114,31 @@ class ImagesReader:
     def _science(self, piece: Piece) -> Science:
         """The science image of a CCD; what is known of those of the last file is kept."""
         if self._last is None or self._last[0] != piece.path:
-            self._last = piece.path, {s.index: s for s in self._sciences(piece.path)}
+            self._last = piece.path, {s.index: s for s in self._sciences(piece.path, [])}
         hdu = self._files.get(piece.path)[piece.index]  # the file may have been closed since
         return replace(self._last[1][piece.index], hdu=hdu)
 
-    def _sciences(self, path: Path) -> Iterator[Science]:
+    def _sciences(self, path: Path, refused: list[FileRefusal]) -> Iterator[Science]:
+        """Science images of a file; those that cannot be told are added to `refused`."""
         hdus = self._files.get(path)
         groups = filename_groups(path, self._recipe.filename)
         pattern = self._recipe.science.extname
         found = False
         for rank, (index, hdu) in enumerate(image_hdus(hdus)):
-            match = re.fullmatch(pattern, hdu.name) if pattern is not None else None
+            match = None if pattern is None else matched(pattern, hdu.name, whole=True)
             if pattern is not None and match is None:
                 continue
             found = True
             words = {**groups, **({} if match is None else match.groupdict())}
             facts = Facts(path=path, headers=(hdu.header, hdus[0].header), groups=words)
-            exposure = exposure_facts(self._survey, facts)
-            ccd = self._ccd(facts)
+            try:
+                exposure = exposure_facts(self._survey, facts)
+                ccd = self._ccd(facts)
+            except InputError as error:
+                why = f"{error} (HDU {index})"
+                exposure_id = self.exposure_of(path)
+                refused.append(FileRefusal(file=path, exposure=exposure_id, ccd=None, reason=why))
+                continue
             if ccd in self._recipe.skip_ccds:
                 continue
             names = {**words, "exposure": exposure.id, "ccd": ccd}
@@ -262,7 +270,11 @@ class ImagesReader:
             missing=choice.left_out(mine),
             **known,
         )
-        return objects, SharedRows(catalogue=table.path, n_selected=int(keep.sum()), rows=rows)
+        wanted = keep
+        if recipe.columns.ccd is not None:
+            skipped = np.isin(table.integers(recipe.columns.ccd), self._recipe.skip_ccds)
+            wanted = keep & ~(skipped & ~table.missing(recipe.columns.ccd))
+        return objects, SharedRows(catalogue=table.path, n_selected=int(wanted.sum()), rows=rows)
 
 
 def _is_shared(recipe: CatalogueRecipe) -> bool:

@@ -23,6 +23,7 @@ from psfscale.store.ingest.formats.fitsfile import FitsFiles, ldac_header
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups
 from psfscale.store.ingest.formats.reader import (
     CcdContent,
+    ExposureFacts,
     FileScan,
     Piece,
     ccd_number,
@@ -69,28 +70,34 @@ class LdacReader:
         pieces: list[Piece] = []
         refused: list[FileRefusal] = []
         for index, facts in self._pairs(path):
-            exposure = exposure_facts(self._survey, facts)
-            ccd = self._ccd(facts)
-            if ccd in self._recipe.skip_ccds:
-                continue
-            if not known_ccd(self._survey, ccd):
-                why = unknown_ccd_message(self._survey, ccd)
-                refused.append(FileRefusal(file=path, exposure=exposure.id, ccd=ccd, reason=why))
-                continue
-            table = fits_table(self._files.get(path)[index], path)
-            check_columns(table, self._recipe.stars, levels=self._levels())
-            calibration(self._survey, facts, unit=table.units.get(self._recipe.stars.image))
-            pieces.append(
-                Piece(
-                    path=path,
-                    exposure=exposure,
-                    ccd=ccd,
-                    index=index,
-                    counts={"star": int(self._selection(table).keep.sum())},
-                    stamp_shapes={"star": self._stamp_shape(self._files.get(path)[index], path)},
-                )
-            )
+            exposure, ccd = None, None
+            try:
+                exposure = exposure_facts(self._survey, facts)
+                ccd = self._ccd(facts)
+                if ccd not in self._recipe.skip_ccds:
+                    pieces.append(self._piece(path, index, facts, exposure=exposure, ccd=ccd))
+            except InputError as error:
+                name = self.exposure_of(path) if exposure is None else exposure.id
+                refused.append(FileRefusal(file=path, exposure=name, ccd=ccd, reason=str(error)))
         return FileScan(pieces=tuple(pieces), refused=tuple(refused))
+
+    def _piece(
+        self, path: Path, index: int, facts: Facts, *, exposure: ExposureFacts, ccd: int
+    ) -> Piece:
+        if not known_ccd(self._survey, ccd):
+            raise FileDefectError(unknown_ccd_message(self._survey, ccd))
+        hdu = self._files.get(path)[index]
+        table = fits_table(hdu, path)
+        check_columns(table, self._recipe.stars, levels=self._levels())
+        calibration(self._survey, facts, unit=table.units.get(self._recipe.stars.image))
+        return Piece(
+            path=path,
+            exposure=exposure,
+            ccd=ccd,
+            index=index,
+            counts={"star": int(self._selection(table).keep.sum())},
+            stamp_shapes={"star": self._stamp_shape(hdu, path)},
+        )
 
     def read(self, piece: Piece) -> CcdContent:
         """The stars of one LDAC_OBJECTS table."""

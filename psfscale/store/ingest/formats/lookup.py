@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from astropy.io import fits
+
 from psfscale.errors import InputError
+from psfscale.store.ingest.formats.bounds import matched
 from psfscale.store.ingest.formats.units import to_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from psfscale.survey.recipe import NumberSource, TextSource
+
+
+_LONGEST = 128
+"""Letters of a word: an id, the name of a filter, the region of a section."""
 
 
 class FileDefectError(InputError):
@@ -42,9 +49,18 @@ class Facts:
         for name in names:
             for header in self.headers:
                 if name in header:
-                    return header[name]
-        msg = f"{self.path}: no header card {' or '.join(names)} for the {what}"
+                    value = self._read(header, name, what)
+                    if not isinstance(value, fits.card.Undefined):
+                        return value
+        msg = f"{self.path}: no header card {' or '.join(names)} with a value for the {what}"
         raise FileDefectError(msg)
+
+    def _read(self, header: Mapping[str, Any], name: str, what: str) -> Any:
+        try:
+            return header[name]
+        except (fits.VerifyError, ValueError, TypeError) as error:
+            msg = f"{self.path}: header card {name} for the {what} cannot be read: {error}"
+            raise FileDefectError(msg) from error
 
     def text(self, source: TextSource, what: str) -> str:
         """The word that `source` points to.
@@ -56,15 +72,22 @@ class Facts:
         """
         word = str(self._raw(source, what)).strip()
         if source.pattern is not None:
-            match = re.search(source.pattern, word)
+            match = matched(source.pattern, word, whole=False)
             if match is None or not match.groups():
                 msg = f"{self.path}: the {what} {word!r} does not match {source.pattern!r}"
                 raise FileDefectError(msg)
-            word = match.group(1)
+            word = match.group(1) or ""
+        word = source.names.get(word, word)
         if not word:
             msg = f"{self.path}: the {what} is empty"
             raise FileDefectError(msg)
-        return source.names.get(word, word)
+        if not word.isprintable() or len(word) > _LONGEST:
+            msg = (
+                f"{self.path}: the {what} {word[:_LONGEST]!r} must be of at most {_LONGEST} "
+                "letters, without line ends and other control characters"
+            )
+            raise FileDefectError(msg)
+        return word
 
     def number(self, source: NumberSource, target: str, what: str) -> float:
         """The number that `source` points to, in the unit `target`.
@@ -80,10 +103,14 @@ class Facts:
         if hasattr(raw, "item"):
             raw = raw.item()
         try:
-            return to_number(raw, source.unit, target)
+            number = to_number(raw, source.unit, target)
         except InputError as error:
             msg = f"{self.path}: {what}: {error}"
             raise InputError(msg) from error
+        if not math.isfinite(number):
+            msg = f"{self.path}: the {what} is {number}, expected a finite number"
+            raise FileDefectError(msg)
+        return number
 
     def _raw(self, source: TextSource | NumberSource, what: str) -> Any:
         if source.card is not None:
@@ -115,7 +142,7 @@ def filename_groups(path: Path, pattern: str | None) -> dict[str, str]:
     """
     if pattern is None:
         return {}
-    match = re.fullmatch(pattern, path.name)
+    match = matched(pattern, path.name, whole=True)
     if match is None:
         msg = f"{path}: the file name does not match {pattern!r}"
         raise FileDefectError(msg)

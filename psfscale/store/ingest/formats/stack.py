@@ -11,6 +11,7 @@ import numpy as np
 
 from psfscale.errors import InputError
 from psfscale.store.ingest.events import FileRefusal
+from psfscale.store.ingest.formats.bounds import require_memory
 from psfscale.store.ingest.formats.calibrate import (
     border_noise,
     check_columns,
@@ -60,6 +61,8 @@ class _Arrays(dict[str, Any]):
         else:
             super().__init__(dict.fromkeys(loaded.files))
             self._npz = loaded
+            for item in loaded.zip.infolist():
+                require_memory(item.file_size, f"{path}: the numbers of array {item.filename!r}")
 
     def __getitem__(self, name: str) -> Any:
         if super().__getitem__(name) is None:
@@ -97,7 +100,7 @@ class StackReader:
         try:
             groups = filename_groups(path, self._recipe.filename)
             return Facts(path=path, groups=groups).text(self._recipe.exposure, "exposure")
-        except FileDefectError:
+        except InputError:
             return None
 
     def scan(self, path: Path) -> FileScan:
