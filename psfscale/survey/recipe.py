@@ -191,6 +191,9 @@ class WeightPlane(Plane):
     """Noise of each pixel, in the unit of the image."""
 
     kind: Literal["inverse_variance", "variance", "rms"]
+    trusted: bool = Field(
+        default=False, description="take them as stated, even where the sky says otherwise"
+    )
 
 
 class MaskPlane(Plane):

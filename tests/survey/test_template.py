@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from pydantic import ValidationError
 
 from psfscale.errors import ConfigError, InputError
 from psfscale.models.wavediff.settings import OpticsSettings
@@ -76,5 +77,5 @@ def test_survey__says_which_optics_spectra_and_simulations_need(part: str) -> No
     left_out = {"simulate" if part == "spectra" else "spectra": None}
     survey = toy.model_dump(mode="json", context=WITH_SOURCES) | left_out
     survey["instrument"]["passband"] = None
-    with pytest.raises(ConfigError, match=rf"{part} needs instrument\.passband"):
+    with pytest.raises(ValidationError, match=rf"{part} needs instrument\.passband"):
         Survey.model_validate(survey)

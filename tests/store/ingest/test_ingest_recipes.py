@@ -23,7 +23,10 @@ def blocks():
 
 
 def test_docs__recipes_that_are_shown_are_valid():
-    shared, columns, spectra, images = blocks()
+    shared, instrument, sections, columns, spectra, images = blocks()
+    assert yaml.safe_load(instrument)["instrument"]["passband"]["filters"] == ["r"]
+    both = make_survey(yaml.safe_load(shared + sections + images)["ingest"]).ingest
+    assert [section.bias is None for section in both.sections] == [False, True]
     assert make_survey(yaml.safe_load(shared + images)["ingest"]).ingest.format == "images"
     shown = SpectraRecipe.model_validate(yaml.safe_load(spectra)["spectra"])
     assert shown.names == ("M", "blue", "line")

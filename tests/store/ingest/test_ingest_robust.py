@@ -269,3 +269,25 @@ def test_interrupt__while_the_store_is_created_leaves_nothing_in_the_way(tmp_pat
     assert "KeyboardInterrupt" in done.stderr
     assert not store.exists()
     assert ingest(make_survey(ldac_recipe()), [path], store).ok
+
+
+@pytest.mark.parametrize(
+    ("kind", "plane", "seems"),
+    [
+        ("inverse_variance", 25.0, "variance"),
+        ("inverse_variance", 5.0, "rms"),
+        ("variance", 0.04, "inverse_variance"),
+        ("variance", 5.0, "rms"),
+        ("rms", 25.0, "variance"),
+    ],
+)
+def test_weights__of_another_kind_than_stated_refuse_the_ccd(tmp_path, kind, plane, seems):
+    weight = np.full((60, 80), plane, np.float32)  # the sky scatters by 5
+    path = write_exposure(tmp_path, "e", [1, 2], weight=weight)
+    recipe = images_recipe(weight={"extname": "WHT", "kind": kind})
+    summary = ingest(make_survey(recipe), [path], tmp_path / "s.zarr")
+    assert [item.ccd for item in summary.files_refused] == [1, 2]
+    assert f"stated to be {kind}" in summary.files_refused[0].reason
+    assert f"as if they were {seems}: state `kind: {seems}`" in summary.files_refused[0].reason
+    trusted = images_recipe(weight={"extname": "WHT", "kind": kind, "trusted": True})
+    assert ingest(make_survey(trusted), [path], tmp_path / "t.zarr").ok

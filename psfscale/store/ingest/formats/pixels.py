@@ -10,6 +10,8 @@ import sep
 from jaxtyping import Bool, Float
 
 from psfscale.errors import InputError
+from psfscale.kernels.weight_kind import other_kind
+from psfscale.store.ingest.formats.lookup import FileDefectError
 from psfscale.store.ingest.objects import nearest_pixel
 from psfscale.survey.recipe import MeshBackground
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from psfscale.store.ingest.formats.units import Level
 
 _NOISE_BOX = 64
+_CELL = 32
+_CELLS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,40 @@ def inverse_variance(plane: np.ndarray, kind: str, electrons: Level) -> np.ndarr
     plane /= np.square(np.asarray(electrons, np.float32))
     plane[bad | ~np.isfinite(plane)] = 0
     return plane
+
+
+def require_agreement(sky: np.ndarray, plane: np.ndarray, *, kind: str, name: str) -> None:
+    """Refuse weights that contradict the scatter of the sky and fit it as another kind.
+
+    Parameters
+    ----------
+    sky : (y, x) background-subtracted image, NaN where it is not to be used
+    plane : (y, x) the weights as they stand, in the unit of `sky`
+    kind : what the recipe takes them for
+    name : of the weights, for the message
+
+    Raises
+    ------
+    FileDefectError
+        They seem to be of another kind.
+    """
+    other = other_kind(_cells(sky), _cells(plane), stated=kind)
+    if other is not None:
+        msg = (
+            f"{name} are stated to be {kind}, by which the sky scatters by {other.stated:.3g}; it "
+            f"scatters by {other.scatter:.3g}, as if they were {other.kind}: state `kind: "
+            f"{other.kind}` in the recipe, or `trusted: true` to take them as they are stated"
+        )
+        raise FileDefectError(msg)
+
+
+def _cells(plane: np.ndarray) -> np.ndarray:
+    """(cell, pixel) square cells spread evenly over a plane (y, x)."""
+    height, width = (max(n // _CELL, 1) for n in plane.shape)
+    rows, columns = (min(n, _CELL) for n in plane.shape)
+    tiles = plane[: height * rows, : width * columns].reshape(height, rows, width, columns)
+    cells = tiles.swapaxes(1, 2).reshape(-1, rows * columns)
+    return cells[:: max(len(cells) // _CELLS, 1)]
 
 
 def mesh_background(

@@ -15,6 +15,7 @@ from psfscale.store.ingest.formats.pixels import (
     measured_weight,
     mesh_background,
     modelled_weight,
+    require_agreement,
 )
 from psfscale.survey.recipe import BackgroundPlane, CardBackground, MeshBackground
 
@@ -150,8 +151,13 @@ class Planes:
         recipe = self._recipe
         if recipe.weight is not None:
             plane = read_plane(self._hdu(recipe.weight, science))
+            if not recipe.weight.trusted:
+                sky = np.where(bad, np.float32(np.nan), image)
+                sky /= np.asarray(calibrate.electrons, np.float32)
+                name = f"{science.path}: the weights of CCD {science.ccd}"
+                require_agreement(sky, plane, kind=recipe.weight.kind, name=name)
             return inverse_variance(plane, recipe.weight.kind, calibrate.electrons)
         if background is None and not np.any(subtracted):
             return measured_weight(image, bad=bad, section=calibrate.section)
-        sky = subtracted if background is None else background
-        return modelled_weight(sky, read_noise=calibrate.read_noise, shape=image.shape)
+        level = subtracted if background is None else background
+        return modelled_weight(level, read_noise=calibrate.read_noise, shape=image.shape)
