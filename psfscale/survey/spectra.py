@@ -61,7 +61,7 @@ class Tabulated(_Named):
     photons: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         description="photons per wavelength there, to a factor"
     )
-    source: str = Field(min_length=1, description="where the numbers come from")
+    source: str = Field(default="", description="where the numbers come from")
 
     @model_validator(mode="after")
     def _pairs_rise(self) -> Self:
