@@ -20,6 +20,7 @@ from psfscale.store.ingest.events import (
 )
 from psfscale.store.ingest.formats.images import ImagesReader
 from psfscale.store.ingest.formats.ldac import LdacReader
+from psfscale.store.ingest.formats.lookup import damage
 from psfscale.store.ingest.formats.sky import NoWcsError
 from psfscale.store.ingest.formats.stack import StackReader
 from psfscale.store.ingest.objects import Kind, Placed, admit
@@ -217,7 +218,7 @@ class _Ingest:
                 file=piece.path,
                 exposure=piece.exposure.id,
                 ccd=piece.ccd,
-                reason=f"{type(error).__name__}: {error}",
+                reason=damage(piece.path, error),
             )
 
     def _place(self, kind: Kind, content: CcdContent, piece: Piece) -> Placed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from psfscale.errors import ConfigError, InputError
 from psfscale.store.ingest.events import FileRefusal, IngestEvent
 from psfscale.store.ingest.formats.bounds import require_memory
+from psfscale.store.ingest.formats.lookup import damage
 from psfscale.store.ingest.formats.reader import FileScan
 from psfscale.survey.agreement import undescribed
 
@@ -160,12 +161,10 @@ def _require_files(files: Sequence[Path]) -> None:
 def _scan(reader: Reader, path: Path) -> FileScan:
     try:
         return reader.scan(path)
-    except InputError as error:
-        return _refuse(reader, path, str(error))
     except ConfigError:
         raise  # no file can be read with this recipe
     except Exception as error:  # noqa: BLE001  a damaged file fails in any way; it is quarantined
-        return _refuse(reader, path, f"{path}: {type(error).__name__}: {error}")
+        return _refuse(reader, path, damage(path, error))
 
 
 def _described(found: FileScan, instrument: Instrument) -> FileScan:

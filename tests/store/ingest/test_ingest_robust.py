@@ -73,7 +73,7 @@ def test_bad_file__with_a_card_without_value_is_refused(tmp_path):
         raw_card(path, b"MJD-OBS =             56569.25", b"MJD-OBS =")
 
     refused = one_of_three(tmp_path, spoil)
-    assert "no header card MJD-OBS with a value for the time" in refused[0].reason
+    assert "header card MJD-OBS for the time has no value" in refused[0].reason
 
 
 def test_bad_file__with_another_name_or_without_a_column_is_refused(tmp_path):
@@ -94,7 +94,7 @@ def test_bad_file__without_a_column_is_refused(tmp_path):
 
 def test_bad_file__whose_stamps_have_a_wrong_tdim_is_refused(tmp_path):
     def spoil(path):
-        raw_card(path, b"'(9,9)   '", b"'(9,9,9) '")
+        raw_card(path, b"'(9, 9)  '", b"'(9,9,9) '")
 
     refused = one_of_three(tmp_path, spoil)
     assert "VIGNET" in refused[0].reason or "TDIM" in refused[0].reason
@@ -159,12 +159,12 @@ def test_lacking__rows_of_ccds_that_no_file_holds_are_counted(tmp_path):
     assert ingest(skipping, [path], tmp_path / "n.zarr").off_ccds == ()
 
 
-def test_expression__that_runs_away_is_given_up_with_a_sentence(tmp_path):
-    start = time.monotonic()
+def test_expression__that_runs_away_is_given_up_with_a_sentence():
+    start, handler = time.monotonic(), signal.getsignal(signal.SIGALRM)
     with pytest.raises(ConfigError, match=r"expression '\(a\+\)\+\\\\\.fits' takes more than 2 s"):
         matched(r"(a+)+\.fits", "a" * 60, whole=True)
     assert time.monotonic() - start < 10
-    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGALRM) == handler
     assert matched(r"(a+)+\.fits", "aa.fits", whole=True) is not None
 
 

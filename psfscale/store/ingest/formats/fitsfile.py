@@ -11,13 +11,18 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from psfscale.store.ingest.formats.lookup import FileDefectError
+from psfscale.store.ingest.formats.lookup import FileDefectError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _BROKEN = re.compile("truncated|corrupted|Error validating header", re.IGNORECASE)
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError,
+    fits.VerifyError,
+)  # fmt: skip
+"""What astropy raises on files that are damaged."""
 _OPEN_FILES = 16
 _CARD_LENGTH = 80
 FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fz", ".gz", ".ldac", ".cat")
@@ -69,15 +74,15 @@ def open_fits(path: Path) -> fits.HDUList:
             n_hdus = len(hdus)
             _require_length(path, hdus)
         _require_sound(path, [str(item.message) for item in caught], hdus, n_hdus)
-    except FileDefectError:
-        if hdus is not None:
-            hdus.close()
-        raise
     except FileNotFoundError as error:
         msg = f"{path}: no such file"
         raise FileDefectError(msg) from error
-    except (OSError, ValueError, EOFError) as error:
-        msg = f"{path} cannot be read as FITS: {error}"
+    except DAMAGED as error:
+        if hdus is not None:
+            hdus.close()
+        if isinstance(error, FileDefectError):
+            raise
+        msg = f"{path} cannot be read as FITS: {one_line(error)}"
         raise FileDefectError(msg) from error
     return hdus
 
@@ -95,7 +100,7 @@ def _require_length(path: Path, hdus: fits.HDUList) -> None:
 def _require_sound(path: Path, messages: list[str], hdus: fits.HDUList, n_hdus: int) -> None:
     broken = [text for text in messages if _BROKEN.search(text)]
     if broken:
-        msg = f"{path} is broken: {broken[0]}"
+        msg = f"{path} is broken: {' '.join(broken[0].split())}"
         raise FileDefectError(msg)
     promised = hdus[0].header.get("NEXTEND", n_hdus - 1)
     if promised > n_hdus - 1:
@@ -125,7 +130,8 @@ def read_plane(hdu: Any) -> np.ndarray:
     )
     if (scale, zero) != (1, 0):
         plane = plane * scale + zero
-    plane = plane.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and masked
+        plane = plane.astype(np.float32)
     plane[undefined] = np.nan
     return plane
 
@@ -161,8 +167,8 @@ def _stored(hdu: Any) -> tuple[np.ndarray, np.ndarray]:
             warnings.simplefilter("ignore", AstropyWarning)
             stored = np.array(hdu.data)
             del hdu.data  # nothing stays cached in the HDU
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        msg = f"the pixels of HDU {hdu.name!r} cannot be read: {error}"
+    except (*DAMAGED, RuntimeError) as error:
+        msg = f"the pixels of HDU {hdu.name!r} cannot be read: {one_line(error)}"
         raise FileDefectError(msg) from error
     blank = hdu.header.get("BLANK", hdu.header.get("ZBLANK"))
     if blank is None or stored.dtype.kind not in "iu":
@@ -201,8 +207,8 @@ def ldac_header(hdu: Any) -> fits.Header:
             texts = [str(text) for text in np.ravel(hdu.data.field(0))]
             cards = [text.ljust(-(-len(text) // _CARD_LENGTH) * _CARD_LENGTH) for text in texts]
             header = fits.Header.fromstring("".join(cards))
-    except (OSError, ValueError, TypeError, IndexError, AttributeError, EOFError) as error:
-        msg = f"the header in {hdu.name} cannot be read: {error}"
+    except DAMAGED as error:
+        msg = f"the header in {hdu.name} cannot be read: {one_line(error)}"
         raise FileDefectError(msg) from error
     if not len(header):
         msg = f"{hdu.name} holds no header cards"

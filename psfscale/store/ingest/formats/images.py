@@ -15,7 +15,13 @@ from psfscale.store.ingest.formats.calibrate import check_columns, describe
 from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.damaged import damaged_exposure
 from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES, FitsFiles, image_hdus
-from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
+from psfscale.store.ingest.formats.lookup import (
+    Facts,
+    FileDefectError,
+    damage,
+    filename_groups,
+    sibling,
+)
 from psfscale.store.ingest.formats.pixels import CcdPixels, cut
 from psfscale.store.ingest.formats.planes import Planes, Science
 from psfscale.store.ingest.formats.reader import (
@@ -83,7 +89,7 @@ class ImagesReader:
                         file=path,
                         exposure=science.exposure.id,
                         ccd=science.ccd,
-                        reason=str(error),
+                        reason=damage(path, error),
                     )
                 )
         return FileScan(pieces=tuple(pieces), refused=tuple(refused))

@@ -20,7 +20,7 @@ from psfscale.store.ingest.formats.calibrate import (
 from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.damaged import damaged_exposure
 from psfscale.store.ingest.formats.fitsfile import FitsFiles, ldac_header
-from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups
+from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, damage, filename_groups
 from psfscale.store.ingest.formats.reader import (
     CcdContent,
     ExposureFacts,
@@ -78,7 +78,9 @@ class LdacReader:
                     pieces.append(self._piece(path, index, facts, exposure=exposure, ccd=ccd))
             except InputError as error:
                 name = self.exposure_of(path) if exposure is None else exposure.id
-                refused.append(FileRefusal(file=path, exposure=name, ccd=ccd, reason=str(error)))
+                refused.append(
+                    FileRefusal(file=path, exposure=name, ccd=ccd, reason=damage(path, error))
+                )
         return FileScan(pieces=tuple(pieces), refused=tuple(refused))
 
     def _piece(

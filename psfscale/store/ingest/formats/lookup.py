@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from astropy.io import fits
 
-from psfscale.errors import InputError
+from psfscale.errors import InputError, PsfscaleError
 from psfscale.store.ingest.formats.bounds import matched
 from psfscale.store.ingest.formats.units import to_number
 
@@ -19,12 +19,27 @@ if TYPE_CHECKING:
     from psfscale.survey.recipe import NumberSource, TextSource
 
 
+_MESSAGE = 400
 _LONGEST = 128
 """Letters of a word: an id, the name of a filter, the region of a section."""
 
 
 class FileDefectError(InputError):
     """A file that cannot be ingested, where the recipe is not to blame: it is refused."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error of another library without its line ends, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MESSAGE else f"{text[:_MESSAGE]} ..."
+
+
+def damage(path: Path, error: Exception) -> str:
+    """Return why a file is refused, with its path, from whatever reading it raised."""
+    text = one_line(error)
+    if not isinstance(error, PsfscaleError):
+        text = f"it is damaged ({type(error).__name__}: {text})"
+    return text if str(path) in text else f"{path}: {text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +65,20 @@ class Facts:
             for header in self.headers:
                 if name in header:
                     value = self._read(header, name, what)
-                    if not isinstance(value, fits.card.Undefined):
-                        return value
-        msg = f"{self.path}: no header card {' or '.join(names)} with a value for the {what}"
+                    if value is None or isinstance(value, fits.card.Undefined):
+                        msg = f"{self.path}: header card {name} for the {what} has no value"
+                        raise FileDefectError(msg)
+                    return value
+        msg = f"{self.path}: no header card {' or '.join(names)} for the {what}"
         raise FileDefectError(msg)
 
     def _read(self, header: Mapping[str, Any], name: str, what: str) -> Any:
         try:
             return header[name]
         except (fits.VerifyError, ValueError, TypeError) as error:
-            msg = f"{self.path}: header card {name} for the {what} cannot be read: {error}"
+            msg = (
+                f"{self.path}: header card {name} for the {what} cannot be read: {one_line(error)}"
+            )
             raise FileDefectError(msg) from error
 
     def text(self, source: TextSource, what: str) -> str:

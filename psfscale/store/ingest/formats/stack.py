@@ -21,7 +21,13 @@ from psfscale.store.ingest.formats.calibrate import (
 )
 from psfscale.store.ingest.formats.calibration import Calibration, calibration
 from psfscale.store.ingest.formats.fitsfile import FitsFiles
-from psfscale.store.ingest.formats.lookup import Facts, FileDefectError, filename_groups, sibling
+from psfscale.store.ingest.formats.lookup import (
+    Facts,
+    FileDefectError,
+    filename_groups,
+    one_line,
+    sibling,
+)
 from psfscale.store.ingest.formats.reader import (
     CcdContent,
     FileScan,
@@ -52,7 +58,7 @@ class _Arrays(dict[str, Any]):
         try:
             loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            msg = f"{path} cannot be read as npy or npz: {error}"
+            msg = f"{path} cannot be read as npy or npz: {one_line(error)}"
             raise FileDefectError(msg) from error
         self._path = path
         if isinstance(loaded, np.ndarray):
@@ -69,7 +75,7 @@ class _Arrays(dict[str, Any]):
             try:
                 self[name] = self._npz[name]
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                msg = f"{self._path}: array {name!r} cannot be read: {error}"
+                msg = f"{self._path}: array {name!r} cannot be read: {one_line(error)}"
                 raise FileDefectError(msg) from error
         return super().__getitem__(name)
 

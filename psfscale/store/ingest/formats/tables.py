@@ -11,8 +11,8 @@ from astropy.table import Table as AstropyTable
 from astropy.utils.exceptions import AstropyWarning
 
 from psfscale.errors import InputError
-from psfscale.store.ingest.formats.fitsfile import FITS_SUFFIXES
-from psfscale.store.ingest.formats.lookup import FileDefectError
+from psfscale.store.ingest.formats.fitsfile import DAMAGED, FITS_SUFFIXES
+from psfscale.store.ingest.formats.lookup import FileDefectError, one_line
 from psfscale.store.ingest.formats.units import conversion
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def read_table(path: Path, files: FitsFiles, *, hdu: str | None = None) -> Table
         raise FileDefectError(msg)
     suffix = path.suffix.lower()
     if suffix in FITS_SUFFIXES:
-        return fits_table(_table_hdu(files.get(path), hdu, path), path)
+        return _fits_catalogue(path, files, hdu)
     if suffix in _PARQUET_SUFFIXES:
         return _parquet_table(path)
     if suffix in _TEXT_FORMATS:
@@ -321,6 +321,19 @@ def read_table(path: Path, files: FitsFiles, *, hdu: str | None = None) -> Table
     known = (*FITS_SUFFIXES, *_TEXT_FORMATS, *_PARQUET_SUFFIXES)
     msg = f"{path}: no catalogue format has suffix {suffix!r}; known are {', '.join(known)}"
     raise InputError(msg)
+
+
+def _fits_catalogue(path: Path, files: FitsFiles, hdu: str | None) -> Table:
+    hdus = files.get(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            return fits_table(_table_hdu(hdus, hdu, path), path)
+    except InputError:
+        raise
+    except DAMAGED as error:
+        msg = f"the table in {path} cannot be read: {one_line(error)}"
+        raise FileDefectError(msg) from error
 
 
 def _table_hdu(hdus: Any, name: str | None, path: Path) -> Any:
@@ -339,7 +352,7 @@ def _text_table(path: Path, form: str) -> Table:
             warnings.simplefilter("ignore", AstropyWarning)
             table = AstropyTable.read(path, format=form)
     except (OSError, ValueError, KeyError) as error:
-        msg = f"{path} cannot be read as {form}: {error}"
+        msg = f"{path} cannot be read as {form}: {one_line(error)}"
         raise FileDefectError(msg) from error
     units = {name: str(table[name].unit) for name in table.colnames if table[name].unit}
     columns = {name: _text_column(np.ma.asarray(table[name]), form) for name in table.colnames}
@@ -359,7 +372,7 @@ def _parquet_table(path: Path) -> Table:
     try:
         table = parquet.read_table(path)
     except (OSError, ArrowException) as error:
-        msg = f"{path} cannot be read as Parquet: {error}"
+        msg = f"{path} cannot be read as Parquet: {one_line(error)}"
         raise FileDefectError(msg) from error
     columns = {name: _parquet_column(table[name]) for name in table.column_names}
     units = {
