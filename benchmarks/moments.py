@@ -51,7 +51,13 @@ def both_ways(image: np.ndarray, weight: np.ndarray, psf: np.ndarray) -> dict[st
     n = len(image)
     model = refit(image, weight, psf, oversampling=OVERSAMPLING).model
     native = [vars(adaptive_moments(stamps, pixel_scale=1.0)) for stamps in (image, model)]
-    fine = measure_stars(image, weight, np.broadcast_to(psf, (n, *psf.shape[1:])), pixel_scale=1.0)
+    fine = measure_stars(
+        image,
+        weight,
+        np.broadcast_to(psf, (n, *psf.shape[1:])),
+        pixel_scale=1.0,
+        jacobian=np.broadcast_to(np.eye(2), (n, 2, 2)),
+    )
     columns = [{k: fine.columns[f"{k}_{which}"] for k in NAMES} for which in ("star", "model")]
     return {"pixels": residuals(*native), "fine grid": residuals(*columns)}
 
