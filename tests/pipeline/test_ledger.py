@@ -1,26 +1,30 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
-import psutil
 import pytest
 import toy
 
 from psfscale.arrays import UnitState
-from psfscale.errors import RunError, StoreError
+from psfscale.errors import HeldError, RunError, StoreError
 from psfscale.pipeline import open_run, run, status
+from psfscale.pipeline.ledger import identity
 from psfscale.pipeline.ledger import lease as lease_module
 from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.files import read_json, sweep, write_json
 from psfscale.pipeline.ledger.journal import (
+    History,
     begun_units,
+    forget_attempt,
     note_death,
     note_end,
     note_start,
@@ -185,11 +189,125 @@ def test_lease__of_another_host_is_judged_by_its_silence(tmp_path, age, state) -
     assert read_holder(tmp_path).state == state
 
 
+def rewrite_lease(run, **changes) -> None:
+    path = run / ".psfscale/lease.json"
+    write_json(path, {**json.loads(path.read_text()), **changes})
+
+
 def test_lease__of_a_reused_process_number_is_stale(tmp_path) -> None:
-    born = psutil.Process().create_time() - 100
-    holder = {"token": "t", "host": socket.gethostname(), "pid": os.getpid(), "born": born}
-    write_json(tmp_path / ".psfscale/lease.json", {**holder, "heartbeat": time.time()})
-    assert read_holder(tmp_path).state == "stale"
+    with Lease(tmp_path):
+        assert read_holder(tmp_path).state == "running"
+        rewrite_lease(tmp_path, born=identity.born(os.getpid()) - 1)
+        assert read_holder(tmp_path).state == "stale"
+
+
+def test_lease__of_a_living_process_outlives_its_silence(tmp_path) -> None:
+    """Its heartbeat may hang in a file system; a clock that is set changes nothing."""
+    with Lease(tmp_path):
+        rewrite_lease(tmp_path, heartbeat=0.0)
+        with pytest.raises(HeldError), Lease(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("age", [0.0, 400.0])
+def test_lease__in_another_container_of_this_host_is_judged_by_its_silence(tmp_path, age) -> None:
+    """The number of its process means nothing here, or another process."""
+    with Lease(tmp_path):
+        elsewhere = f"{identity.place().split()[0]} pid:[1]"
+        rewrite_lease(tmp_path, place=elsewhere, pid=2**22 + 1, heartbeat=time.time() - age)
+        assert read_holder(tmp_path).state == ("stale" if age else "running")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a space of process numbers")
+def test_lease__of_a_driver_in_another_container_is_not_taken(tmp_path) -> None:
+    code = (
+        "import sys; from pathlib import Path; "
+        "from psfscale.pipeline.ledger.lease import Lease; "
+        "Lease(Path(sys.argv[1])).__enter__()"
+    )
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no spaces of process numbers here")
+    with Lease(tmp_path):
+        command = [*unshare, sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "HeldError" in done.stderr
+        assert "in another container" in done.stderr
+        assert "--wait-lease" in done.stderr
+
+
+@pytest.mark.parametrize("left", ["", "{", "[1]", '{"token": "t"}'])
+def test_lease__that_a_power_cut_left_unreadable_is_nobodys(tmp_path, left) -> None:
+    (tmp_path / ".psfscale").mkdir()
+    (tmp_path / ".psfscale/lease.json").write_text(left)
+    assert read_holder(tmp_path) is None
+    with Lease(tmp_path) as lease:
+        assert holds(tmp_path, lease.token)
+
+
+@pytest.mark.parametrize("left", ["", "{", "{}", '{"attempts": 1, "deaths": []}'])
+def test_journal__that_a_power_cut_left_unreadable_says_nothing(tmp_path, left) -> None:
+    path = tmp_path / ".psfscale/started/fit/0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(left)
+    assert begun_units(tmp_path) == {("fit", 0): History()}
+    note_start(tmp_path, ("fit", 0), attempt=1, lease="one")
+    assert len(read_history(tmp_path, ("fit", 0)).attempts) == 1
+
+
+def test_journal__forgets_an_attempt_that_a_signal_to_the_driver_ended(tmp_path) -> None:
+    key = ("fit", 0)
+    note_start(tmp_path, key, attempt=1, lease="one")
+    note_death(tmp_path, key, "killed")
+    note_start(tmp_path, key, attempt=2, lease="one")
+    forget_attempt(tmp_path, key, attempt=2, lease="one")
+    history = read_history(tmp_path, key)
+    assert ([a["attempt"] for a in history.attempts], history.deaths) == ([1], ("killed",))
+
+
+def test_lease__is_waited_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lease_module, "LOOK_EVERY", 0.01)
+    first, looks = Lease(tmp_path), []
+
+    def end_after_three_looks() -> None:
+        looks.append(None)
+        if len(looks) == 3:
+            first.__exit__()
+
+    first.__enter__()
+    with Lease(tmp_path, wait=600.0, check=end_after_three_looks) as lease:
+        assert holds(tmp_path, lease.token)
+    assert len(looks) == 3
+
+
+def test_lease__on_a_file_system_without_locks_excludes_others_too(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lease_module.fcntl, "flock", refuse)
+    with Lease(tmp_path), pytest.raises(HeldError), Lease(tmp_path):
+        pass
+    inside, together = [], []
+
+    def enter() -> None:
+        for _ in range(20):
+            with lease_module._exclusive(tmp_path):
+                inside.append(None)
+                together.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [1] * 80
+    left = tmp_path / ".psfscale/lease.held"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    with Lease(tmp_path):
+        assert not left.exists(), "a lock that a dead process left stays"
 
 
 def test_lease__renews_itself_and_notices_its_loss(tmp_path, monkeypatch) -> None:

@@ -59,11 +59,14 @@ def _path(run: Path, key: Key) -> Path:
 
 
 def read_history(run: Path, key: Key) -> History:
-    """What is known of a unit's earlier attempts."""
-    content = read_json(_path(run, key))
-    if content is None:
+    """What is known of a unit's earlier attempts; nothing where a power cut left an empty file."""
+    try:
+        content = read_json(_path(run, key))
+        if content is None:
+            return History()
+        return History(attempts=tuple(content["attempts"]), deaths=tuple(content["deaths"]))
+    except (ValueError, KeyError, TypeError):
         return History()
-    return History(attempts=tuple(content["attempts"]), deaths=tuple(content["deaths"]))
 
 
 def note_start(run: Path, key: Key, *, attempt: int, lease: str) -> None:
@@ -85,6 +88,16 @@ def note_death(run: Path, key: Key, reason: str) -> History:
     history = History(attempts=history.attempts, deaths=(*history.deaths, reason))
     _write(run, key, history)
     return history
+
+
+def forget_attempt(run: Path, key: Key, *, attempt: int, lease: str) -> None:
+    """Forget an attempt that ended with its driver, by a signal: the unit has no part in that."""
+    history = read_history(run, key)
+    rest = tuple(a for a in history.attempts if (a["attempt"], a["lease"]) != (attempt, lease))
+    if rest or history.deaths:
+        _write(run, key, History(attempts=rest, deaths=history.deaths))
+    else:
+        note_end(run, key)
 
 
 def note_end(run: Path, key: Key) -> None:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
-import psutil
-
 from psfscale.errors import HeldError
 from psfscale.pipeline.ledger.files import read_json, write_json
+from psfscale.pipeline.ledger.identity import born, is_hidden, place
 from psfscale.store.layout import STATE_DIRECTORY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life."""
 SILENCE = 300.0
-"""Seconds without a sign of life after which a driver on another host counts as dead."""
+"""Seconds without a sign of life after which a driver that cannot be seen counts as dead."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at a lease that is waited for."""
+UNLOCKABLE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
+"""Numbers of errors of file systems without locks."""
+ABANDONED = 60.0
+"""Seconds after which a lock by folder was left by a dead process; it takes far less than 1 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,8 @@ class Holder:
     Attributes
     ----------
     token : names this lease
-    host, pid, born : the process; `born` tells it from a later one with the same pid
+    host, pid : the process, for people
+    place, born : of the process, as `ledger.identity` has them
     heartbeat : Unix time of its last sign of life
     """
 
@@ -44,21 +51,27 @@ class Holder:
     pid: int
     born: float
     heartbeat: float
+    place: str = ""
+
+    @property
+    def silent(self) -> float:
+        """Seconds since its last sign of life."""
+        return time.time() - self.heartbeat
+
+    @property
+    def seen(self) -> bool:
+        """Whether this process would see the other one, were it alive."""
+        return self.place == place() and not is_hidden(self.pid)
 
     @property
     def state(self) -> Literal["running", "stale"]:
-        """Stale where the process is gone (this host) or silent (another host)."""
-        if self.host == socket.gethostname():
-            return "running" if _alive(self.pid, self.born) else "stale"
-        return "running" if time.time() - self.heartbeat < SILENCE else "stale"
+        """Stale where the process is gone (seen from here) or silent (elsewhere).
 
-
-def _alive(pid: int, born: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        Elsewhere is another host, another container of this host, and this host before it was
+        started anew.
+        """
+        alive = born(self.pid) == self.born if self.seen else self.silent < SILENCE
+        return "running" if alive else "stale"
 
 
 def _path(run: Path) -> Path:
@@ -66,9 +79,16 @@ def _path(run: Path) -> Path:
 
 
 def read_holder(run: Path) -> Holder | None:
-    """Who holds the run, dead or alive; None where it was given back."""
-    content = read_json(_path(run))
-    return None if content is None else Holder(**content)
+    """Who holds the run, dead or alive; None where it was given back.
+
+    A lease that cannot be read is nobody's: a power cut has ended its driver, or the driver's
+    next sign of life shows it that the lease is lost.
+    """
+    try:
+        content = read_json(_path(run))
+        return None if content is None else Holder(**content)
+    except (ValueError, TypeError):
+        return None
 
 
 def holds(run: Path, token: str) -> bool:
@@ -80,31 +100,59 @@ def holds(run: Path, token: str) -> bool:
 class Lease:
     """Held while a driver runs; renews itself from a thread of its own.
 
+    Parameters
+    ----------
+    run : path of the run store
+    wait : how long to wait for another driver's lease to end [s]
+    check : called meanwhile; may raise to end the waiting
+
     Raises
     ------
     HeldError
         On entry, where another driver holds the run.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(
+        self, run: Path, *, wait: float = 0.0, check: Callable[[], object] = lambda: None
+    ) -> None:
         self.run = run
         self.token = uuid.uuid4().hex
         self.lost = threading.Event()
+        self._wait, self._check = wait, check
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
+        end = time.monotonic() + self._wait
+        while (holder := self._take()) is not None:
+            self._check()
+            if time.monotonic() >= end:
+                raise HeldError(self._refusal(holder))
+            time.sleep(LOOK_EVERY)
+        self._thread.start()
+        return self
+
+    def _take(self) -> Holder | None:
+        """Take the lease, or return who has it."""
         with _exclusive(self.run):
             holder = read_holder(self.run)
             if holder is not None and holder.state == "running":
-                msg = (
-                    f"{self.run} is held by another driver (host {holder.host}, process "
-                    f"{holder.pid}); wait until it ends, or stop it"
-                )
-                raise HeldError(msg)
+                return holder
             self._beat()
-        self._thread.start()
-        return self
+            return None
+
+    def _refusal(self, holder: Holder) -> str:
+        held = (
+            f"{self.run} is held by another driver (host {holder.host}, process {holder.pid}); "
+            "wait until it ends, or stop it"
+        )
+        if holder.seen:
+            return held
+        return (
+            f"{held}. It is on another host or in another container, and counts as dead after "
+            f"{SILENCE:g} s without a sign of life (now {max(holder.silent, 0):.0f} s); "
+            f"--wait-lease {SILENCE:g} waits for that"
+        )
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
@@ -118,11 +166,12 @@ class Lease:
         content = {
             "token": self.token,
             "host": socket.gethostname(),
+            "place": place(),
             "pid": pid,
-            "born": psutil.Process(pid).create_time(),
+            "born": born(pid),
             "heartbeat": time.time(),
         }
-        write_json(_path(self.run), content, durable=False)
+        write_json(_path(self.run), content)
 
     def _renew(self) -> None:
         while not self._ended.wait(HEARTBEAT):
@@ -141,5 +190,35 @@ def _exclusive(run: Path) -> Iterator[None]:
     lock = run / STATE_DIRECTORY / "lease.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in UNLOCKABLE:
+                raise
+            with _exclusive_folder(lock.with_suffix(".held")):
+                yield
+            return
         yield
+
+
+@contextmanager
+def _exclusive_folder(folder: Path) -> Iterator[None]:
+    """Exclude others where a file system knows no locks (Lustre without flock): one makes a folder.
+
+    That of a process that died meanwhile is removed after `ABANDONED`; should two remove it at the
+    same time, the token in the lease says whose it is.
+    """
+    while True:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > ABANDONED:
+                    folder.rmdir()
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
