@@ -182,6 +182,9 @@ def run(
         int, typer.Option(min=1, help="of a survey in blocks, drivers that share the workers")
     ] = 1,
     retry_failed: Annotated[bool, typer.Option(help="try quarantined CCDs again")] = False,
+    wait_lease: Annotated[
+        float, typer.Option(min=0, help="wait for the lease of another driver, so many seconds")
+    ] = 0.0,
     learn_again: Annotated[
         bool, typer.Option(help="learn the prior of restored galaxies again, restore all by it")
     ] = False,
@@ -204,7 +207,7 @@ def run(
     from psfscale.pipeline import load_profile, run_survey
 
     profile = None if serial else load_profile(cluster, workers=workers)
-    options = {"cluster": profile, "serial": serial}
+    options = {"cluster": profile, "serial": serial, "wait_lease": wait_lease}
     again = {
         "retry_failed": retry_failed,
         "learn_again": learn_again,

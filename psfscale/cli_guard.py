@@ -12,12 +12,14 @@ import time
 import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from signal import SIGINT, Signals
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from psfscale.errors import EXIT_MEANINGS, ExitCode, PsfscaleError
+from psfscale.processes import Stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,23 +64,31 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt as error:
-            say("interrupted; the same command resumes")
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
-        except Exception as error:
-            if hasattr(error, "format_message"):  # of the parser: a wrong option, and its usage
+        with Stoppable() as stopped:
+            try:
+                return super().invoke(ctx)
+            except (typer.Exit, typer.Abort):
                 raise
-            raise typer.Exit(_ended_by(error)) from error
+            except KeyboardInterrupt as error:
+                raise typer.Exit(_interrupted(stopped.signal or SIGINT)) from error
+            except Exception as error:
+                if stopped.signal is not None:  # of what was closed on the way out
+                    raise typer.Exit(_interrupted(stopped.signal)) from error
+                if hasattr(error, "format_message"):  # of the parser: a wrong option, its usage
+                    raise
+                raise typer.Exit(_ended_by(error)) from error
 
 
 def say(sentence: str) -> None:
     """Write a sentence to the error stream; where that is gone, the exit code has to do."""
     with suppress(OSError, ValueError):
         typer.secho(f"psfscale: {sentence}", err=True, fg=typer.colors.RED)
+
+
+def _interrupted(number: int) -> ExitCode:
+    """Say which signal ended the command, and return its exit code."""
+    say(f"interrupted by {Signals(number).name}; the same command resumes")
+    return ExitCode(128 + number)
 
 
 def _ended_by(error: Exception) -> ExitCode:
@@ -156,6 +166,7 @@ class _Patient:
     def __init__(self, stream: Any, name: str | None) -> None:
         self._stream = stream
         self._name = name
+        self._terminal = stream.isatty()  # which gives EIO once it is closed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -176,7 +187,8 @@ class _Patient:
         try:
             yield
         except OSError as error:
-            if self._name is None or error.errno == errno.EPIPE:
+            closed = error.errno == errno.EPIPE or (error.errno == errno.EIO and self._terminal)
+            if self._name is None or closed:
                 self.drop()
                 return
             error.filename = self._name

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     WRONG = 2
     UNMET = 3
     UNFORESEEN = 70
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -42,6 +43,7 @@ EXIT_MEANINGS = {
     "to put right; finished work is kept, the same command resumes",
     ExitCode.UNMET: "finished, but a quality check or a requirement that was asked for fails",
     ExitCode.UNFORESEEN: "unforeseen: a sentence, and a log file with the traceback",
+    ExitCode.HUNG_UP: "interrupted as its terminal closed (SIGHUP); the same command resumes",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C (SIGINT); the same command resumes",
     ExitCode.TERMINATED: "interrupted by SIGTERM; the same command resumes",
 }

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import signal
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Literal
 
 from threadpoolctl import threadpool_limits
 
 from psfscale.errors import ConfigError, RunError
+from psfscale.processes import SAME_SIGNAL, deaf_children, end_with_parent
 from psfscale.simulate.ccd import draw_ccd, require_recipe
 from psfscale.simulate.detector import variance
 from psfscale.simulate.files import (
@@ -283,25 +284,31 @@ def _drawn(tasks: list[_Task], workers: int) -> Generator[_Done, None, None]:
     if workers == 1:
         yield from map(_draw, tasks)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_silently)
-    queue, running = deque(tasks), set[Future[_Done]]()
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    )
+    before, queue, running = set(active_children()), deque(tasks), set[Future[_Done]]()
     try:
         while queue or running:
-            while queue and len(running) < _WINDOW * workers:
-                running.add(pool.submit(_draw, queue.popleft()))
+            with deaf_children():
+                while queue and len(running) < _WINDOW * workers:
+                    running.add(pool.submit(_draw, queue.popleft()))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as error:
+        time.sleep(SAME_SIGNAL)  # where a signal ended it, that ends this process too
         msg = f"a drawing process died ({error}); out of memory? Try fewer workers"
         raise RunError(msg) from error
+    except BaseException:
+        for process in set(active_children()) - before:
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_silently() -> None:
-    """A Ctrl-C ends a worker at once; the driver alone has something to say about it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _draw(task: _Task) -> _Done:

@@ -11,7 +11,7 @@ import toy
 
 from psfscale.pipeline import run, status
 from psfscale.pipeline.events import UnitDied, UnitFinished
-from psfscale.pipeline.workers import cluster, slurm
+from psfscale.pipeline.workers import slurm
 from psfscale.pipeline.workers.profiles import SlurmProfile
 
 pytest.importorskip("dask_jobqueue")
@@ -44,7 +44,7 @@ def jobs(*options: str) -> list[str]:
 def test_run_on_slurm__whose_job_is_cancelled_blames_no_unit_and_fills_the_place(
     site, monkeypatch
 ) -> None:
-    monkeypatch.setattr(cluster, "REFILL_EVERY", 2.0)
+    monkeypatch.setattr(slurm, "ASK_EVERY", 2.0)
     seen, cancelled, later = [], [], set()
 
     def cancel_one(event) -> None:

@@ -6,14 +6,16 @@ on one index: a block that another driver holds is passed by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import HeldError, StoreError
 from psfscale.pipeline.drive.launch import INTERRUPTED, run
 from psfscale.pipeline.drive.plan import plan_run
-from psfscale.pipeline.ledger.lease import read_holder
+from psfscale.pipeline.ledger.lease import LOOK_EVERY, read_holder
+from psfscale.processes import Interrupt
 from psfscale.store.index import is_index, list_stores, read_index, write_index
 
 if TYPE_CHECKING:
@@ -106,12 +108,20 @@ def plan_blocks(config: RunConfig, **again: bool) -> Iterator[tuple[str, Plan]]:
         yield name, plan_run(block, **again)
 
 
-def run_blocks(config: RunConfig, **options: Any) -> BlocksSummary:
+def run_blocks(
+    config: RunConfig,
+    *,
+    interrupt: Interrupt | None = None,
+    wait_lease: float = 0.0,
+    **options: Any,
+) -> BlocksSummary:
     """Run block after block, but for those that another driver holds.
 
     Parameters
     ----------
     config : whose `survey` is an index and whose `output` is a folder
+    interrupt : by which the run is asked to stop; signals to this process if not given
+    wait_lease : how long to wait for drivers of blocks that are left, after all others [s]
     **options : of `psfscale.pipeline.run`
 
     Raises
@@ -122,23 +132,40 @@ def run_blocks(config: RunConfig, **options: Any) -> BlocksSummary:
     config.output.mkdir(parents=True, exist_ok=True)
     left = configs(config)
     list_stores(config.output / INDEX, [block.output for block in left.values()])
-    summary = BlocksSummary(ended={}, held={})
-    while left:
-        summary.held.clear()
+    with interrupt or Interrupt() as asked:
+        summary = BlocksSummary(ended={}, held={})
+        _run_all(left, asked, options, summary)
+        end = time.monotonic() + wait_lease
+        while _in_state("running", left, summary) and time.monotonic() < end:
+            if asked.caught():
+                break
+            time.sleep(LOOK_EVERY)
+            _run_all(_in_state("stale", left, summary), asked, options, summary)
+        return replace(summary, signal=asked.signal)
+
+
+def _run_all(
+    left: dict[str, RunConfig],
+    interrupt: Interrupt,
+    options: dict[str, Any],
+    summary: BlocksSummary,
+) -> None:
+    """Run blocks one after the other, also those whose driver dies meanwhile."""
+    while left and not interrupt.caught():
         for name, block in left.items():
+            if interrupt.caught():
+                return
+            summary.held.pop(name, None)
             try:
-                summary.ended[name] = run(block, **options)
+                summary.ended[name] = run(block, interrupt=interrupt, **options)
             except HeldError as error:
                 summary.held[name] = str(error)
-                continue
-            if summary.ended[name].signal is not None:
-                return summary
-        # A block whose driver has died meanwhile is taken up.
-        left = {name: left[name] for name in summary.held if _orphaned(left[name].output)}
-    return summary
+        left = _in_state("stale", left, summary)
 
 
-def _orphaned(store: Path) -> bool:
-    """Whether the driver that held a run has died."""
-    holder = read_holder(store)
-    return holder is not None and holder.state == "stale"
+def _in_state(
+    state: str, blocks: dict[str, RunConfig], summary: BlocksSummary
+) -> dict[str, RunConfig]:
+    """Return the blocks that were held and whose driver is, now, in this state."""
+    holders = {n: read_holder(block.output) for n, block in blocks.items() if n in summary.held}
+    return {n: blocks[n] for n, holder in holders.items() if holder and holder.state == state}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.errors import RunError
-from psfscale.pipeline.drive.frontier import Frontier
+from psfscale.pipeline.drive.flight import Flight
+from psfscale.pipeline.drive.frontier import Frontier, exposures_a_parcel
 from psfscale.pipeline.drive.plan import Plan, Todo
 from psfscale.pipeline.drive.unit import Task, overdue, quarantine
 from psfscale.pipeline.events import (
@@ -26,7 +27,13 @@ from psfscale.pipeline.events import (
     UnitSubmitted,
 )
 from psfscale.pipeline.ledger.books import STRIDE, Books
-from psfscale.pipeline.ledger.journal import History, begun_units, note_death, read_history
+from psfscale.pipeline.ledger.journal import (
+    History,
+    begun_units,
+    forget_attempt,
+    note_death,
+    read_history,
+)
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
 from psfscale.pipeline.stages.mapping import Reason
@@ -54,22 +61,8 @@ WAITS_BEFORE_BLAME = 10
 """Processes that died before a unit in them began, after which it is blamed all the same."""
 SETTLE_UNITS, SETTLE_SECONDS = 512, 30.0
 """Finished units, or seconds, after which their markers are copied into the books."""
-PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
-"""Work that a worker is given at a time where units are short."""
-PARCELS_A_SECOND = 100
-"""Of all workers, at most: a third of what driver and scheduler can serve; binds beyond 200."""
 REFILL = 3
 """The executor's window is filled again when one part in so many of it is empty."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Flying:
-    """A unit that an executor has, and the number of its parcel."""
-
-    item: Todo
-    task: Task
-    parcel: int
-    since: float = field(default_factory=time.time)
 
 
 @dataclass(kw_only=True)
@@ -105,11 +98,10 @@ class Driver:
     _watched: float = field(default_factory=time.monotonic)
     _unsettled: list[Key] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
-    _parcels: dict[int, int] = field(default_factory=dict)
     _attempts: dict[Key, int] = field(default_factory=dict)
     _waited: Counter[Key] = field(default_factory=Counter)
     _histories: dict[Key, History] = field(default_factory=dict)
-    _flight: dict[Key, _Flying] = field(default_factory=dict)
+    _flight: Flight = field(default_factory=Flight)
     _stages: tuple[str, ...] = ()
     _n_together: int = 1
     _stale: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
@@ -147,10 +139,20 @@ class Driver:
                         msg = f"gave up after {lost} clusters without progress: {error}"
                         raise RunError(msg) from error
                     self.tell(ClusterLost(reason=str(error), n_restarts=lost))
-                    for key in list(self._flight):
-                        self._return(frontier, key)
+                    for flying in self._flight:
+                        self._return(frontier, flying.task.key)
+        except Exception:
+            if not self.stop():  # else of workers that the signal ended, too
+                raise
         finally:
+            self._forget_interrupted()
             self._settle()
+
+    def _forget_interrupted(self) -> None:
+        """Count the end of this driver by a signal against no unit that was running."""
+        if self.stop():
+            for task in (flying.task for flying in self._flight):
+                forget_attempt(self.run, task.key, attempt=task.attempt, lease=task.lease)
 
     def _use_one_executor(self, frontier: Frontier) -> None:
         executor = self.make_executor()
@@ -178,7 +180,7 @@ class Driver:
 
     def _hand_out(self, frontier: Frontier, executor: Executor) -> None:
         """Fill the executor's window, once a part of it is empty: parcels cost less together."""
-        room = executor.window - len(self._parcels)
+        room = executor.window - self._flight.n_parcels
         if room < max(executor.window // REFILL, 1):
             return
         parcels = list(takewhile(len, (self._next_parcel(frontier, executor) for _ in range(room))))
@@ -217,8 +219,7 @@ class Driver:
                 continue
             parcel += tasks
             left = 0 if special else left - 1
-        if parcel:
-            self._parcels[number] = len(parcel)
+        self._flight.seal(number, len(parcel))
         return tuple(parcel)
 
     def _together(self, items: list[Todo]) -> int:
@@ -238,17 +239,16 @@ class Driver:
 
     def _begin(self, item: Todo, parcel: int) -> Task:
         task = self._task(item)
-        self._flight[task.key] = _Flying(item=item, task=task, parcel=parcel)
+        self._flight.begin(item, task, parcel)
         return task
 
     def _exposures_a_parcel(self, n_left: int, executor: Executor) -> int:
         """As many as take long enough for so many workers, and leave some for each of them."""
         if not self.n_finished or executor.window == 1:
             return 1
-        seconds = max(PARCEL_SECONDS, executor.n_workers / PARCELS_A_SECOND)
-        wanted = seconds * self.n_finished / max(self._seconds, 1e-3) / self._n_together
+        seconds = self._seconds * self._n_together / self.n_finished
         share = n_left / (4 * executor.window * self._n_together)
-        return int(max(1, min(wanted, share, PARCEL_EXPOSURES)))
+        return exposures_a_parcel(seconds, share=share, n_workers=executor.n_workers)
 
     def _strike_out(self, first: int, n: int = STRIDE) -> None:
         """Strike what is about to change in `n` exposures out of the books."""
@@ -279,9 +279,8 @@ class Driver:
 
     def _take(self, frontier: Frontier, outcome: Outcome) -> None:
         task = outcome.task
-        flying = self._flight.get(task.key)
-        if flying is None or flying.task != task:
-            return  # of an executor that was given up
+        if not self._flight.holds(task):
+            return
         if outcome.hopeless is not None:
             msg = f"{outcome.hopeless}: mend that; the same command resumes"
             raise RunError(msg)
@@ -295,7 +294,12 @@ class Driver:
             self._return(frontier, task.key)
 
     def _take_death(self, frontier: Frontier, task: Task, reason: str) -> None:
-        """A unit that was running is blamed; one that only waited in the dead process is not."""
+        """A unit that was running is blamed; one that only waited in the dead process is not.
+
+        None is after a signal to this driver, which may have reached the process too.
+        """
+        if self.stop():
+            return
         history = read_history(self.run, task.key)
         began = history.began(task.attempt, task.lease)
         self._waited[task.key] += not began
@@ -324,21 +328,12 @@ class Driver:
         self._finish(frontier, Outcome(task=task, counts=summary(marker)))
 
     def _return(self, frontier: Frontier, key: Key) -> None:
-        self._land(key)
+        self._flight.land(key)
         frontier.give_back(key)
-
-    def _land(self, key: Key) -> _Flying:
-        flying = self._flight.pop(key)
-        n_left = self._parcels.get(flying.parcel, 1) - 1
-        if n_left:
-            self._parcels[flying.parcel] = n_left
-        else:
-            self._parcels.pop(flying.parcel, None)
-        return flying
 
     def _finish(self, frontier: Frontier, outcome: Outcome) -> None:
         task, counts = outcome.task, outcome.counts or {}
-        item = self._land(task.key).item
+        item = self._flight.land(task.key).item
         self._histories.pop(task.key, None)
         self._attempts.pop(task.key, None)
         self._waited.pop(task.key, None)
@@ -382,7 +377,7 @@ class Driver:
             return
         self._watched = time.monotonic()
         limit = self.limits.unit_timeout
-        flying = ((unit.task, unit.since) for unit in self._flight.values())
+        flying = ((unit.task, unit.since) for unit in self._flight)
         blamed = blame_overdue(self.run, flying, limit + GRACE)
         self._histories |= blamed
         if blamed:

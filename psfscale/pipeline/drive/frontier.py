@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from psfscale.pipeline.ledger.marker import Key
     from psfscale.pipeline.workers.resources import Amounts
 
+PARCEL_SECONDS, PARCEL_EXPOSURES = 2.0, 32
+"""Work that a worker is given at a time where units are short."""
+PARCELS_A_SECOND = 100
+"""Of all workers, at most: a third of what driver and scheduler can serve; binds beyond 200."""
+
 
 class Frontier:
     """Which of the units to do may run now: those that need nothing unfinished.
@@ -101,3 +106,16 @@ class Frontier:
             if free and all(not left[need] or need in chosen for need in self._needs[k]):
                 chosen.append(k)
         return chosen
+
+
+def exposures_a_parcel(seconds: float, *, share: float, n_workers: int) -> int:
+    """Return how many exposures take long enough to be handed out at a time.
+
+    Parameters
+    ----------
+    seconds : that the units of an exposure take, on average
+    share : exposures left for each parcel that workers are to have
+    n_workers : that are served
+    """
+    wanted = max(PARCEL_SECONDS, n_workers / PARCELS_A_SECOND) / max(seconds, 1e-3)
+    return int(max(1, min(wanted, share, PARCEL_EXPOSURES)))

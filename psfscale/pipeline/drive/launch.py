@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from signal import Signals
+from typing import TYPE_CHECKING
 
 from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS, ConfigError, RunError
 from psfscale.pipeline.drive.cost import peak_memory
 from psfscale.pipeline.drive.driver import Driver
 from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
-from psfscale.pipeline.events import Notice, Observer, RunFinished, RunStarted
+from psfscale.pipeline.events import Event, Notice, Observer, RunFinished, RunStarted
 from psfscale.pipeline.events.log import EventLog
 from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
 from psfscale.pipeline.ledger.files import sweep
@@ -26,11 +25,11 @@ from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_sto
 from psfscale.pipeline.workers.executor import Executor, SerialExecutor
 from psfscale.pipeline.workers.profiles import KEYS, LocalProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, demanded, require
+from psfscale.processes import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from types import FrameType
 
     import numpy as np
 
@@ -91,7 +90,7 @@ class RunSummary:
         if self.failures:
             lines.append(f"{len(self.failures)} CCDs quarantined; `psfscale status {self.run}`")
         if self.signal is not None:
-            lines.append(INTERRUPTED.format(signal.Signals(self.signal).name))
+            lines.append(INTERRUPTED.format(Signals(self.signal).name))
         return "\n".join(lines)
 
 
@@ -104,6 +103,8 @@ def run(
     learn_again: bool = False,
     overwrite: bool = False,
     observers: Iterable[Observer] | None = None,
+    interrupt: Interrupt | None = None,
+    wait_lease: float = 0.0,
 ) -> RunSummary:
     """Run all units that are not done; the same call resumes whatever ended a run before.
 
@@ -117,6 +118,8 @@ def run(
     overwrite : delete finished products at the output that are of another survey, or whose shapes
         the settings have changed
     observers : are told every event; a progress bar if not given
+    interrupt : by which the run is asked to stop; signals to this process if not given
+    wait_lease : how long to wait for the lease of another driver of the run [s]
 
     Raises
     ------
@@ -138,14 +141,15 @@ def run(
     demands = demanded(context, stages)
     create_run_store(context)
     with ExitStack() as stack:
-        interrupt = stack.enter_context(Interrupt())
-        lease = stack.enter_context(Lease(context.run))
+        interrupt = stack.enter_context(interrupt or Interrupt())
+        lease = stack.enter_context(Lease(context.run, wait=wait_lease, check=interrupt.check))
         log = stack.enter_context(EventLog(context.run))
         sweep(context.run)
         prepare_run_store(context, overwrite=overwrite)
         books = Books(context.run)
         books.take_in()
         plan = _plan(context, books, retry_failed=retry_failed, learn_again=learn_again)
+        told: tuple[Observer, ...] = (log, *(_bar() if observers is None else observers))
         driver = Driver(
             run=context.run,
             books=books,
@@ -156,14 +160,20 @@ def run(
                 None if serial else cluster or LocalProfile(),
                 interrupt,
                 _still(demands, plan),
+                lambda text: _tell(told, Notice(text=text)),
             ),
             resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
             restarts=(cluster or LocalProfile()).restarts,
             stop=interrupt.caught,
-            observers=(log, *(_bar() if observers is None else observers)),
+            observers=told,
         )
         _drive(driver, plan, context, start)
         return _summarise(context.run, plan, driver, interrupt, start)
+
+
+def _tell(observers: Iterable[Observer], event: Event) -> None:
+    for observer in observers:
+        observer(event)
 
 
 def _plan(context: RunContext, books: Books, **again: bool) -> Plan:
@@ -180,7 +190,11 @@ def _still(demands: Mapping[str, Amounts], plan: Plan) -> dict[str, Amounts]:
 
 
 def _executors(
-    run: Path, profile: ClusterProfile | None, interrupt: Interrupt, demands: Mapping[str, Amounts]
+    run: Path,
+    profile: ClusterProfile | None,
+    interrupt: Interrupt,
+    demands: Mapping[str, Amounts],
+    say: Callable[[str], None],
 ) -> Callable[[], Executor]:
     if profile is None:
         return lambda: _serial(interrupt, demands)
@@ -188,7 +202,9 @@ def _executors(
     def make() -> Executor:
         from psfscale.pipeline.workers.cluster import DaskExecutor
 
-        return DaskExecutor(profile, demands=demands, private=run / KEYS)
+        return DaskExecutor(
+            profile, demands=demands, private=run / KEYS, stop=interrupt.caught, say=say
+        )
 
     return make
 
@@ -277,30 +293,3 @@ def _summarise(
 
 def _is(done: np.ndarray, plan: Plan, key: Key) -> bool:
     return bool(done[key[1], plan.wanted.stages.index(key[0])])
-
-
-class Interrupt:
-    """Takes the first SIGINT or SIGTERM as a wish to stop cleanly; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def caught(self) -> bool:
-        """Whether a signal has come."""
-        return self.signal is not None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _catch(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self.__exit__()

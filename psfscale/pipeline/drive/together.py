@@ -6,17 +6,17 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import ConfigError, RunError
 from psfscale.pipeline.drive.blocks import BlocksSummary, configs, is_index, run_blocks
-from psfscale.pipeline.drive.launch import Interrupt, RunSummary, run
+from psfscale.pipeline.drive.launch import RunSummary, run
 from psfscale.pipeline.workers.profiles import LocalProfile, SlurmProfile
+from psfscale.processes import STOPPING, Interrupt, deaf_children, on_parent_death
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ctypes import c_int
     from multiprocessing.process import BaseProcess
 
     from psfscale.config import RunConfig
@@ -61,6 +61,7 @@ def run_together(
     drivers: int,
     cluster: ClusterProfile | None = None,
     serial: bool = False,
+    wait_lease: float = 0.0,
     **again: bool,
 ) -> BlocksSummary:
     """Run the blocks of a survey by several drivers, which share the workers out.
@@ -71,6 +72,7 @@ def run_together(
     drivers : processes, each with a cluster of its own; no more than there are blocks
     cluster : where workers come from, those of all drivers together
     serial : each driver runs its units itself
+    wait_lease : how long to wait for other drivers of blocks that are left, after all others [s]
     **again : `retry_failed`, `learn_again` and `overwrite` of `psfscale.pipeline.run`
 
     Raises
@@ -82,18 +84,28 @@ def run_together(
     """
     n = max(min(drivers, len(configs(config))), 1)
     share = None if serial else _share(cluster or LocalProfile(), n)
-    options = {"cluster": share, "serial": serial, **again, "observers": ()}
+    options: dict[str, Any] = {"cluster": share, "serial": serial, "wait_lease": wait_lease}
+    options |= {**again, "observers": ()}
     context = multiprocessing.get_context("spawn")
     told: multiprocessing.Queue[BlocksSummary | str] = context.Queue()
+    stop = context.RawValue("i", 0)
     started: list[BaseProcess] = [
-        context.Process(target=_drive, args=(config, options, told, os.getpid())) for _ in range(n)
+        context.Process(target=_drive, args=(config, options, told, stop, os.getpid()))
+        for _ in range(n)
     ]
     with Interrupt() as interrupt:
-        for process in started:
-            process.start()
-        endings = _endings(started, told, interrupt)
-    for process in started:
-        process.join()
+        try:
+            with deaf_children():
+                for process in started:
+                    process.start()
+            endings = _endings(started, told, interrupt, stop)
+            for process in started:
+                process.join()
+        except BaseException:
+            for process in started:
+                if process.pid is not None:
+                    process.kill()
+            raise
     return _together(endings, n)
 
 
@@ -110,31 +122,30 @@ def _drive(
     config: RunConfig,
     options: dict[str, Any],
     told: multiprocessing.Queue[BlocksSummary | str],
+    stop: c_int,
     parent: int,
 ) -> None:
-    """Run blocks in a process of its own, which a terminal's Ctrl-C does not reach."""
-    os.setpgid(0, 0)
-    threading.Thread(target=_stop_without, args=(parent,), daemon=True).start()
+    """Run blocks in a process of its own, which stops as its parent says, or ends."""
+
+    def orphaned() -> None:
+        stop.value = signal.SIGHUP
+
+    on_parent_death(parent, orphaned)
+    interrupt = Interrupt(lambda: stop.value)
     try:
-        told.put(run_blocks(config, **options))
+        told.put(run_blocks(config, **options, interrupt=interrupt))
     except Exception as error:  # noqa: BLE001 (the parent raises it)
         told.put(f"{type(error).__name__}: {error}")
-
-
-def _stop_without(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _endings(
     started: Sequence[BaseProcess],
     told: multiprocessing.Queue[BlocksSummary | str],
     interrupt: Interrupt,
+    stop: c_int,
 ) -> list[BlocksSummary | str]:
-    """What the drivers said as they ended; a signal is passed on to them, once."""
+    """What the drivers said as they ended; a signal is passed on to them."""
     endings: list[BlocksSummary | str] = []
-    passed_on = False
     while len(endings) < len(started):
         lost = [p for p in started if p.exitcode not in (None, 0)]
         try:
@@ -142,17 +153,13 @@ def _endings(
         except queue.Empty:
             if len(endings) + len(lost) == len(started):
                 return [*endings, *(_of_lost(p.exitcode, interrupt.signal) for p in lost)]
-        if interrupt.signal is not None and not passed_on:
-            passed_on = True
-            for process in started:
-                if process.is_alive() and process.pid is not None:
-                    os.kill(process.pid, interrupt.signal)
+        stop.value = interrupt.signal or 0
     return endings
 
 
 def _of_lost(code: int | None, number: int | None) -> BlocksSummary | str:
     """What a driver would have said: one that held no block yet dies of the signal passed on."""
-    if number is not None and code == -number:
+    if number is not None and code is not None and -code in STOPPING:
         return BlocksSummary(ended={}, held={}, signal=number)
     return f"a driver ended with exit code {code}"
 

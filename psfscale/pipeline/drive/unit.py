@@ -6,6 +6,7 @@ runs one unit in a process of its own: ``python -m psfscale.pipeline.drive.unit 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -20,7 +21,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from psfscale.arrays import Role, UnitState
 from psfscale.errors import HOPELESS, PsfscaleError, RunError
@@ -35,19 +35,26 @@ from psfscale.pipeline.ledger.marker import (
     write_marker,
 )
 from psfscale.pipeline.stages.context import versions
-from psfscale.pipeline.stages.mapping import Mapped, Reason, failure_of, map_ccds, map_exposure
+from psfscale.pipeline.stages.mapping import (
+    Mapped,
+    Reason,
+    UnitInterrupted,
+    failure_of,
+    map_ccds,
+    map_exposure,
+)
 from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
 from psfscale.pipeline.storage.session import session_of
+from psfscale.processes import deaf_children, end_with_parent
 from psfscale.store.checkpoint import CheckpointFile
 from psfscale.store.layout import STATE_DIRECTORY
-
-if TYPE_CHECKING:
-    pass
 
 MEMORY_LIMIT = "PSFSCALE_MEMORY_LIMIT"
 """Variable of the environment: what a unit in a process of its own may allocate [byte]."""
 OVERDUE = 124
 """Exit code of a process whose unit took too long; as of timeout(1)."""
+LOOK_EVERY = 0.2
+"""Seconds between two looks whether a run is interrupted while a unit runs alone."""
 START_WITHIN = 60.0
 """Seconds that a process may take beside its unit's time."""
 IO_ATTEMPTS = 4
@@ -114,23 +121,44 @@ def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
     return _execute(task, stop)
 
 
-def execute_alone(task: Task) -> Marker | str:
-    """Run a unit in a child process; returns how the child died, if it did."""
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(task))]
+def execute_alone(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker | str:
+    """Run a unit in a child process; returns how the child died, if it did.
+
+    Raises
+    ------
+    UnitInterrupted
+        The run was interrupted; the child is ended.
+    """
+    parent = str(os.getpid())
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(task)), parent]
     with tempfile.TemporaryFile() as errors:
+        with deaf_children():
+            child = subprocess.Popen(command, stderr=errors)  # noqa: S603
         try:
-            limit = None if task.timeout is None else task.timeout + START_WITHIN
-            child = subprocess.run(command, stderr=errors, timeout=limit, check=False)  # noqa: S603
-            late = child.returncode == OVERDUE
-            died = overdue(task) if late else _cause(child.returncode)
-        except subprocess.TimeoutExpired:
-            died = overdue(task)
+            code = _wait(child, task.timeout, stop)
+        finally:
+            child.kill()
+            child.wait()
+        died = overdue(task) if code in (None, OVERDUE) else _cause(code)
         errors.seek(0)
         tail = errors.read()[-2000:].decode(errors="replace").strip()
     marker = read_marker(Path(task.run), task.key)
     if marker is not None and marker.fingerprint == task.fingerprint:
         return marker
     return f"{died}; its last words: {tail}" if tail else died
+
+
+def _wait(
+    child: subprocess.Popen[bytes], timeout: float | None, stop: Callable[[], bool]
+) -> int | None:
+    """Return the exit code of a child, or None where it takes longer than it may."""
+    end = None if timeout is None else time.monotonic() + timeout + START_WITHIN
+    while end is None or time.monotonic() < end:
+        if stop():
+            raise UnitInterrupted
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=LOOK_EVERY)
+    return None
 
 
 def overdue(task: Task) -> str:
@@ -235,6 +263,7 @@ def _main() -> None:
         limit = int(os.environ[MEMORY_LIMIT])
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     faulthandler.enable()
+    end_with_parent(int(sys.argv[2]))
     content = json.loads(sys.argv[1])
     lists = {name: tuple(content[name]) for name in ("keep", "sample")}
     task = Task(**{**content, **lists})

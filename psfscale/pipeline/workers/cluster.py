@@ -8,12 +8,10 @@ back at once, and the driver decides what becomes of the units it held.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,37 +20,36 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import psutil
-from distributed import Future, LocalCluster, Nanny, get_worker
+from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from psfscale.errors import RunError
-from psfscale.pipeline.drive.unit import MEMORY_LIMIT, OVERDUE, Task
-from psfscale.pipeline.workers.connect import client_of, hushed, make_cluster
+from psfscale.pipeline.workers.connect import client_of, hushed, make_supply
 from psfscale.pipeline.workers.dask_settings import SETTINGS
 from psfscale.pipeline.workers.executor import (
     ExecutorLostError,
     Outcome,
     Parcel,
     ended_before,
-    run_parcel,
 )
-from psfscale.pipeline.workers.profiles import ClusterProfile, SlurmProfile
+from psfscale.pipeline.workers.on_worker import Work, report, run_on_worker
+from psfscale.pipeline.workers.profiles import ClusterProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, lacking, require
-from psfscale.pipeline.workers.slurm import Ended, how_ended, replace_lost_jobs
-from psfscale.pipeline.workers.tuned import Tuned
+from psfscale.pipeline.workers.slurm import Ended, SlurmJobs
+from psfscale.processes import comes_true
 
 CHECK_EVERY = 2.0
 """Seconds between two looks at the cluster's health."""
 ANSWER_WITHIN = 30.0
 """Seconds in which a live scheduler answers."""
-Work = Callable[[Parcel], list[dict[str, Any]]]
 GONE_AFTER = 8.0
 """Seconds without a worker or a process that becomes one, after which a local cluster is lost."""
 SITE_SAYS_WITHIN = 120.0
 """Seconds in which a batch system says how a job has ended; until then it is still ending."""
-REFILL_EVERY = 15.0
-"""Seconds between two looks for jobs that have gone and are to be replaced."""
+START_EVERY = 0.1
+"""Seconds between two looks for a first worker."""
+SAID_AFTER = 30.0
+"""Seconds without a first worker after which the run says how long it waits."""
 TOLD_WITHIN = 10.0
 """Seconds in which word comes of what a finished parcel came to, a few bytes."""
 
@@ -69,6 +66,8 @@ class DaskExecutor:
     work : what a worker does with a parcel, `run_on_worker` if not given
     demands : resources that some worker must have, by the stage that wants them
     private : folder for keys that jobs on other nodes read, which only this user may enter
+    stop : whether the run was interrupted
+    say : takes sentences for whoever started the run
 
     Raises
     ------
@@ -84,16 +83,17 @@ class DaskExecutor:
         work: Work | None = None,
         demands: Mapping[str, Amounts] | None = None,
         private: Path | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.profile, self._work, self._demands = profile, work or run_on_worker, demands or {}
-        self._private = private
+        self._private, self._stop, self._say = private, stop, say
         self._told: queue.SimpleQueue[tuple[int, list[dict[str, Any]]]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._topic = f"unit-{uuid.uuid4().hex}"
         self._numbers = count()
         self._checked = self._seen = self._process_seen = self._sifted = time.monotonic()
         self._equipped, self._resources = self._checked, dict[str, float]()
-        self._filled = self._checked
         self._wanting = False
         self._stack = contextlib.ExitStack()
         try:
@@ -121,7 +121,7 @@ class DaskExecutor:
     def _send(self, parcels: Sequence[Parcel], resources: dict[str, float]) -> None:
         """Hand parcels to workers that have these resources, else to the processors of any."""
         numbers = list(islice(self._numbers, len(parcels)))
-        work = partial(_report, self._work, self._topic)
+        work = partial(report, self._work, self._topic)
         keys = [(self._topic, number) for number in numbers]
         device = "auto" if GPU in resources else "cpu"
         told = [tuple(replace(task, device=device) for task in parcel) for parcel in parcels]
@@ -162,22 +162,25 @@ class DaskExecutor:
         if kill:
             with contextlib.suppress(Exception):
                 self._client.cancel([sent.future for sent in self._sent.values()], force=True)
-            self._kill_workers()
+            if self._supply is not None:
+                self._supply.kill()
         self._sent.clear()
-        with hushed():
-            self._stack.close()
+        self._stack.close()
 
     def _start(self) -> None:
         self._stack.enter_context(dask.config.set(deepcopy(SETTINGS)))  # Dask adds to its lists
-        self._cluster = make_cluster(self.profile, self._stack, private=self._private)
+        self._stack.enter_context(hushed())
+        profile = self.profile
+        self._supply = make_supply(profile, self._stack, private=self._private, say=self._say)
         try:
-            self._client = self._stack.enter_context(client_of(self.profile, self._cluster))
+            self._client = self._stack.enter_context(client_of(profile, self._supply))
             self._client.subscribe_topic(self._topic, self._listen)
-            self._client.register_plugin(Tuned())
-            self._client.wait_for_workers(1, timeout=self.profile.patience)
+            self._await_worker()
         except (OSError, TimeoutError) as error:
-            msg = f"no worker came within {self.profile.patience:g} s: {error}"
+            msg = f"no worker came within {profile.patience:g} s: {error}"
             raise RunError(msg) from error
+        if self._stop():
+            return
         self.n_workers = 1
         self._look()
         require(
@@ -186,6 +189,26 @@ class DaskExecutor:
             where=f"none of the cluster's {self.n_workers} workers has it",
             advice='start workers with --resources, such as "GPU=1"',
         )
+
+    def _await_worker(self) -> None:
+        """Wait for a first worker, or until the run is to stop."""
+        start, said = time.monotonic(), False
+        while not self._stop():
+            if self._ask(self._client.scheduler.ncores):
+                return
+            waited = time.monotonic() - start
+            if waited > self.profile.patience:
+                msg = "the cluster has none (patience in its profile)"
+                raise TimeoutError(msg)
+            if waited > SAID_AFTER and not said:
+                said = True
+                self._say(
+                    f"no worker has come for {waited:.0f} s; the run gives up after "
+                    f"{self.profile.patience:g} s (patience in the cluster profile)"
+                )
+            if self._supply is not None:
+                self._supply.fill(())
+            time.sleep(START_EVERY)
 
     def _listen(self, event: tuple[float, tuple[int, list[dict[str, Any]]]]) -> None:
         """Take what a worker tells, in the client's own thread."""
@@ -237,35 +260,22 @@ class DaskExecutor:
             msg = "nobody tells what a finished unit came to"
             raise ExecutorLostError(msg)
         died = None if error is None else f"its worker {error.last_worker.address} died"
-        if error is not None and isinstance(self.profile, SlurmProfile):
-            ended_by = self._who_ended(sent, error.last_worker.name)
+        if died is not None and comes_true(self._stop):  # of the same signal
+            died = None
+        if error is not None and isinstance(self._supply, SlurmJobs):
+            ended_by = self._who_ended(self._supply, sent, error.last_worker.name)
             if ended_by == "not known yet":
                 return None
             died = None if ended_by == "by the site" else died
         both = zip(sent.parcel, marked, strict=True)
         return [ended or Outcome(task=task, died=died) for task, ended in both]
 
-    def _who_ended(self, sent: _Sent, worker: Any) -> Ended:
+    def _who_ended(self, jobs: SlurmJobs, sent: _Sent, worker: Any) -> Ended:
         """Who ended a worker's job; where Slurm does not say for long, it is the worker itself."""
-        job = getattr(self._cluster.workers.get(worker), "job_id", None) or sent.job
-        sent.job = job
+        sent.job, ended = jobs.who_ended(worker, sent.job)
         sent.finished = sent.finished or self._sifted
         late = self._sifted - sent.finished > SITE_SAYS_WITHIN
-        ended = how_ended(job)
         return "by itself" if late and ended == "not known yet" else ended
-
-    def _lacks_jobs(self, n_workers: int) -> bool:
-        """Whether it is time to look for jobs that have gone."""
-        return (
-            isinstance(self.profile, SlurmProfile)
-            and n_workers < self.profile.workers
-            and time.monotonic() - self._filled > REFILL_EVERY
-        )
-
-    def _replace_lost_jobs(self, connected: set[Any]) -> None:
-        self._filled = time.monotonic()
-        if isinstance(self.profile, SlurmProfile):
-            replace_lost_jobs(self._cluster, self.profile.workers, connected)
 
     def _look(self) -> None:
         """Count the workers; give up where there is no scheduler, or no worker for too long."""
@@ -274,17 +284,18 @@ class DaskExecutor:
             raise ExecutorLostError(msg)
         try:
             threads = self._ask(self._client.scheduler.ncores)
-            if self._wanting or not self._sent or self._lacks_jobs(len(threads)):
+            lacks = self._supply is not None and len(threads) < self._supply.n_wanted
+            if self._wanting or not self._sent or lacks:
                 workers = self._ask(self._client.scheduler.identity)["workers"].values()
                 self._resources = most_of(worker["resources"] for worker in workers)
-                if self._lacks_jobs(len(workers)):
-                    self._replace_lost_jobs({worker["name"] for worker in workers})
+                if self._supply is not None and lacks:
+                    self._supply.fill({worker["name"] for worker in workers})
         except (OSError, TimeoutError) as error:
             msg = f"the scheduler does not answer: {error!r}"
             raise ExecutorLostError(msg) from error
         self._checked = time.monotonic()
         self.n_workers = sum(threads.values())
-        if self._has_processes():
+        if self._supply is None or self._supply.has_processes():
             self._process_seen = self._checked
         elif self._checked - self._process_seen > GONE_AFTER:
             msg = "all worker processes are gone, and none is being started"
@@ -306,28 +317,6 @@ class DaskExecutor:
         elif self._checked - self._equipped > self.profile.patience:
             msg = f"no worker with the resources of some units for {self.profile.patience:g} s"
             raise ExecutorLostError(msg)
-
-    def _has_processes(self) -> bool:
-        """Whether a local worker lives: a nanny does not replace one that died as it started.
-
-        The scheduler may go on to list such a worker.
-        """
-        if not isinstance(self._cluster, LocalCluster):
-            return True
-        nannies = [w for w in self._cluster.workers.values() if isinstance(w, Nanny)]
-        return not nannies or any(
-            nanny.process is not None and nanny.process.is_alive() for nanny in nannies
-        )
-
-    def _kill_workers(self) -> None:
-        """End local worker processes at once; what they have not marked is done again."""
-        if not isinstance(self._cluster, LocalCluster):
-            return
-        for nanny in self._cluster.workers.values():
-            pid = getattr(nanny, "pid", None)  # none where the process has ended
-            if pid:
-                with contextlib.suppress(psutil.Error):
-                    psutil.Process(pid).kill()
 
 
 @dataclass(slots=True)
@@ -356,35 +345,3 @@ def most_of(workers: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for name, amount in resources.items():
             found[name] = max(found.get(name, 0.0), float(amount))
     return found
-
-
-def _report(work: Work, topic: str, number: int, parcel: Parcel) -> None:
-    """Do the work on a worker, and tell what it came to."""
-    get_worker().log_event(topic, (number, work(parcel)))
-
-
-def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
-    """Run units on a worker; returns for each what of its `Outcome` is set."""
-    limit = get_worker().memory_manager.memory_limit
-    if limit:
-        os.environ[MEMORY_LIMIT] = str(limit)
-    names = ("counts", "died", "error", "hopeless")
-    return [
-        {name: getattr(outcome, name) for name in names if getattr(outcome, name) is not None}
-        for outcome in run_parcel(parcel, guard=_deadline)
-    ]
-
-
-@contextlib.contextmanager
-def _deadline(task: Task) -> Iterator[None]:
-    """End this process when the unit takes too long, since a thread cannot be ended otherwise."""
-    if task.timeout is None:
-        yield
-        return
-    timer = threading.Timer(task.timeout, os._exit, args=(OVERDUE,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

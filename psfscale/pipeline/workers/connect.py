@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from psfscale.errors import ConfigError
 from psfscale.pipeline.workers.dask_settings import exported
+from psfscale.pipeline.workers.local import NO_DASHBOARD, LocalWorkers
 from psfscale.pipeline.workers.profiles import (
     AddressProfile,
     ClusterProfile,
@@ -22,17 +23,27 @@ from psfscale.pipeline.workers.profiles import (
     SlurmProfile,
 )
 from psfscale.pipeline.workers.security import keys_in_files, require_safe_address, security_of
+from psfscale.pipeline.workers.slurm import SlurmJobs, refusable
+from psfscale.processes import deaf_children
 
-NO_DASHBOARD = "127.0.0.1:0"
-"""Dask opens an HTTP port in every process; here on loopback, without a page behind it."""
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
 
 
-def make_cluster(
-    profile: ClusterProfile, stack: contextlib.ExitStack, *, private: Path | None = None
-) -> Any:
-    """Start the cluster of a profile; None where the profile names one that runs already.
+Supply = LocalWorkers | SlurmJobs
+"""Where the workers of a cluster that psfscale starts come from."""
+
+
+def make_supply(
+    profile: ClusterProfile,
+    stack: contextlib.ExitStack,
+    *,
+    private: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Supply | None:
+    """Start the cluster of a profile, without workers yet.
+
+    None where the profile names one that runs already.
 
     Parameters
     ----------
@@ -40,39 +51,32 @@ def make_cluster(
     stack : closes the cluster
     private : folder for the keys of jobs on other nodes, readable by this user alone and seen by
         all nodes; the working directory if not given
+    say : takes sentences for whoever started the run
     """
+    supply: Supply
     if isinstance(profile, LocalProfile):
-        cluster = LocalCluster(
-            n_workers=profile.workers or os.cpu_count(),
-            threads_per_worker=1,
-            processes=True,
-            protocol="tls://",
-            security=security_of(profile),
-            host="127.0.0.1",
-            dashboard_address=NO_DASHBOARD,
-            worker_dashboard_address=NO_DASHBOARD,
-            memory_limit=profile.memory_per_worker,
-            local_directory=None if profile.scratch is None else str(profile.scratch),
-            silence_logs=logging.CRITICAL,
-            resources=profile.resources or None,
-        )
-        stack.callback(_close, cluster)
-        return cluster
-    if isinstance(profile, SlurmProfile):
+        supply = LocalWorkers(profile)
+    elif isinstance(profile, SlurmProfile):
         cluster = _slurm_cluster(profile, private or Path.cwd(), stack)
-        stack.callback(_close, cluster)
-        return cluster
-    return None
+        supply = SlurmJobs(profile, cluster, say)
+    else:
+        return None
+    stack.callback(_close, supply.cluster)
+    return supply
 
 
 def _slurm_cluster(profile: SlurmProfile, private: Path, stack: contextlib.ExitStack) -> Any:
     try:
         from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMJob
     except ImportError as error:
         msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
         raise ConfigError(msg) from error
     own = security_of(profile) if profile.tls_ca else keys_in_files(private, stack)
-    return SLURMCluster(n_workers=profile.workers, security=own, **slurm_options(profile))
+    with deaf_children():
+        return SLURMCluster(
+            n_workers=0, job_cls=refusable(SLURMJob), security=own, **slurm_options(profile)
+        )
 
 
 def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def slurm_options(profile: SlurmProfile) -> dict[str, Any]:
     }
 
 
-def client_of(profile: ClusterProfile, cluster: Any) -> Client:
+def client_of(profile: ClusterProfile, supply: Supply | None) -> Client:
     """Return a client of the profile's cluster, or of the scheduler that it names.
 
     Raises
@@ -120,7 +124,7 @@ def client_of(profile: ClusterProfile, cluster: Any) -> Client:
             return Client(profile.address, security=security, timeout=profile.patience)
         require_safe_address(_address_in(profile.path), profile)
         return Client(scheduler_file=str(profile.path), security=security, timeout=profile.patience)
-    return Client(cluster, timeout=profile.patience)
+    return Client(None if supply is None else supply.cluster, timeout=profile.patience)
 
 
 def _address_in(path: Path) -> str:
@@ -136,19 +140,20 @@ def _address_in(path: Path) -> str:
 
 
 def _close(cluster: Any) -> None:
-    with hushed(), contextlib.suppress(OSError, TimeoutError):
+    with warnings.catch_warnings(), contextlib.suppress(OSError, TimeoutError):
+        warnings.simplefilter("ignore")  # of processes that have been killed
         cluster.close(timeout=CLOSE_WITHIN)
 
 
 @contextlib.contextmanager
 def hushed() -> Any:
-    """Without the complaints of a cluster whose processes have been killed."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Without the complaints of Dask: what matters of them, the run says in its own words."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -155,7 +155,7 @@ def _attempt(
 ) -> Outcome:
     try:
         if task.alone:
-            ended = execute_alone(task)
+            ended = execute_alone(task, stop=stop)
         else:
             prepare(task)
             with guard(task):

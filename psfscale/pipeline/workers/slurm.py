@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from distributed import Status
+
+from psfscale.errors import RunError
+from psfscale.pipeline.workers.local import LEAST_TRIES
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from psfscale.pipeline.workers.profiles import SlurmProfile
 
 ANSWER_WITHIN = 30.0
 """Seconds in which squeue answers; a loaded controller takes several."""
+ASK_EVERY = 15.0
+"""Seconds between two questions which jobs are in the queue."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 ENDED_BY_SITE = (
@@ -58,24 +69,126 @@ def how_ended(job: str | None) -> Ended:
     return "by the site" if state in (*ENDED_BY_SITE, *WAITING) else "by itself"
 
 
-def replace_lost_jobs(cluster: Any, n_wanted: int, connected: Collection[Any]) -> None:
-    """Submit jobs in place of those that are neither in the queue nor connected.
+class SlurmJobs:
+    """A scheduler in this process, and jobs of one worker each.
 
     Dask notices a worker that leaves, and submits none in its place; a job that ends before its
-    worker has connected it does not notice at all.
+    worker has connected, or that Slurm refuses, it does not notice at all.
 
     Parameters
     ----------
-    cluster : a `dask_jobqueue.SLURMCluster`
-    n_wanted : jobs, each of one worker
-    connected : names of the workers that the scheduler lists
+    profile : how many jobs, and what each asks for
+    cluster : a `dask_jobqueue.SLURMCluster` of `refusable` jobs, none of them submitted yet
+    say : takes sentences for whoever started the run
     """
-    jobs = {name: job.job_id for name, job in dict(cluster.workers).items()}
-    absent = {name: job for name, job in jobs.items() if name not in connected and job is not None}
-    states = job_states(absent.values())
-    if states is None:
-        return
-    for name, job in absent.items():
-        if states.get(job) not in (*WAITING, *RUNNING, ENDING):
-            cluster.worker_spec.pop(name, None)
-    cluster.scale(n_wanted)
+
+    def __init__(self, profile: SlurmProfile, cluster: Any, say: Callable[[str], None]) -> None:
+        self.n_wanted, self._profile, self.cluster = profile.workers, profile, cluster
+        self._say = say
+        self._n_connected = self._n_ended = 0
+        self._accepted = self._said = False
+        self._asked = -math.inf
+
+    def fill(self, connected: Collection[Any]) -> None:
+        """Submit jobs that are missing, in place of those neither in the queue nor connected.
+
+        Parameters
+        ----------
+        connected : names of the workers that the scheduler lists
+
+        Raises
+        ------
+        RunError
+            Slurm refuses the jobs, or all jobs end before their workers connect.
+        """
+        self._n_connected = max(self._n_connected, len(connected))
+        jobs = dict(self.cluster.workers)
+        self._accepted |= any(job.job_id for job in jobs.values())
+        self._take_refusals(jobs)
+        if time.monotonic() - self._asked > ASK_EVERY:
+            self._asked = time.monotonic()
+            self._give_up({n: j.job_id for n, j in jobs.items() if n not in connected and j.job_id})
+            self._require_a_worker()
+        self.cluster.scale(self.n_wanted if self._accepted else 1)
+
+    def kill(self) -> None:
+        """Leave the jobs to the closing of the cluster, which cancels them."""
+
+    def has_processes(self) -> bool:
+        """Whether there may be workers; only the queue knows."""
+        return True
+
+    def who_ended(self, worker: Any, job: str | None) -> tuple[str | None, Ended]:
+        """Return the job of a worker that is gone, and who ended it.
+
+        Parameters
+        ----------
+        worker : its name
+        job : where it is known from an earlier look
+        """
+        job = getattr(self.cluster.workers.get(worker), "job_id", None) or job
+        return job, how_ended(job)
+
+    def _take_refusals(self, jobs: Mapping[Any, Any]) -> None:
+        """Give the places of refused jobs to later ones; without any job there is no run."""
+        words = [job.refused for job in jobs.values() if job.refused]
+        for name, job in jobs.items():
+            if job.refused:
+                self.cluster.worker_spec.pop(name, None)
+        if not words:
+            return
+        if not self._accepted:
+            msg = (
+                f"Slurm refuses the job: {words[0]}; put right what it names in the cluster "
+                "profile, then run the same command again"
+            )
+            raise RunError(msg)
+        if not self._said:
+            self._said = True
+            self._say(
+                f"Slurm refuses {len(words)} of {self.n_wanted} jobs: {words[0]}; the run goes on "
+                "with those it takes, and asks again"
+            )
+
+    def _give_up(self, jobs: Mapping[Any, str]) -> None:
+        """Take jobs out of the cluster, by worker, that the queue does not hold any more."""
+        states = job_states(jobs.values())
+        if states is None:
+            return
+        for name, job in jobs.items():
+            alive = states.get(job) in (*WAITING, *RUNNING, ENDING)
+            if not alive and self.cluster.worker_spec.pop(name, None) is not None:
+                self._n_ended += 1
+
+    def _require_a_worker(self) -> None:
+        if self._n_connected or self._n_ended < max(LEAST_TRIES, self.n_wanted):
+            return
+        folder = self._profile.log_directory
+        where = f"in {folder}" if folder else "slurm-*.out, in the working directory"
+        msg = (
+            f"{self._n_ended} jobs ended and no worker came: their output says why ({where}); "
+            "check prologue, interface and memory in the cluster profile"
+        )
+        raise RunError(msg)
+
+
+def refusable(job_class: Any) -> Any:
+    """Return a class of jobs of dask-jobqueue that keep the words of a refusal in `refused`."""
+
+    class Refusable(job_class):  # type: ignore[misc]
+        refused: str | None = None
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refused = _words(error)
+                self.status = Status.running  # to Dask a job like any other, until it is replaced
+
+    return Refusable
+
+
+def _words(error: Exception) -> str:
+    """Return what the batch system itself says in an error of dask-jobqueue, in one line."""
+    text = str(error).partition("stderr:\n")[2] or str(error)
+    return " ".join(text.split()) or "it gives no reason"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,7 +84,8 @@ def test_run_blocks__takes_up_a_block_whose_driver_died(blocks, monkeypatch) -> 
 
     monkeypatch.setattr("psfscale.pipeline.drive.blocks.run", held_once)
     monkeypatch.setattr(
-        "psfscale.pipeline.drive.blocks._orphaned", lambda store: store == first.output
+        "psfscale.pipeline.drive.blocks.read_holder",
+        lambda store: SimpleNamespace(state="stale") if store == first.output else None,
     )
     summary = run_blocks(blocks, serial=True, observers=[])
     assert calls == ["first", "second", "first"]

@@ -100,7 +100,7 @@ def test_dask_settings__of_deploy_are_those_of_the_profiles() -> None:
 
 def test_slurm_profile__becomes_a_job_script_that_holds_no_key(tmp_path) -> None:
     pytest.importorskip("dask_jobqueue")
-    from psfscale.pipeline.workers.connect import make_cluster
+    from psfscale.pipeline.workers.connect import make_supply
 
     profile = load_profile("slurm").model_copy(
         update={
@@ -111,7 +111,7 @@ def test_slurm_profile__becomes_a_job_script_that_holds_no_key(tmp_path) -> None
         }
     )
     with contextlib.ExitStack() as stack:
-        script = make_cluster(profile, stack, private=tmp_path / "keys").job_script()
+        script = make_supply(profile, stack, private=tmp_path / "keys").cluster.job_script()
         files = dict(re.findall(r"--tls-(ca-file|cert|key) (\S+)", script))
         assert {Path(path).parent for path in files.values()} == {tmp_path / "keys"}
         assert Path(files["key"]).stat().st_mode & 0o077 == 0, "a key that others may read"
