@@ -13,7 +13,7 @@ from distributed.core import Status
 from psfscale.errors import RunError
 from psfscale.pipeline import load_profile, open_run, run, status
 from psfscale.pipeline.drive.unit import Task
-from psfscale.pipeline.events import ClusterLost, Event, UnitFinished
+from psfscale.pipeline.events import ClusterLost, Event, UnitDied, UnitFinished
 from psfscale.pipeline.ledger.marker import read_markers
 from psfscale.pipeline.workers import cluster
 from psfscale.pipeline.workers.executor import ExecutorLostError
@@ -91,10 +91,10 @@ def test_arrays__do_not_depend_on_the_number_of_workers(survey) -> None:
     assert (open_run(survey / "run-2.zarr")["ccds/state"].sel(stage=list(toy.STAGES)) == 1).all()
 
 
-def test_local_cluster_without_processes__is_replaced_and_the_run_goes_on(
+def test_workers_that_nobody_starts_again__are_replaced_and_the_run_goes_on(
     survey, monkeypatch
 ) -> None:
-    """A nanny does not replace a worker that dies as it starts; the scheduler may list it on."""
+    """A nanny that is closing does not replace its worker; the scheduler may list it on."""
     made, events = [], []
 
     class Watched(cluster.DaskExecutor):
@@ -105,22 +105,35 @@ def test_local_cluster_without_processes__is_replaced_and_the_run_goes_on(
     def lose_all_workers(event) -> None:
         events.append(event)
         if isinstance(event, UnitFinished) and not lost:
-            lost.extend(made[0]._cluster.workers.values())
+            lost.extend(made[0]._supply.cluster.workers.values())
             for nanny in lost:
                 nanny.status = Status.closing_gracefully
-            made[0]._kill_workers()
+            made[0]._supply.kill()
 
     lost: list = []
     monkeypatch.setattr(cluster, "DaskExecutor", Watched)
-    monkeypatch.setattr(cluster, "GONE_AFTER", 1.0)
     config = toy.make_config(survey, model={"settings": {"sleep": 0.5}})
     summary = run(config, cluster=LocalProfile(workers=2), observers=[lose_all_workers])
-    assert (summary.exit_code, len(made)) == (0, 2)
-    (event,) = [e for e in events if isinstance(e, ClusterLost)]
-    assert "all worker processes are gone" in event.reason
+    assert (summary.exit_code, bool(lost)) == (0, True)
     quiet = config.model_copy(update={"output": survey / "quiet.zarr"})
     run(quiet, serial=True, observers=[])
     toy.require_same_arrays(config.output, quiet.output)
+
+
+@pytest.mark.parametrize("how", ["die", "hang"])
+def test_worker_that_fails_as_it_starts__costs_nothing(survey, monkeypatch, how) -> None:
+    monkeypatch.setenv("PSFSCALE_TEST_START", f"{how}:{survey / 'started'}")
+    config, events = toy.make_config(survey), []
+    summary = run(config, cluster=LocalProfile(workers=2), observers=[events.append])
+    assert (survey / "started").exists(), "no worker failed"
+    assert (summary.exit_code, summary.n_left) == (0, 0)
+    assert not [e for e in events if isinstance(e, ClusterLost | UnitDied)]
+
+
+def test_workers_that_all_end_as_they_start__end_the_run_in_a_sentence(survey, monkeypatch) -> None:
+    monkeypatch.setenv("PSFSCALE_TEST_START", "die:")
+    with pytest.raises(RunError, match="worker processes ended as they started"):
+        run(toy.make_config(survey), cluster=LocalProfile(workers=2), observers=[])
 
 
 class Finished:

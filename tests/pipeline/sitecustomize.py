@@ -1,5 +1,6 @@
 """On the path of child processes, so that the toy model is theirs too."""
 
+import failing_start  # noqa: F401
 import mean_star
 import plane_star
 

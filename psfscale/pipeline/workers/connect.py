@@ -26,6 +26,8 @@ from psfscale.pipeline.workers.security import keys_in_files, require_safe_addre
 from psfscale.pipeline.workers.slurm import SlurmJobs, refusable
 from psfscale.processes import deaf_children
 
+LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
+"""Loggers of Dask, and those below them to which it gives a level of their own."""
 CLOSE_WITHIN = 10.0
 """Seconds in which a cluster closes; after that its processes are left to notice."""
 
@@ -148,7 +150,7 @@ def _close(cluster: Any) -> None:
 @contextlib.contextmanager
 def hushed() -> Any:
     """Without the complaints of Dask: what matters of them, the run says in its own words."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
