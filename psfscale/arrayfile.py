@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from psfscale.errors import InputError
+from psfscale.files import require_file, require_place, write_whole
 
 __all__ = ["read_array", "write_array"]
 
@@ -21,14 +21,12 @@ def read_array(path: Path | str) -> np.ndarray:
         The file is missing, of another kind, damaged, or holds no array.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"no such file: {path}"
-        raise InputError(msg)
+    require_file(path)
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         return _first_image(path)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, KeyError) as error:
         msg = f"{path} cannot be read as npy or FITS: {error}"
         raise InputError(msg) from error
 
@@ -53,21 +51,11 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
         The name ends otherwise, or its folder does not exist.
     """
     path = Path(path)
-    if path.suffix not in {".npy", ".fits"}:
-        msg = f"arrays are written as .npy or .fits, got {path.name}"
-        raise InputError(msg)
-    if not path.parent.is_dir():
-        msg = f"no such folder: {path.parent}"
-        raise InputError(msg)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            if path.suffix == ".npy":
-                np.save(file, array)
-            else:
-                from astropy.io import fits
+    require_place(path, suffixes=(".npy", ".fits"))
+    with write_whole(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, array)
+        else:
+            from astropy.io import fits
 
-                fits.PrimaryHDU(array).writeto(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            fits.PrimaryHDU(array).writeto(file)

@@ -11,6 +11,8 @@ from psfscale.cli_progress import progress
 
 __all__ = ["fit", "predict"]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what lies at the output")]
+
 
 def fit(
     model: Annotated[str, typer.Argument(help="name of the PSF model, e.g. rca")],
@@ -23,6 +25,7 @@ def fit(
         Path | None,
         typer.Option(help="survey file: optics, band limit, upsampling follow"),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fit a PSF model to a stack of stars, without a survey."""
     from time import process_time
@@ -38,7 +41,13 @@ def fit(
             advance(event.done, event.total, f"{event.name}{step}{chi2}")
 
         result = fit_stack(
-            model, stars, output, settings=settings or (), survey=survey, observer=observe
+            model,
+            stars,
+            output,
+            settings=settings or (),
+            survey=survey,
+            overwrite=overwrite,
+            observer=observe,
         )
     typer.echo(
         f"{result.used.sum()} of {result.used.size} stars used, "
@@ -52,9 +61,13 @@ def fit(
 def predict(
     model: Annotated[Path, typer.Argument(help="model.zarr from `psfscale fit`")],
     at: Annotated[Path, typer.Argument(help="at.npz: x, y, optionally sed, wavelength")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="psf.npz to write")],
-    oversampling: Annotated[int, typer.Option(help="PSF pixels per CCD pixel")] = 1,
-    size: Annotated[int | None, typer.Option(help="side of the PSF stamp [PSF pixel]")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="PSFs to write: .npz, .npy, .fits or .zarr")
+    ],
+    oversampling: Annotated[int, typer.Option(min=1, help="PSF pixels per CCD pixel")] = 1,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="side of the PSF stamp [PSF pixel]")
+    ] = None,
     pixel: Annotated[
         Literal["native", "none"],
         typer.Option(help="native: with the CCD's pixel; none: the optical PSF (wavediff)"),
@@ -66,11 +79,23 @@ def predict(
             "(wavediff); auto: the axis where the fitted stars were registered to it"
         ),
     ] = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw the PSF of a fitted model at positions and spectra; each sums to 1."""
     from psfscale.pipeline.drop_in.models import predict_stack
 
-    n = predict_stack(
-        model, at, output, oversampling=oversampling, size=size, pixel=pixel, centre=centre
+    drawn = predict_stack(
+        model,
+        at,
+        output,
+        oversampling=oversampling,
+        size=size,
+        pixel=pixel,
+        centre=centre,
+        overwrite=overwrite,
     )
-    typer.echo(f"{n} PSFs written to {output}")
+    typer.echo(f"{drawn.n} PSFs written to {output}, {drawn.n_extrapolated} of them extrapolated")
+    if not drawn.hull_known:
+        typer.echo(
+            "the model does not say where its stars lay: all count as extrapolated", err=True
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -100,6 +101,7 @@ def test_fit_and_predict__carry_a_stack_through(tmp_path: Path) -> None:
     assert code == 0, out
     with np.load(tmp_path / "psf.npz") as file:
         psf = file["psf"]
+        assert file["extrapolated"].tolist() == [False, False]
     assert psf.shape == (2, 41, 41)
     np.testing.assert_allclose(psf.sum(axis=(1, 2)), 1, rtol=1e-5)
     # widths: variance 2 + x/1000 px² an axis, times 4 on the twice finer grid
@@ -124,3 +126,65 @@ def test_fit__does_not_overwrite_a_model(tmp_path: Path) -> None:
     code, out = call("fit", "rca", tmp_path / "stars.npz", "-o", tmp_path / "m.zarr")
     assert code == 2
     assert "exists already" in out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_stars(folder / "stars.npz")
+    words = ["--set", "n_components=2", "--set", "upsampling=1"]
+    code, out = call("fit", "rca", folder / "stars.npz", "-o", folder / "m.zarr", *words)
+    assert code == 0, out
+    return folder / "m.zarr"
+
+
+def test_fit__replaces_a_model_with_overwrite_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "m.zarr")
+    words = ["fit", "rca", model.parent / "stars.npz", "--set", "n_components=1"]
+    words += ["--set", "upsampling=1", "--overwrite", "-o"]
+    code, out = call(*words, tmp_path / "m.zarr")
+    assert code == 0, out
+    assert [p.name for p in tmp_path.iterdir()] == ["m.zarr"]
+    (tmp_path / "thesis").mkdir()
+    code, out = call(*words, tmp_path / "thesis")
+    assert code == 2
+    assert "holds no model" in out
+    assert (tmp_path / "thesis").is_dir()
+
+
+def test_predict__flags_positions_beyond_the_stars(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "at.npz", x=[500.0, 9e5], y=[500.0, 500.0])
+    code, out = call("predict", model, tmp_path / "at.npz", "-o", tmp_path / "psf.npz")
+    assert code == 0, out
+    assert "1 of them extrapolated" in out
+    with np.load(tmp_path / "psf.npz") as file:
+        assert file["extrapolated"].tolist() == [False, True]
+    code, out = call("predict", model, tmp_path / "at.npz", "-o", tmp_path / "psf.npz")
+    assert code == 2
+    assert "--overwrite" in out
+
+
+@pytest.mark.parametrize(
+    ("at", "output", "sentence"),
+    [
+        ({"x": [np.nan], "y": [1.0]}, "psf.npz", "x must be finite"),
+        ({"x": [1.0], "y": [1.0], "seds": [1.0]}, "psf.npz", "do you mean 'sed'"),
+        ({"x": [1.0], "y": [1.0]}, "psf.hdf5", "the ending of psf.hdf5 is none of .npz, .npy"),
+        ({"x": [1.0], "y": [1.0]}, "none/psf.npz", "there is no such folder"),
+    ],
+)
+def test_predict__refuses_before_the_work(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: dict[str, list[float]],
+    output: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("psfscale.models.rca.model.RCA.predict", None)
+    np.savez("at.npz", **at)
+    code, out = call("predict", model, "at.npz", "-o", output)
+    assert code == 2, out
+    assert sentence in out.replace("\n", " ")
+    assert [p.name for p in tmp_path.iterdir()] == ["at.npz"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from math import prod
@@ -11,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psfscale.errors import StoreError
+from psfscale.files import named, require_new
 from psfscale.store.layout import attributes_of, create_store, open_root
 from psfscale.store.schema import ArraySpec
+from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 def run_specs(
@@ -68,18 +73,24 @@ def run_sizes(name: str, arrays: Iterable[Any]) -> dict[str, int]:
     return sizes
 
 
-def save_model(model: Any, path: Path) -> None:
+def save_model(
+    model: Any, path: Path, *, hull: np.ndarray | None = None, overwrite: bool = False
+) -> None:
     """Write a fitted model to a store of its own, with the history of its fit where it has one.
 
     Parameters
     ----------
     model : a fitted `psfscale.models.base.PsfModel`
-    path : of the store; must not exist
+    path : of the store
+    hull : (corner, 2) positions (x, y) around the stars that were fitted [pixel]; PSFs beyond are
+        extrapolated
+    overwrite : whether a model that lies at `path` is replaced
 
     Raises
     ------
     StoreError
-        Something lies at `path`, or the state is not as the model declares it.
+        Something lies at `path` and `overwrite` is False, or the state is not as the model
+        declares it.
     """
     declared = type(model).state_arrays(model.settings, model.stamp_shape)
     state = model.state()
@@ -109,11 +120,57 @@ def save_model(model: Any, path: Path) -> None:
         "model": model.name,
         "settings": model.settings.model_dump(mode="json"),
         "stamp_shape": list(model.stamp_shape),
+        "hull": None if hull is None else np.asarray(hull, np.float64).tolist(),
         "history": [asdict(phase) for phase in getattr(model, "history", ())],
     }
-    root = create_store(path, specs, sizes=sizes, attributes=attributes)
-    for name, values in state.items():
-        root[name][...] = values  # type: ignore[index]
+    with _whole_store(path, overwrite=overwrite) as partial:
+        root = create_store(partial, specs, sizes=sizes, attributes=attributes)
+        for name, values in state.items():
+            root[name][...] = values  # type: ignore[index]
+
+
+def require_model_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before a fit, a path that its model cannot be saved at.
+
+    Raises
+    ------
+    StoreError
+        Something lies there and `overwrite` is False, or it is no model.
+    InputError
+        Its folder is missing or may not be written.
+    """
+    require_new(path, overwrite=overwrite)
+    if path.exists() and (not path.is_dir() or not _is_model(path)):
+        msg = f"{path} holds no model: --overwrite replaces models alone, remove it yourself"
+        raise StoreError(msg)
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return attributes_of(open_root(path)).get("kind") == "model"
+    except StoreError:
+        return False
+
+
+@contextmanager
+def _whole_store(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a path to make a store at, which takes the place of `path` when it is whole."""
+    require_model_place(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with named(path):
+            yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def hull_of(path: Path | str) -> np.ndarray | None:
+    """Corners (x, y) around the stars of a saved model [pixel]; None where they were not kept."""
+    hull = attributes_of(open_root(Path(path))).get("hull")
+    return None if hull is None else np.asarray(hull, dtype=np.float64).reshape(-1, 2)
 
 
 def load_model(path: Path | str) -> Any:
@@ -134,7 +191,7 @@ def load_model(path: Path | str) -> Any:
     # The stores know no model: the registry of names is asked when one is to be loaded.
     models = import_module("psfscale.models")
     name = str(attributes["model"])
-    settings = models.settings_class(name).model_validate(attributes["settings"])
+    settings = validate(attributes["settings"], models.settings_class(name), name=f"{path}")
     model = models.load_model_class(name).from_state(read_state(root), settings)
     if hasattr(model, "remember"):
         model.remember(attributes.get("history", ()))

@@ -1,27 +1,36 @@
-"""Star stacks and PSF stacks as ``.npz`` files: the way in and out without a survey.
+"""Star stacks and PSF stacks as files: the way in and out without a survey.
 
 ``stars.npz`` holds ``image`` (star, y, x), ``x``, ``y`` (star), and ``weight``
 (inverse variance, star, y, x) or ``sigma`` (star) or neither; optionally ``sed``
 (star, wavelength) with ``wavelength`` [µm]. ``at.npz`` holds ``x``, ``y`` and optionally
-``sed``, ``wavelength``. ``psf.npz`` holds ``psf`` (object, y, x), each of unit sum with
-its windowed centroid on index ``n // 2`` of both axes, and ``x``, ``y``.
+``sed``, ``wavelength``. Any other array is refused.
+
+PSFs are written as npz, npy, FITS or zarr: ``psf`` (object, y, x), each of unit sum with
+its windowed centroid on index ``n // 2`` of both axes, ``x``, ``y``, and ``extrapolated``,
+True beyond the stars that the model was fitted to. In FITS the PSFs are the first image, the
+rest is the table ``OBJECTS``; npy holds the PSFs alone.
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.stats import mad_std
 
 from psfscale.arrays import FieldPoints, StarBatch
 from psfscale.errors import InputError
+from psfscale.files import write_whole
+from psfscale.npzfile import read_npz
+from psfscale.user_arrays import read_numbers
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
+
+PSF_FORMATS = (".npz", ".npy", ".fits", ".zarr")
+"""Endings of a file of PSFs; each is a format."""
 
 
 def read_stars(path: Path | str) -> StarBatch:
@@ -33,27 +42,32 @@ def read_stars(path: Path | str) -> StarBatch:
     Raises
     ------
     InputError
-        The file is missing or not an npz, an array is missing, of the wrong shape, or
-        holds values that a `StarBatch` refuses.
+        The file is missing or not an npz, an array is missing, unknown, of the wrong shape, or
+        holds values that a `StarBatch` refuses, or both weight and sigma are there.
     """
-    arrays = read_arrays(path, required=("image", "x", "y"))
-    image = _floats(arrays["image"], "image", np.float32)
-    if image.ndim != 3:
-        msg = f"{path}: image has shape {image.shape}, expected (star, y, x)"
-        raise InputError(msg)
-    weight = _weights(arrays, image, path)
+    optional = ("weight", "sigma", "sed", "wavelength")
+    arrays = read_npz(path, required=("image", "x", "y"), optional=optional)
     try:
-        return StarBatch(
-            image=np.where(weight > 0, image, 0) if "weight" not in arrays else image,
-            weight=weight,
-            x=_floats(arrays["x"], "x", np.float64),
-            y=_floats(arrays["y"], "y", np.float64),
-            sed=_optional(arrays, "sed"),
-            wavelength=_optional(arrays, "wavelength"),
-        )
+        return _stars(arrays)
     except InputError as error:
         msg = f"{path}: {error}"
         raise InputError(msg) from error
+
+
+def _stars(arrays: dict[str, np.ndarray]) -> StarBatch:
+    if "weight" in arrays and "sigma" in arrays:
+        msg = "weight and sigma both say what the noise is: keep one of them"
+        raise InputError(msg)
+    image = read_numbers(arrays["image"], "image").values
+    if image.ndim != 3 or not image.size:
+        msg = f"image has shape {image.shape}, expected (star, y, x), none of them 0"
+        raise InputError(msg)
+    weight = arrays["weight"] if "weight" in arrays else _weights(arrays, image)
+    return StarBatch(
+        image=np.where(weight > 0, image, 0) if "weight" not in arrays else image,
+        weight=weight,
+        **{name: arrays.get(name) for name in ("x", "y", "sed", "wavelength")},  # type: ignore[arg-type]
+    )
 
 
 def read_points(path: Path | str) -> FieldPoints:
@@ -62,119 +76,123 @@ def read_points(path: Path | str) -> FieldPoints:
     Raises
     ------
     InputError
-        The file is missing or not an npz, or ``x``, ``y`` are missing or disagree.
+        The file is missing or not an npz, an array is unknown, or ``x``, ``y`` are missing,
+        disagree or are not finite.
     """
-    arrays = read_arrays(path, required=("x", "y"))
+    arrays = read_npz(path, required=("x", "y"), optional=("sed", "wavelength"))
     try:
-        return FieldPoints(
-            x=_floats(arrays["x"], "x", np.float64),
-            y=_floats(arrays["y"], "y", np.float64),
-            sed=_optional(arrays, "sed"),
-            wavelength=_optional(arrays, "wavelength"),
-        )
+        return FieldPoints(**arrays)
     except InputError as error:
         msg = f"{path}: {error}"
         raise InputError(msg) from error
 
 
-def write_psfs(path: Path | str, psf: Float[np.ndarray, "object y x"], *, at: FieldPoints) -> None:
-    """Write PSFs and their positions, whole or not at all."""
+def write_psfs(
+    path: Path | str,
+    psf: Float[np.ndarray, "object y x"],
+    *,
+    at: FieldPoints,
+    extrapolated: Bool[np.ndarray, " object"],
+) -> None:
+    """Write PSFs and their positions, whole or not at all, in the format of the path's ending."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    table = {"x": at.x, "y": at.y, "extrapolated": np.asarray(extrapolated, dtype=bool)}
+    if path.suffix == ".zarr":
+        _write_zarr(path, psf, table)
+        return
+    with write_whole(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".npz":
+            np.savez(file, allow_pickle=False, psf=psf, **table)
+        elif path.suffix == ".npy":
+            np.save(file, psf)
+        else:
+            _write_fits(file, psf, table)
+
+
+def _write_fits(file: Any, psf: np.ndarray, table: dict[str, np.ndarray]) -> None:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    objects = fits.BinTableHDU(Table(table), name="OBJECTS")
+    fits.HDUList([fits.PrimaryHDU(psf), objects]).writeto(file)
+
+
+def _write_zarr(path: Path, psf: np.ndarray, table: dict[str, np.ndarray]) -> None:
+    """Write a zarr group that xarray opens; one that is there is replaced."""
+    import xarray as xr
+
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    dims = ("object", "psf_y", "psf_x")
+    group = xr.Dataset(
+        {"psf": (dims, psf), "extrapolated": ("object", table["extrapolated"])},
+        coords={name: ("object", table[name], {"units": "pixel"}) for name in ("x", "y")},
+    )
     try:
-        with partial.open("wb") as file:
-            np.savez(file, psf=psf, x=at.x, y=at.y)
-        partial.replace(path)
+        group.to_zarr(partial, zarr_format=3, consolidated=False)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def border_sigma(image: Float[np.ndarray, "star y x"]) -> Float[np.ndarray, " star"]:
     """Noise of each stamp: scaled median absolute deviation of its outermost pixels.
 
     The border is an eighth of the stamp wide; pixels that are not finite are left out.
-    Stars fainter at the border than the noise leave it unbiased.
+    Stars fainter at the border than the noise leave it unbiased. Whole numbers are dithered by
+    half a unit: the deviation of whole numbers is a multiple of 1.48, whatever the noise.
     """
     ny, nx = image.shape[1:]
     border = np.ones((ny, nx), dtype=bool)
     by, bx = max(ny // 8, 1), max(nx // 8, 1)
     border[by : ny - by, bx : nx - bx] = False
-    edge = np.where(np.isfinite(image), image, np.nan)[:, border]
-    return np.asarray(mad_std(edge, axis=1, ignore_nan=True))
-
-
-def read_arrays(path: Path | str, *, required: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The arrays of an npz, by name.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged or not an npz, or an array is missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"no such file: {path}"
-        raise InputError(msg)
-    if not zipfile.is_zipfile(path):
-        needed = f"; one with {', '.join(required)} is needed" if required else ""
-        msg = f"{path} is not an .npz file{needed}"
-        raise InputError(msg)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise InputError(msg) from error
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        msg = f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}"
-        raise InputError(msg)
-    return arrays
-
-
-def _floats(array: np.ndarray, name: str, dtype: type[np.floating]) -> np.ndarray:
-    if array.dtype.kind not in "fiu":
-        msg = f"{name} holds {array.dtype}, numbers are needed"
-        raise InputError(msg)
-    return array.astype(dtype)
-
-
-def _optional(arrays: dict[str, np.ndarray], name: str) -> np.ndarray | None:
-    return _floats(arrays[name], name, np.float32) if name in arrays else None
+    edge = np.where(np.isfinite(image), image, np.nan)[:, border].astype(np.float64)
+    sigma = np.asarray(mad_std(edge, axis=1, ignore_nan=True))
+    whole = (edge == np.round(edge)) | np.isnan(edge)
+    rounded = whole.all(axis=1) & (np.nanmin(edge, axis=1) < np.nanmax(edge, axis=1))
+    dither = np.random.default_rng(0).uniform(-0.5, 0.5, edge.shape[1])
+    spread = np.asarray(mad_std(edge[rounded] + dither, axis=1, ignore_nan=True))
+    # the dither adds the variance of rounding, 1/12, once more
+    sigma[rounded] = np.sqrt(np.maximum(spread**2 - 1 / 12, 1 / 12))
+    return sigma
 
 
 def _weights(
-    arrays: dict[str, np.ndarray], image: Float[np.ndarray, "star y x"], path: Path | str
+    arrays: dict[str, np.ndarray], image: Float[np.ndarray, "star y x"]
 ) -> Float[np.ndarray, "star y x"]:
-    if "weight" in arrays:
-        return _floats(arrays["weight"], "weight", np.float32)
+    """Inverse variances by the noise that is given, or measured; 0 where a pixel is not finite."""
     finite = np.isfinite(image)
     empty = np.flatnonzero(~finite.any(axis=(1, 2)))
     if empty.size:
-        msg = f"{path}: {empty.size} stars hold no finite pixel (first: {empty[:5].tolist()})"
+        msg = f"{empty.size} stars hold no finite pixel (first: {empty[:5].tolist()})"
         raise InputError(msg)
-    sigma = _sigma(arrays, image, path)
-    return np.asarray(finite / sigma[:, None, None] ** 2, dtype=np.float32)
+    sigma = _sigma(arrays["sigma"], len(image)) if "sigma" in arrays else _measured(image)
+    weight = finite / sigma[:, None, None].astype(np.float64) ** 2
+    # inverse squares of noise in very small or large units leave the range of float32
+    moderate = weight[finite].min() > 1e-30 and weight.max() < 1e30
+    return np.asarray(weight, dtype=np.float32 if moderate else np.float64)
 
 
-def _sigma(
-    arrays: dict[str, np.ndarray], image: Float[np.ndarray, "star y x"], path: Path | str
-) -> Float[np.ndarray, " star"]:
-    if "sigma" not in arrays:
-        sigma = border_sigma(image)
-        flat = np.flatnonzero(~(sigma > 0))
-        if flat.size:
-            msg = (
-                f"{path}: the noise of {flat.size} stars cannot be measured on their borders "
-                f"(first: {flat[:5].tolist()}); give sigma or weight"
-            )
-            raise InputError(msg)
-        return sigma
-    sigma = _floats(arrays["sigma"], "sigma", np.float64)
-    if sigma.shape not in {(), (len(image),)}:
-        msg = f"{path}: sigma has shape {sigma.shape}, expected ({len(image)},)"
+def _measured(image: Float[np.ndarray, "star y x"]) -> Float[np.ndarray, " star"]:
+    sigma = border_sigma(image)
+    flat = np.flatnonzero(~(sigma > 0))
+    if flat.size:
+        msg = (
+            f"the noise of {flat.size} stars cannot be measured on their borders "
+            f"(first: {flat[:5].tolist()}); give sigma or weight"
+        )
+        raise InputError(msg)
+    return sigma
+
+
+def _sigma(given: np.ndarray, n: int) -> Float[np.ndarray, " star"]:
+    sigma = read_numbers(given, "sigma").values
+    if sigma.shape not in {(), (n,)}:
+        msg = f"sigma has shape {sigma.shape}, expected ({n},)"
         raise InputError(msg)
     if not (np.isfinite(sigma).all() and (sigma > 0).all()):
-        msg = f"{path}: sigma must be finite and positive"
+        msg = "sigma must be finite and positive"
         raise InputError(msg)
-    return np.broadcast_to(sigma, (len(image),))
+    return np.broadcast_to(sigma, (n,))

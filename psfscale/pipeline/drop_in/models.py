@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, InputError, StoreError
+from psfscale.files import named, require_new, require_place
 from psfscale.models import CHROMATIC, SETTINGS, load_model_class
+from psfscale.npzfile import read_npz
 from psfscale.pipeline.stages.context import resolve_settings
 from psfscale.store.checkpoint import CheckpointFile
-from psfscale.store.models import load_model, run_specs, save_model
-from psfscale.store.stacks import read_arrays, read_points, read_stars, write_psfs
+from psfscale.store.models import (
+    hull_of,
+    load_model,
+    require_model_place,
+    run_specs,
+    save_model,
+)
+from psfscale.store.stacks import PSF_FORMATS, read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
+from psfscale.survey.hull import hull_corners, outside_hull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +43,7 @@ def fit_stack(
     *,
     settings: Sequence[str],
     survey: Path | None,
+    overwrite: bool = False,
     observer: Callable[[Any], None] | None = None,
 ) -> FitReport:
     """Fit model `name` to a star stack and save it.
@@ -42,11 +54,12 @@ def fit_stack(
     ----------
     name : of the model
     stars : npz, see `psfscale.store.stacks`
-    output : store to write; must not exist
+    output : store to write
     settings : ``key=value`` items of the model's settings; ``pupil=FILE`` (npy or FITS) replaces
         the survey's pupil, ``prior=FILE`` (npz) is a fixed wavefront, see
         `psfscale.models.wavediff.fixed`
     survey : survey file that supplies what `settings` leave out, where given
+    overwrite : whether a model that lies at `output` is replaced
     observer : told of the phases of a fit, by models that tell
 
     Raises
@@ -58,10 +71,8 @@ def fit_stack(
     given = _parse(settings)
     parts = {**_pupil(name, given), **_prior(name, given)}
     chosen = resolve_settings(name, given, instrument)
+    require_model_place(output, overwrite=overwrite)
     batch = read_stars(stars)
-    if output.exists():
-        msg = f"{output} exists already; choose another path or remove it"
-        raise StoreError(msg)
     model: Any = load_model_class(name)(chosen, **parts)  # type: ignore[call-arg]
     if hasattr(model, "observer"):
         model.observer = observer
@@ -69,7 +80,8 @@ def fit_stack(
     if hasattr(model, "checkpoint"):
         model.checkpoint = checkpoint
     report: FitReport = model.fit(batch)
-    save_model(model, output)
+    places = np.column_stack([batch.x, batch.y])[report.used]
+    save_model(model, output, hull=hull_corners(places), overwrite=overwrite)
     checkpoint.remove()
     return report
 
@@ -94,7 +106,7 @@ def _prior(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
     path = Path(str(given.pop("prior")))
     try:
-        return {"prior": FixedWavefront(**read_arrays(path))}
+        return {"prior": FixedWavefront(**read_npz(path))}
     except TypeError as error:
         msg = f"{path}: {error}; a fixed wavefront has coefficient, x_range, y_range, zernike, x, y"
         raise InputError(msg) from error
@@ -109,15 +121,65 @@ def predict_stack(
     size: int | None,
     pixel: Literal["native", "none"] = "native",
     centre: Literal["auto", "windowed", "axis"] = "auto",
-) -> int:
-    """Draw a saved model's PSFs at the points of an npz; returns how many."""
+    overwrite: bool = False,
+) -> Drawn:
+    """Draw a saved model's PSFs at the points of an npz.
+
+    Parameters
+    ----------
+    path : of the model
+    at : npz, see `psfscale.store.stacks`
+    output : file to write, whose ending is its format
+    overwrite : whether what lies at `output` is replaced
+
+    Raises
+    ------
+    InputError, StoreError
+        The model, the points or the output are wrong.
+    """
     model = load_model(path)
     points = read_points(at)
+    _require_psf_place(output, overwrite=overwrite)
     side = size if size is not None else model.stamp_shape[0] * oversampling
     grid = PixelGrid(shape=(side, side), oversampling=oversampling, pixel=pixel, centre=centre)
     psf = model.predict(points, grid)
-    write_psfs(output, psf.cpu().numpy(), at=points)
-    return len(points)
+    hull = hull_of(path)
+    beyond = np.ones(len(points), bool) if hull is None else outside_hull(hull, points.x, points.y)
+    with named(output):
+        write_psfs(output, psf.cpu().numpy(), at=points, extrapolated=beyond)
+    return Drawn(n=len(points), n_extrapolated=int(beyond.sum()), hull_known=hull is not None)
+
+
+def _require_psf_place(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that PSFs cannot be written to, before they are drawn."""
+    if output.suffix not in PSF_FORMATS:
+        msg = (
+            f"the ending of {output.name} is none of {', '.join(PSF_FORMATS)}: PSFs are written in "
+            "the format of the ending"
+        )
+        raise InputError(msg)
+    if output.suffix != ".zarr":
+        require_place(output)
+    elif output.exists() and not (output / "zarr.json").is_file():
+        msg = f"{output} is no zarr store: --overwrite replaces zarr alone, remove it yourself"
+        raise StoreError(msg)
+    require_new(output, overwrite=overwrite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What `predict_stack` drew.
+
+    Attributes
+    ----------
+    n : PSFs
+    n_extrapolated : of them, beyond the stars that the model was fitted to
+    hull_known : whether the model says where its stars lay; all count as extrapolated where not
+    """
+
+    n: int
+    n_extrapolated: int
+    hull_known: bool
 
 
 def model_schema() -> Iterable[ArraySpec]:

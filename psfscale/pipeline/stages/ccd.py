@@ -8,6 +8,7 @@ import numpy as np
 
 from psfscale.arrays import FieldPoints, ObjectFlag, Role
 from psfscale.pipeline.stages.focal import CcdPlace, OnCcd
+from psfscale.survey.hull import outside_hull
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -117,13 +118,7 @@ def extrapolation(ccd: xr.Dataset, x: np.ndarray, y: np.ndarray, context: RunCon
 
 def outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether points lie outside the convex hull of the stars the model was fitted to."""
-    from scipy.spatial import Delaunay, QhullError
-
     clipped = (stars["fit_flags"].values & int(ObjectFlag.OUTLIER)) > 0
     used = (stars["role"].values == Role.FIT) & ~clipped
     places = np.column_stack([stars["x"].values[used], stars["y"].values[used]])
-    try:
-        hull = Delaunay(places)
-    except (QhullError, ValueError):  # fewer than three stars, or all on a line: no hull
-        return np.ones(x.shape, bool)
-    return np.asarray(hull.find_simplex(np.column_stack([x, y])) < 0)
+    return outside_hull(places, x, y)
