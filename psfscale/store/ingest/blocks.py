@@ -198,5 +198,6 @@ def _together(parts: Sequence[IngestSummary], resumed: tuple[str, ...]) -> Inges
         incomplete=tuple(e for part in parts for e in part.incomplete),
         ccds=tuple(c for part in parts for c in part.ccds),
         files_refused=tuple(f for part in parts for f in part.files_refused),
+        n_absent=sum(part.n_absent for part in parts),
         off_ccds=tuple(item for part in parts for item in part.off_ccds),
     )

@@ -108,6 +108,7 @@ class IngestSummary:
     ccds : one entry for each CCD read, empty ones too
     files_refused : files and CCDs that could not be read
     off_ccds : rows of catalogues that lie on no CCD
+    n_absent : CCDs of the survey that no file holds, over the exposures written
     """
 
     exposures: tuple[str, ...]
@@ -116,6 +117,7 @@ class IngestSummary:
     ccds: tuple[CcdCount, ...]
     files_refused: tuple[FileRefusal, ...]
     off_ccds: tuple[OffCcds, ...] = ()
+    n_absent: int = 0
 
     @property
     def n_stars(self) -> int:
@@ -177,6 +179,8 @@ class IngestSummary:
         if self.refused:
             reasons = ", ".join(f"{n} {reason.name.lower()}" for reason, n in self.refused.items())
             lines.append(f"objects left out: {reasons}")
+        if self.n_absent:
+            lines.append(f"CCDs of the survey that no file holds: {self.n_absent}")
         if self.missing:
             columns = ", ".join(f"{n} in {name}" for name, n in self.missing.items())
             lines.append(f"not selected for want of a value (NULL, NaN, infinite): {columns}")

@@ -171,6 +171,7 @@ class _Ingest:
             ccds=tuple(self._counts),
             files_refused=(*plan.refused, *self._refused),
             off_ccds=tuple(self._off),
+            n_absent=sum(len(ccds) for e, ccds in plan.absent.items() if e in whole),
         )
 
     def _write(self, exposure: ExposurePlan) -> bool:

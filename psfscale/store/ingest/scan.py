@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from psfscale.errors import ConfigError, InputError
@@ -11,9 +11,10 @@ from psfscale.store.ingest.formats.bounds import require_memory
 from psfscale.store.ingest.formats.lookup import damage
 from psfscale.store.ingest.formats.reader import FileScan
 from psfscale.survey.agreement import undescribed
+from psfscale.survey.recipe import StackRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from psfscale.store.ingest.formats.reader import ExposureFacts, Piece, Reader
@@ -48,6 +49,8 @@ class IngestPlan:
     stamp_shapes: dict[Kind, tuple[int, int]]
     wavelength: tuple[float, ...] = ()
     """Centres of the spectra's bins [µm], where objects bring their own."""
+    absent: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By exposure, the CCDs of the survey that no file holds."""
 
     def largest(self, kind: Kind) -> int:
         """Most objects of this kind on one CCD."""
@@ -95,13 +98,15 @@ def scan_files(
         why = "; ".join(item.reason for item in refused[:3]) or "they hold no CCD to take"
         msg = f"none of the {len(files)} files can be ingested: {why}"
         raise InputError(msg)
+    absent = {} if isinstance(survey.ingest, StackRecipe) else _absent(pieces, refused, survey)
     if not survey.ingest.ccds_may_be_absent:
-        refused += _lacking(pieces, refused, survey)
+        refused += _lacking(absent, pieces, survey)
     plan = IngestPlan(
         exposures=_exposures(pieces, refused),
         refused=tuple(refused),
         stamp_shapes=_stamp_shapes(pieces),
         wavelength=pieces[0].wavelength,
+        absent=absent,
     )
     for kind, (height, width) in plan.stamp_shapes.items():
         n = plan.largest(kind)
@@ -110,8 +115,10 @@ def scan_files(
     return plan
 
 
-def _lacking(pieces: list[Piece], refused: list[FileRefusal], survey: Survey) -> list[FileRefusal]:
-    """Refusals of exposures some of whose CCDs are in no file.
+def _absent(
+    pieces: list[Piece], refused: list[FileRefusal], survey: Survey
+) -> dict[str, list[int]]:
+    """CCDs of the survey that no file of an exposure holds, where there are any.
 
     Of an exposure with a file that was refused as a whole nobody knows what that file held.
     """
@@ -123,22 +130,33 @@ def _lacking(pieces: list[Piece], refused: list[FileRefusal], survey: Survey) ->
     for item in refused:
         if item.exposure in found and item.ccd is not None:
             found[item.exposure].add(item.ccd)
+    return {
+        exposure: sorted(wanted - ccds)
+        for exposure, ccds in found.items()
+        if exposure not in unknown and wanted - ccds
+    }
+
+
+def _lacking(
+    absent: Mapping[str, Sequence[int]], pieces: list[Piece], survey: Survey
+) -> list[FileRefusal]:
+    """Refusals of exposures some of whose CCDs are in no file."""
+    n = len(set(survey.instrument.focal_plane.ccd_ids) - set(survey.ingest.skip_ccds))
     first = {piece.exposure.id: piece.path for piece in reversed(pieces)}
     return [
         FileRefusal(
             file=first[exposure],
             exposure=exposure,
             ccd=None,
-            reason=f"exposure {exposure}: no file holds {_named(sorted(wanted - ccds))} of the "
-            f"survey's {len(wanted)} CCDs; give its files, or say in the recipe what is meant: "
-            "skip_ccds leaves CCDs out, ccds_may_be_absent: true takes exposures as they come",
+            reason=f"exposure {exposure}: no file holds {_named(ccds)} of the survey's {n} CCDs; "
+            "give its files, or say in the recipe what is meant: skip_ccds leaves CCDs out, "
+            "ccds_may_be_absent: true takes exposures as they come",
         )
-        for exposure, ccds in found.items()
-        if exposure not in unknown and wanted - ccds
+        for exposure, ccds in absent.items()
     ]
 
 
-def _named(ccds: list[int]) -> str:
+def _named(ccds: Sequence[int]) -> str:
     shown = ", ".join(str(ccd) for ccd in ccds[:_SHOWN])
     more = f" and {len(ccds) - _SHOWN} more" if len(ccds) > _SHOWN else ""
     return f"CCD {shown}{more}"

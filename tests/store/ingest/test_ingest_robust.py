@@ -136,8 +136,10 @@ def test_lacking__ccds_leave_the_exposure_incomplete_and_are_named(tmp_path, for
     assert (summary.ok, summary.incomplete) == (False, ("5",))
     assert "exposure 5: no file holds CCD 2 of the survey's 3 CCDs" in str(summary)
     assert exposures(tmp_path / "s.zarr")["complete"].values.tolist() == [0]
-    for k, also in enumerate(({"ccds_may_be_absent": True}, {"skip_ccds": [2]})):
-        assert ingest(make_survey(strict | also), [path], tmp_path / f"{k}.zarr").ok
+    for n, also in ((1, {"ccds_may_be_absent": True}), (0, {"skip_ccds": [2]})):
+        summary = ingest(make_survey(strict | also), [path], tmp_path / f"{n}.zarr")
+        assert (summary.ok, summary.n_absent) == (True, n)
+        assert ("CCDs of the survey that no file holds: 1" in str(summary)) == bool(n)
 
 
 def test_lacking__a_science_extension_of_another_name_is_missed(tmp_path):

@@ -351,7 +351,7 @@ def _text_table(path: Path, form: str) -> Table:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             table = AstropyTable.read(path, format=form)
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         msg = f"{path} cannot be read as {form}: {one_line(error)}"
         raise FileDefectError(msg) from error
     units = {name: str(table[name].unit) for name in table.colnames if table[name].unit}
