@@ -10,8 +10,21 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psfscale import deconvolve
+    from psfscale import (
+        arrays,
+        config,
+        errors,
+        kernels,
+        metrics,
+        models,
+        pipeline,
+        report,
+        simulate,
+        store,
+        survey,
+    )
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+    from psfscale.deconvolve.restore import deconvolve
     from psfscale.models.rca.model import RCA
     from psfscale.models.sprite.model import SPRITE
     from psfscale.models.wavediff.model import WaveDiff
@@ -35,8 +48,21 @@ _HOMES = {
     "read_stars": "psfscale.store.stacks",
 }
 
-_ROOMS = {"deconvolve"}
-"""Rooms that can be called."""
+_ROOMS = (
+    "arrays",
+    "config",
+    "deconvolve",
+    "errors",
+    "kernels",
+    "metrics",
+    "models",
+    "pipeline",
+    "report",
+    "simulate",
+    "store",
+    "survey",
+)
+"""Modules below this one; `deconvolve` can be called too."""
 
 __all__ = [
     "RCA",
@@ -46,12 +72,23 @@ __all__ = [
     "StarBatch",
     "WaveDiff",
     "__version__",
+    "arrays",
+    "config",
     "deconvolve",
+    "errors",
+    "kernels",
     "load_model",
+    "metrics",
+    "models",
     "open_run",
+    "pipeline",
     "read_points",
     "read_stars",
+    "report",
     "save_model",
+    "simulate",
+    "store",
+    "survey",
 ]
 
 

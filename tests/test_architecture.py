@@ -48,6 +48,14 @@ def test_public_names__all_resolve() -> None:
         psfscale.nothing  # noqa: B018
 
 
+@pytest.mark.torch
+def test_rooms__of_the_package_are_all_attributes_of_it() -> None:
+    rooms = {p.parent.name for p in PACKAGE.glob("*/__init__.py")} | {"arrays", "config", "errors"}
+    code = f"import psfscale; print([r for r in {sorted(rooms)} if getattr(psfscale, r).__name__])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == sorted(rooms)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_source_file__has_one_reason_to_change(path: Path) -> None:
     text = path.read_text()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psfscale.store.stacked import stacked
@@ -71,6 +71,7 @@ def slices(n: int):
     return st.one_of(st.integers(-n, n - 1), part)
 
 
+@settings(deadline=None)
 @given(slices(6), slices(2), slices(5), slices(3))
 def test_stacked__reads_any_part_as_numpy_does(exposure, ccd, star, y) -> None:
     key = exposure, ccd, star, y

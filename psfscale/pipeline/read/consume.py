@@ -91,7 +91,7 @@ class Run:
         trees = [open_tree(read_context(store).config.survey) for store in self.stores]
         return trees[0] if len(trees) == 1 else stacked(trees)
 
-    def model(self, *, exposure: str, ccd: int) -> PsfModel | OnCcd:
+    def model(self, *, exposure: str | int, ccd: int) -> PsfModel | OnCcd:
         """The PSF field of a CCD; of several models the one chosen for it.
 
         A field that covers an exposure is given as it is seen on the CCD.
@@ -107,7 +107,7 @@ class Run:
         StoreError
             The CCD has no PSF field.
         """
-        return self._field(exposure, ccd)
+        return self._field(str(exposure), ccd)
 
     def _found_field(self, exposure: str, ccd: int) -> PsfModel | OnCcd:
         if len(self.stores) > 1:
@@ -151,7 +151,7 @@ class Run:
     def psf(
         self,
         *,
-        exposure: str,
+        exposure: str | int,
         ccd: int,
         x: ArrayLike,
         y: ArrayLike,
@@ -199,7 +199,7 @@ class Run:
             attrs={"units": "1", "long_name": "PSF, unit sum"},
         )
 
-    def galaxies(self, *, exposure: str, ccd: int) -> xr.Dataset:
+    def galaxies(self, *, exposure: str | int, ccd: int) -> xr.Dataset:
         """The galaxies of a CCD: what the survey says of them and what the run found.
 
         Arrays of both that share a name bear the run's under ``run_<name>``.
@@ -284,14 +284,14 @@ class Run:
     def _blocks(self) -> list[Run]:
         return [Run(store) for store in self.stores]
 
-    def _block_of(self, exposure: str, ccd: int) -> Run:
+    def _block_of(self, exposure: str | int, ccd: int) -> Run:
         """The block that holds an exposure: blocks may differ in the sizes of their arrays."""
         self._place(exposure, ccd)
-        return next(block for block in self._blocks if exposure in block.exposures)
+        return next(block for block in self._blocks if str(exposure) in block.exposures)
 
-    def _place(self, exposure: str, ccd: int) -> dict[str, int]:
+    def _place(self, exposure: str | int, ccd: int) -> dict[str, int]:
         return {
-            "exposure": self._rank("exposure", exposure, self.exposures),
+            "exposure": self._rank("exposure", str(exposure), self.exposures),
             "ccd": self._rank("ccd", ccd, self.ccds),
         }
 

@@ -64,6 +64,17 @@ def test_run__draws_the_psf_that_its_stage_drew(finished) -> None:
     assert opened.psf(exposure="exp-0", ccd=2, x=3, y=4, size=7, oversampling=2).shape == (1, 7, 7)
 
 
+def test_run__takes_an_exposure_that_is_numbered_by_its_number(finished) -> None:
+    opened = psfscale.open_run(finished)
+    opened.exposures = ["241237", "241238"]
+    by_name = opened.psf(exposure="241237", ccd=2, x=3, y=4)
+    np.testing.assert_array_equal(opened.psf(exposure=241237, ccd=2, x=3, y=4), by_name)
+    np.testing.assert_array_equal(opened.psf(exposure=np.int64(241237), ccd=2, x=3, y=4), by_name)
+    assert opened.galaxies(exposure=241237, ccd=2).sizes["galaxy"] == 5
+    with pytest.raises(InputError, match="has no exposure '7'; its first are"):
+        opened.psf(exposure=7, ccd=2, x=3, y=4)
+
+
 def test_run__gives_metrics_of_every_level(finished) -> None:
     opened = psfscale.open_run(str(finished))
     assert opened.metrics("star").chi2.dims == ("star",)
