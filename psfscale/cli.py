@@ -232,16 +232,17 @@ def status(
 
 @app.command(cls=Verb)
 def verify(
-    path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
+    path: Annotated[
+        Path, typer.Argument(help="run or survey store, or the folder of a run in blocks")
+    ],
     repair: Annotated[
-        bool, typer.Option(help="have the next run make what is damaged anew")
+        bool, typer.Option(help="put right what is damaged, or have the next run do so")
     ] = False,
 ) -> None:
-    """Read every product of a run and check it against checksums and books; 1 where damaged."""
-    from psfscale.pipeline import run_stores
-    from psfscale.pipeline import verify as check
+    """Read all that a store holds and check it against checksums and books; 1 where damaged."""
+    from psfscale.pipeline import verify_stores
 
-    found = [check(store, repair=repair) for store in run_stores(path)]
+    found = verify_stores(path, repair=repair)
     for one in found:
         typer.echo(f"{one.run.stem}: {one}" if len(found) > 1 else str(one))
     raise typer.Exit(ExitCode.DONE if all(one.ok for one in found) else ExitCode.LISTED)

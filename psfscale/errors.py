@@ -13,6 +13,7 @@ raise                       when
 `FitError`                  a model cannot be fitted to these stars (too few, no signal)
 `PsfCheckError`             a fitted PSF is not fit for release (not finite, size, flux)
 `RunError`                  a run cannot start or go on (too many failures, no cluster)
+`LostLeaseError`            a unit may not write since another driver has taken its run over
 `HeldError`                 a run cannot start since another driver holds it
 ==========================  ==========================================================
 
@@ -79,6 +80,10 @@ class PsfCheckError(PsfscaleError, ArithmeticError):
 
 class RunError(PsfscaleError, RuntimeError):
     """A run cannot start or go on."""
+
+
+class LostLeaseError(RunError):
+    """Another driver has taken the run over; what was computed is dropped."""
 
 
 class HeldError(RunError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.drive.together import run_survey, run_together
     from psfscale.pipeline.events import Event, Observer
     from psfscale.pipeline.read.consume import Run, open_run
+    from psfscale.pipeline.read.damage import Verification
     from psfscale.pipeline.read.products import (
         MetricsSummary,
         aggregate_run,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from psfscale.pipeline.read.state import RunStatus, status
     from psfscale.pipeline.read.state_blocks import BlocksStatus, status_of
-    from psfscale.pipeline.read.verification import Verification, verify
+    from psfscale.pipeline.read.verification import verify
     from psfscale.pipeline.storage.migrate import migrate
     from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
@@ -64,6 +65,8 @@ __all__ = [
     "status",
     "status_of",
     "verify",
+    "verify_stores",
+    "verify_survey",
     "write_index",
     "write_tables",
 ]
@@ -92,7 +95,9 @@ _HOMES = {
     "read.state": ("RunStatus", "status"),
     "read.state_blocks": ("BlocksStatus", "status_of"),
     "drive.together": ("run_survey", "run_together"),
-    "read.verification": ("Verification", "verify"),
+    "read.damage": ("Verification",),
+    "read.verification": ("verify",),
+    "read.verification_survey": ("verify_stores", "verify_survey"),
     "storage.migrate": ("migrate",),
 }
 

@@ -7,6 +7,8 @@ zarr-python. What is written here is read there, and the reverse; tests hold bot
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import uuid
 from dataclasses import dataclass
@@ -167,6 +169,12 @@ def _checked(raw: bytes) -> bytes:
     return body
 
 
+def digest_of(checksums: Mapping[str, int]) -> str:
+    """Return 16 hexadecimal digits that tell stored objects, by key and checksum, from others."""
+    lines = "\n".join(f"{key} {checksum}" for key, checksum in sorted(checksums.items()))
+    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
+
+
 class StoredArray:
     """An array whose stored objects are read and written whole.
 
@@ -203,6 +211,18 @@ class StoredArray:
             There is no such object.
         """
         return crc32(self.path(index).read_bytes())
+
+    def require(self, index: tuple[int, ...]) -> None:
+        """Refuse to read what is not there, which would read as fill values.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no file of the object at the leading indices `index`.
+        """
+        if not self._cuts(index) and not self.path(index).exists():
+            msg = f"{self.path(index)} is lost; restore it from a copy, or make it anew"
+            raise FileNotFoundError(errno.ENOENT, msg)
 
     def read(self, index: tuple[int, ...]) -> np.ndarray:
         """``array[index]``, one whole object or not.

@@ -20,10 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from psfscale.arrays import Role, UnitState
-from psfscale.errors import HOPELESS, PsfscaleError, RunError
+from psfscale.errors import HOPELESS, LostLeaseError, PsfscaleError
 from psfscale.pipeline.drive.cost import Meter, device
 from psfscale.pipeline.ledger.journal import note_end, note_start
 from psfscale.pipeline.ledger.lease import holds
@@ -106,19 +109,20 @@ def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
     ------
     StoreError
         A region is not whole shards, an array is not as declared, or is damaged.
-    RunError
+    LostLeaseError
         Another driver has taken the run over.
     OSError
-        Reading or writing failed `IO_ATTEMPTS` times, or cannot succeed.
+        Reading or writing for the whole exposure failed `IO_ATTEMPTS` times, or cannot succeed;
+        what concerns one CCD alone is that CCD's failure.
     """
     for n in range(1, IO_ATTEMPTS):
         try:
-            return _execute(task, stop)
+            return _execute(task, stop, last=False)
         except OSError as error:
             if isinstance(error, PsfscaleError) or error.errno in HOPELESS:
                 raise
         time.sleep(random.uniform(0.5, 1) * PAUSE * 2**n)
-    return _execute(task, stop)
+    return _execute(task, stop, last=True)
 
 
 def execute_alone(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker | str:
@@ -177,18 +181,20 @@ def _cause(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _execute(task: Task, stop: Callable[[], bool]) -> Marker:
+def _execute(task: Task, stop: Callable[[], bool], *, last: bool) -> Marker:
     run, meter = Path(task.run), Meter()
     session = session_of(run, task.lease, task.device)
     stage = session.stages[task.stage]
     reader = ExposureReader(stage, session, task.exposure, sample=task.sample)
     note_start(run, task.key, attempt=task.attempt, lease=task.lease)
     keep = bool(task.keep) and not reader.stage.whole
-    writer = ExposureWriter(reader.stage, session, task.exposure, keep=keep)
-    how = Mapped(stop=stop, keep=task.keep, checkpoint=_checkpoint(task))
+    guard = partial(_require_lease, run, task)
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=keep, guard=guard)
+    how = Mapped(
+        stop=stop, guard=guard, keep=task.keep, checkpoint=_checkpoint(task), last_attempt=last
+    )
     run_all = map_exposure if reader.stage.whole else map_ccds
     states, failures = run_all(reader, writer, meter, how)
-    _require_lease(run, task)
     marker = _finish(task, writer, reader, states, failures, meter)
     how.checkpoint.remove()
     return marker
@@ -236,20 +242,23 @@ def _finish(
 def _require_lease(run: Path, task: Task) -> None:
     if not holds(run, task.lease):
         msg = f"another driver has taken {run} over; this unit's results are dropped"
-        raise RunError(msg)
+        raise LostLeaseError(msg)
 
 
 def quarantine(task: Task, reason: Reason) -> Marker:
     """Give a whole unit up: every CCD that holds objects is marked as failed for `reason`."""
     session, meter = session_of(Path(task.run), task.lease, task.device), Meter()
     reader = ExposureReader(session.stages[task.stage], session, task.exposure)
-    writer = ExposureWriter(reader.stage, session, task.exposure, keep=False)
-    _require_lease(session.context.run, task)
+    guard = partial(_require_lease, session.context.run, task)
+    writer = ExposureWriter(reader.stage, session, task.exposure, keep=False, guard=guard)
     states, failures = [], []
     for ccd in range(session.context.sizes["ccd"]):
-        roles = reader.roles(ccd)
+        try:
+            roles = reader.roles(ccd)
+            held = bool((roles != Role.EMPTY).any())
+        except OSError:  # lost or damaged: nobody knows which objects there are
+            roles, held = np.zeros(0, np.uint8), True
         writer.leave_empty(ccd, roles)
-        held = bool((roles != Role.EMPTY).any())
         states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
         failures += [failure_of(reader, ccd, reason)] if held else []
     return _finish(task, writer, reader, states, failures, meter)

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from psfscale.errors import StoreError
+
 PARTIAL = (".partial", ".tmp")
 """Ends of the names of what a killed writer leaves behind: zarr's own and this module's."""
 
@@ -26,11 +28,20 @@ def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Content of the file, or None where there is none."""
+    """Content of the file, or None where there is none.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        msg = f"{path} is damaged ({error}); `psfscale verify --repair` puts right what it can"
+        raise StoreError(msg) from error
 
 
 def flush(path: Path) -> None:

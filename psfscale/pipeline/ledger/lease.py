@@ -17,6 +17,7 @@ from psfscale.errors import HeldError
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.pipeline.ledger.identity import born, is_hidden, place
 from psfscale.store.layout import STATE_DIRECTORY
+from psfscale.store.seal import break_seal, write_seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,6 +130,7 @@ class Lease:
             if time.monotonic() >= end:
                 raise HeldError(self._refusal(holder))
             time.sleep(LOOK_EVERY)
+        break_seal(self.run)
         self._thread.start()
         return self
 
@@ -157,9 +159,16 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._seal()
         with _exclusive(self.run):
             if holds(self.run, self.token):
                 _path(self.run).unlink(missing_ok=True)
+
+    def _seal(self) -> None:
+        """Note what the store holds as this driver leaves it."""
+        if not self.lost.is_set() and (self.run / "zarr.json").is_file():
+            with suppress(OSError):  # a full disk; the store stays without a seal
+                write_seal(self.run)
 
     def _beat(self) -> None:
         pid = os.getpid()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from psfscale.arrays import UnitState
+from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.store.layout import STATE_DIRECTORY
 
@@ -120,12 +120,6 @@ class Marker:
         return bool(self.failures or self.versions)
 
 
-def digest_of(checksums: Mapping[str, int]) -> str:
-    """Sixteen hexadecimal digits that tell stored objects, by key and checksum, from others."""
-    lines = "\n".join(f"{key} {checksum}" for key, checksum in sorted(checksums.items()))
-    return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
-
-
 def carry(values: np.ndarray) -> str:
     """An array as text; the type is known to who reads it."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
@@ -151,8 +145,16 @@ def write_marker(run: Path, marker: Marker) -> None:
 
 def read_marker(run: Path, key: Key) -> Marker | None:
     """The marker of a unit, or None where it has none (not finished, or in the ledger)."""
-    content = read_json(marker_path(run, key))
-    return None if content is None else _marker(content)
+    return _marker_at(marker_path(run, key))
+
+
+def _marker_at(path: Path) -> Marker | None:
+    content = read_json(path)
+    try:
+        return None if content is None else _marker(content)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path} is damaged ({error!r}); `psfscale verify --repair` runs its unit again"
+        raise StoreError(msg) from error
 
 
 def read_markers(run: Path) -> dict[Key, Marker]:
@@ -162,9 +164,25 @@ def read_markers(run: Path) -> dict[Key, Marker]:
     have more to say than it holds.
     """
     folder = run / STATE_DIRECTORY / "markers"
-    contents = (read_json(path) for path in folder.glob("*/*.json"))
-    markers = [_marker(content) for content in contents if content is not None]
+    found = (_marker_at(path) for path in folder.glob("*/*.json"))
+    markers = [marker for marker in found if marker is not None]
     return {marker.key: marker for marker in sorted(markers, key=lambda m: m.key)}
+
+
+def key_of(path: Path) -> Key:
+    """Return the unit whose marker lies at `path`."""
+    return path.parent.name, int(path.stem)
+
+
+def damaged_markers(run: Path) -> list[tuple[Path, str]]:
+    """Return the markers that cannot be read, and why."""
+    found = []
+    for path in sorted((run / STATE_DIRECTORY / "markers").glob("*/*.json")):
+        try:
+            read_marker(run, key_of(path))
+        except StoreError as error:
+            found.append((path, str(error)))
+    return found
 
 
 def remove_marker(run: Path, key: Key) -> None:

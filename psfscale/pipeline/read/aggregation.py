@@ -6,6 +6,7 @@ the result.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from psfscale.pipeline.read.tallying import tallies
 from psfscale.pipeline.stages.context import read_context
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import STATE_DIRECTORY, consolidate, open_root
+from psfscale.store.objects import replace_file
+from psfscale.store.versions import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,8 +110,21 @@ def _write(output: Path, tables: dict[str, xr.Dataset], attributes: dict[str, An
     consolidate(new)
     place = output / GROUP
     if place.exists():
+        _leave_out(output)  # killed between the next steps, the store opens, without its tables
         place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
     if (output / "zarr.json").exists():
         consolidate(output)
+
+
+def _leave_out(output: Path) -> None:
+    """Take the tables out of the metadata gathered at the root of a store."""
+    root = output / METADATA
+    if not root.is_file():
+        return
+    document = json.loads(root.read_bytes())
+    gathered = (document.get("consolidated_metadata") or {}).get("metadata", {})
+    for name in [name for name in gathered if f"{name}/".startswith(f"{GROUP}/")]:
+        del gathered[name]
+    replace_file(root, json.dumps(document, indent=2).encode())

@@ -252,21 +252,24 @@ class Reader:
     ) -> dict[str, np.ndarray]:
         """Arrays of an exposure by name; those of the run that its schema version lacks are out."""
         session = self.session
-        found = {name: session.of_survey(f"{group}/{name}").read((exposure,)) for name in survey}
+        found = {name: self._of_survey(f"{group}/{name}", exposure) for name in survey}
         packs: dict[str, np.ndarray] = {}
         for name in run:
             stored, place = session.of_run(f"{group}/{name}")
             path = stored.array.path
             if path not in packs:
-                packs[path] = stored.read((exposure,))
+                packs[path] = session.read(stored, (exposure,), required=True)
             if place is None:
                 found[name] = packs[path]
             elif place.entries.stop <= packs[path].shape[1]:
                 found[name] = place.take(packs[path], axis=1)
         if self.colours.size and f"{group}/sed_id" in self.survey:
-            template = session.of_survey(f"{group}/sed_id").read((exposure,))
-            found["colour"] = self.colours[template]
+            found["colour"] = self.colours[self._of_survey(f"{group}/sed_id", exposure)]
         return found
+
+    def _of_survey(self, path: str, exposure: int) -> np.ndarray:
+        required = self.session.is_required(path, exposure, None)
+        return self.session.read(self.session.of_survey(path), (exposure,), required=required)
 
     @cached_property
     def survey(self) -> Any:

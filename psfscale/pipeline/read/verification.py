@@ -1,8 +1,9 @@
-"""Whether what a run store says it holds is there and whole."""
+"""Check that what a run store says it holds is there and whole, and repair what is not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,108 +14,91 @@ from psfscale.pipeline.drive.plan import downstream
 from psfscale.pipeline.ledger.books import Books, read_known, stages_in
 from psfscale.pipeline.ledger.files import PARTIAL
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.ledger.marker import Key, digest_of, read_markers
+from psfscale.pipeline.ledger.marker import (
+    Key,
+    damaged_markers,
+    key_of,
+    read_markers,
+)
+from psfscale.pipeline.read.aggregation import GROUP, aggregate_stores
+from psfscale.pipeline.read.damage import Damage, Repair, Verification
+from psfscale.pipeline.read.products import write_aggregates
 from psfscale.pipeline.stages.context import read_context
 from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import Session
 from psfscale.store.layout import consolidated, open_root
+from psfscale.store.objects import digest_of
+from psfscale.store.schema import EXPOSURES_PER_CHUNK
+from psfscale.store.seal import Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import zarr
 
     from psfscale.store.objects import StoredArray
 
-
-@dataclass(frozen=True, kw_only=True)
-class Damage:
-    """Something that is not as the run store says.
-
-    Attributes
-    ----------
-    stage, exposure : the unit whose product it is; empty and -1 where it is no unit's
-    reason : what is wrong, with the path
-    """
-
-    stage: str
-    exposure: int
-    reason: str
-
-    @property
-    def key(self) -> Key:
-        """(stage, exposure)."""
-        return self.stage, self.exposure
-
-    def __str__(self) -> str:
-        return (
-            f"{self.stage} of exposure {self.exposure}: {self.reason}"
-            if self.stage
-            else self.reason
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """What was looked at in a run store, and what of it is not as it should be.
-
-    Attributes
-    ----------
-    run : path of the run store
-    n_units : done units whose products were looked at
-    n_objects : stored objects that were read and checked
-    damages : what is wrong
-    repaired : whether the units concerned were struck out, to be run again
-    """
-
-    run: Path
-    n_units: int
-    n_objects: int
-    damages: tuple[Damage, ...]
-    repaired: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Nothing is wrong."""
-        return not self.damages
-
-    def __str__(self) -> str:
-        lines = [str(damage) for damage in self.damages]
-        lines.append(
-            f"{self.n_units} units, {self.n_objects} stored objects read: "
-            f"{len(self.damages) or 'no'} damages"
-        )
-        if self.damages:
-            advice = (
-                "are struck out; `psfscale run` makes them anew"
-                if self.repaired
-                else ("are found; `psfscale verify --repair` has the next run make them anew")
-            )
-            lines.append(f"units with damages {advice}")
-        return "\n".join(lines)
+_MADE_AFTER_UNITS = (f"{GROUP}/", "exposures/", "summary/")
+"""Arrays that are made from those of units, and can be made again."""
 
 
 def verify(path: Path, *, repair: bool = False) -> Verification:
-    """Read every stored object of every unit that is done, and check it.
+    """Read all that a run store holds, and check it.
 
-    Checked are checksums, that no product is missing or another than the unit has written, that
-    chunks are cut so that each has one writer, and that the arrays the driver keeps can be read.
+    Checked are the files that the store's last holder sealed (metadata, books, aggregates, tables)
+    and markers; of every unit that is done checksums, that no product is missing or another than
+    the unit has written, and that chunks are cut so that each has one writer.
 
     Parameters
     ----------
     path : of the run store
-    repair : strike damaged units, and those that read their products, out of the books
+    repair : put sealed copies of metadata and books back; strike damaged units, and those that
+        read their products, out of the books; make aggregates and tables anew where no unit runs
+        again
 
     Raises
     ------
     StoreError
         There is no run store at `path`, or its arrays are not cut as declared.
-    RunError
+    HeldError
         A driver holds the run, and `repair` is given.
     """
-    session = Session(read_context(path))
-    known = read_known(path, STAGE_NAMES)
+    seal = Seal.read(path)
+    with Lease(path) if repair else nullcontext():
+        return _verify(path, seal, repair=repair)
+
+
+def _verify(path: Path, seal: Seal | None, *, repair: bool) -> Verification:
+    found = [] if seal is None else [_of_seal(name, why, seal) for name, why in seal.broken(path)]
+    found += list(_of_markers(path))
+    if repair:
+        _mend_files(path, found, seal)
+    sealed = {damage.path for damage in found}
+    try:
+        session = Session(read_context(path))
+        found += _of_driver(session, sealed)
+        if repair:
+            _mend_files(path, found, None)
+        n_units, n_objects, more = _read_units(session)
+    except StoreError as error:
+        if not found:
+            raise
+        known = any(damage.path and damage.path in str(error) for damage in found)
+        rest = [] if known else [Damage(stage="", exposure=-1, reason=str(error))]
+        return Verification(run=path, n_units=0, n_objects=0, damages=(*found, *rest))
+    found += more
+    said = _repair(session, found) if repair and found else ""
+    return Verification(
+        run=path, n_units=n_units, n_objects=n_objects, damages=tuple(found), repaired=said
+    )
+
+
+def _read_units(session: Session) -> tuple[int, int, list[Damage]]:
+    """Read the products of units; returns the numbers of units and objects, and damages."""
+    found: list[Damage] = []
+    known = read_known(session.context.run, STAGE_NAMES)
     digests = _digests(session)
-    found = list(_of_driver(session))
     n_units = n_objects = 0
     for k, name in enumerate(STAGE_NAMES):
         if name not in session.stages:
@@ -127,15 +111,80 @@ def verify(path: Path, *, repair: bool = False) -> Verification:
             n_objects += len(products)
             reasons = list(_damages(products, exposure, digests.get((name, exposure))))
             found += [Damage(stage=name, exposure=exposure, reason=reason) for reason in reasons]
-    if repair and found:
-        _strike_out(path, {damage.key for damage in found if damage.stage})
-    return Verification(
-        run=path, n_units=n_units, n_objects=n_objects, damages=tuple(found), repaired=repair
-    )
+    return n_units, n_objects, found
+
+
+def _of_seal(name: str, reason: str, seal: Seal) -> Damage:
+    """A sealed file that is not as it was, and what can be done about it."""
+    repair: Repair = "restore" if name in seal.copies else "remove"
+    if repair == "remove" and name.startswith(_MADE_AFTER_UNITS):
+        repair = "aggregate"
+    return Damage(stage="", exposure=-1, reason=reason, path=name, repair=repair)
+
+
+def _of_markers(run: Path) -> Iterator[Damage]:
+    for path, reason in damaged_markers(run):
+        stage, exposure = key_of(path)
+        yield Damage(stage=stage, exposure=exposure, reason=reason, path=str(path), repair="remove")
+
+
+def _mend_files(run: Path, found: Sequence[Damage], seal: Seal | None) -> None:
+    """Put copies back and remove what is damaged, so that the store can be opened."""
+    for damage in found:
+        if damage.repair == "restore" and seal is not None:
+            path = run / damage.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(seal.copies[damage.path])
+        elif damage.repair in ("remove", "aggregate"):
+            (run / damage.path).unlink(missing_ok=True)
+
+
+def _repair(session: Session, found: Sequence[Damage]) -> str:
+    """Strike out what units make again, and make again what comes after them; say so."""
+    run = session.context.run
+    keys = {damage.key for damage in found if damage.stage}
+    keys |= {key for damage in found for key in _makers(session, damage)}
+    said = []
+    if any(damage.repair == "restore" for damage in found):
+        said.append("metadata and books are restored from their sealed copies")
+    if keys:
+        _strike_out(run, keys)
+        said.append(f"{len(keys)} units are struck out; `psfscale run` makes them anew")
+    if any(damage.repair == "aggregate" for damage in found):
+        said.append(_aggregate(session, keys))
+    left = [damage for damage in found if not damage.stage and damage.repair == "nothing"]
+    if left:
+        said.append(f"{len(left)} files that belong to no unit stay as they are")
+    return "\n".join(said)
+
+
+def _makers(session: Session, damage: Damage) -> Iterator[Key]:
+    """Units whose numbers lie in a damaged file of the driver, 1024 exposures each."""
+    group, _, rest = damage.path.partition("/")
+    name, _, chunk = rest.partition("/")
+    spec = session.specs.get(f"{group}/{name}")
+    of_units = spec is not None and spec.owner == "ledger"
+    if damage.repair != "remove" or not (of_units or (group, name) == ("ccds", "state")):
+        return
+    first = int(chunk.removeprefix("c").lstrip("./").split(".")[0] or 0) * EXPOSURES_PER_CHUNK
+    stages = STAGE_NAMES if spec is None else (spec.stage,)
+    known = read_known(session.context.run, stages).fingerprints
+    for row, k in np.argwhere(known[first : first + EXPOSURES_PER_CHUNK]).tolist():
+        yield stages[k], first + row
+
+
+def _aggregate(session: Session, keys: Iterable[Key]) -> str:
+    run = session.context.run
+    if any(keys):
+        return "the run makes aggregates anew, `psfscale metrics` the tables"
+    write_aggregates(session.context)
+    if (run / GROUP).exists():
+        aggregate_stores([run], run)
+    return "aggregates and tables are made anew"
 
 
 def _digests(session: Session) -> dict[Key, str]:
-    """Of every unit that has left one, what it said of all that it stored."""
+    """Digest of the files of every unit that has left one."""
     root = open_root(session.context.run)
     if "units/digest" not in root:  # a store of before
         return {}
@@ -151,11 +200,11 @@ def _digests(session: Session) -> dict[Key, str]:
 def _damages(
     products: Sequence[tuple[StoredArray, tuple[int, ...]]], exposure: int, digest: str | None
 ) -> Iterator[str]:
-    """What is wrong with the products of a unit."""
+    """Yield what is wrong with the products of a unit."""
     checksums, whole = {}, True
     for array, index in products:
         place = (exposure, *index)
-        damage = _look(array, place)
+        damage = look(array, place)
         if damage:
             whole = False
             yield damage
@@ -173,31 +222,56 @@ def _require_cut(array: StoredArray, *, by_ccd: bool) -> None:
         raise StoreError(msg)
 
 
-def _look(array: StoredArray, index: tuple[int, ...]) -> str:
-    """What is wrong with a stored object; empty where nothing is."""
+def look(array: StoredArray, index: tuple[int, ...]) -> str:
+    """Return what is wrong with a stored object; empty where nothing is."""
     if not array.path(index).exists():
         return f"{array.path(index)} is missing"
     try:
         array.read(index)
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError, ValueError, RuntimeError, zlib.error) as error:
         return str(error)
     return ""
 
 
-def _of_driver(session: Session) -> Iterator[Damage]:
-    root, made = open_root(session.context.run), consolidated(session.context.run)
+def _of_driver(session: Session, sealed: set[str]) -> Iterator[Damage]:
+    """Yield arrays of the driver that cannot be read, and what killed writers left."""
+    run = session.context.run
+    root, made = open_root(run), consolidated(run)
     for spec in session.packing.stored:
-        if spec.owner in ("driver", "ledger") and spec.path in made:
-            try:
-                array_of(root, spec.path)[...]
-            except Exception as error:  # noqa: BLE001 (codecs raise what they like on damage)
-                reason = f"{spec.path} cannot be read: {type(error).__name__}: {error}"
-                yield Damage(stage="", exposure=-1, reason=reason)
-    for file in session.context.run.rglob(f"*{PARTIAL[0]}"):
+        if spec.owner not in ("driver", "ledger") or spec.path not in made:
+            continue
+        try:
+            array_of(root, spec.path)[...]
+        except Exception as error:  # noqa: BLE001 (codecs raise what they like on damage)
+            if not any(name.startswith(f"{spec.path}/") for name in sealed):
+                yield from _unreadable(run, root, spec.path, error)
+    for file in run.rglob(f"*{PARTIAL[0]}"):
         yield Damage(stage="", exposure=-1, reason=f"{file} was left by a killed writer")
 
 
+def _unreadable(run: Path, root: zarr.Group, name: str, error: Exception) -> Iterator[Damage]:
+    """Yield the stored objects of an array of the driver that cannot be read."""
+    reason = f"{name} cannot be read: {type(error).__name__}: {error}"
+    files = sorted(f for f in (run / name).rglob("c*") if f.is_file())
+    damaged = [file for file in files if not _reads(root, name, file.relative_to(run / name))]
+    for file in damaged:
+        text = f"{reason}; {file} is damaged"
+        path = file.relative_to(run).as_posix()
+        yield Damage(stage="", exposure=-1, reason=text, path=path, repair="remove")
+    if not damaged:
+        yield Damage(stage="", exposure=-1, reason=reason)
+
+
+def _reads(root: zarr.Group, name: str, chunk: Path) -> bool:
+    array = array_of(root, name)
+    place = chunk.as_posix().removeprefix("c").replace(".", "/").strip("/")
+    try:
+        array.get_block_selection(tuple(int(i) for i in place.split("/") if i) or ())
+    except Exception:  # noqa: BLE001 (codecs raise what they like on damage)
+        return False
+    return True
+
+
 def _strike_out(path: Path, keys: set[Key]) -> None:
-    with Lease(path):
-        stages = {(name, exposure) for stage, exposure in keys for name in downstream(stage)}
-        Books(path).strike_out(sorted(stages | keys))
+    stages = {(name, exposure) for stage, exposure in keys for name in downstream(stage)}
+    Books(path).strike_out(sorted(stages | keys))

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import Role, UnitState
-from psfscale.errors import PsfscaleError
+from psfscale.errors import HOPELESS, LostLeaseError, PsfscaleError
 from psfscale.pipeline.ledger.marker import Failure, Key, read_marker
 from psfscale.pipeline.stages.choice import STATES
 from psfscale.pipeline.stages.declared import STAGE_NAMES
@@ -41,13 +41,26 @@ class Mapped:
     Attributes
     ----------
     stop : whether the run was interrupted
+    guard : raises where another driver has taken the run over
     keep : states of the CCDs where only failed ones are tried again, else empty
     checkpoint : where a fit of all CCDs keeps itself between two phases
+    last_attempt : whether errors of input and output that concern one CCD are its failure, as
+        trying again has not helped
     """
 
     stop: Callable[[], bool]
+    guard: Callable[[], None]
     keep: tuple[int, ...]
     checkpoint: CheckpointFile
+    last_attempt: bool
+
+    def is_failure(self, error: Exception) -> bool:
+        """Whether an error is the failure of what was computed, not of the whole unit."""
+        if isinstance(error, LostLeaseError):
+            return False
+        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
+            return self.last_attempt and error.errno not in HOPELESS
+        return True
 
 
 def map_ccds(
@@ -64,13 +77,14 @@ def map_ccds(
     for ccd in range(session.context.sizes["ccd"]):
         if how.stop():
             raise UnitInterrupted
+        how.guard()
         if how.keep and how.keep[ccd] in final:
             states.append(how.keep[ccd])
             continue
         before = [states[ccd] for states in upstream]
         state = _state_before(reader.roles(ccd), before, reader.stage)
         if state is UnitState.PENDING:
-            state, failure = _run_ccd(ccd, reader, writer, meter, before)
+            state, failure = _run_ccd(ccd, reader, writer, meter, before, how)
             failures += [failure] if failure else []
         if state is not UnitState.DONE:
             writer.leave_empty(ccd, reader.roles(ccd))
@@ -105,7 +119,12 @@ def _state_before(roles: np.ndarray, before: list[int], stage: Stage) -> UnitSta
 
 
 def _run_ccd(
-    ccd: int, reader: ExposureReader, writer: ExposureWriter, meter: Meter, before: list[int]
+    ccd: int,
+    reader: ExposureReader,
+    writer: ExposureWriter,
+    meter: Meter,
+    before: list[int],
+    how: Mapped,
 ) -> tuple[UnitState, Failure | None]:
     try:
         inputs = reader.ccd(ccd)
@@ -116,7 +135,7 @@ def _run_ccd(
             results = reader.stage.run(inputs, reader.session.context)
         writer.take(ccd, results)
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
+        if not how.is_failure(error):
             raise
         return UnitState.QUARANTINED, failure_of(reader, ccd, explain(error))
     return UnitState.DONE, None
@@ -134,7 +153,7 @@ def map_exposure(
     held = [bool((role != Role.EMPTY).any()) for role in roles]
     if how.stop():
         raise UnitInterrupted
-    found = _run_exposure(reader, writer, meter, how.checkpoint) if any(held) else None
+    found = _run_exposure(reader, writer, meter, how) if any(held) else None
     states: list[int] = []
     failures: list[Failure] = []
     for ccd, role in enumerate(roles):
@@ -152,18 +171,18 @@ def map_exposure(
 
 
 def _run_exposure(
-    reader: ExposureReader, writer: ExposureWriter, meter: Meter, checkpoint: CheckpointFile
+    reader: ExposureReader, writer: ExposureWriter, meter: Meter, how: Mapped
 ) -> xr.Dataset | Reason:
     """What the stage took and returned, or why it failed."""
-    checkpoint.path.parent.mkdir(exist_ok=True)
-    context = replace(reader.session.context, checkpoint=checkpoint)
+    how.checkpoint.path.parent.mkdir(exist_ok=True)
+    context = replace(reader.session.context, checkpoint=how.checkpoint)
     try:
         inputs = reader.whole()
         with meter.in_stage():
             results = reader.stage.run(inputs, context)
         writer.take_whole(results)
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, PsfscaleError):
+        if not how.is_failure(error):
             raise
         return explain(error)
     return inputs.merge(results)

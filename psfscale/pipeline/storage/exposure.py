@@ -9,12 +9,13 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import StoreError
-from psfscale.pipeline.ledger.marker import carry, digest_of
+from psfscale.pipeline.ledger.marker import carry
 from psfscale.pipeline.stages.ccd import EXPOSURE
+from psfscale.store.objects import digest_of
 from psfscale.store.packs import LEADING, leading_dims
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from psfscale.pipeline.stages.declare import Input, Stage
     from psfscale.pipeline.storage.session import Session
@@ -54,7 +55,7 @@ class ExposureReader:
 
     def roles(self, ccd: int) -> np.ndarray:
         """Roles of the objects that the stage works on."""
-        return self._read(self.session.of_survey(self.stage.objects), None, ccd)
+        return self._of_survey(self.stage.objects, ccd)
 
     def ccd(self, ccd: int) -> xr.Dataset:
         """All inputs on one CCD, under their paths; dims other than objects by ``group.dim``.
@@ -94,12 +95,16 @@ class ExposureReader:
 
     def _values(self, path: str, ccd: int | None, *, survey: bool) -> np.ndarray:
         if survey:
-            return self._read(self.session.of_survey(path), None, ccd)
+            return self._of_survey(path, ccd)
         stored, place = self.session.of_run(path)
         if leading_dims(self.session.specs[path].dims) != LEADING:
-            values = self.session.read(stored, (self.exposure,))
+            values = self.session.read(stored, (self.exposure,), required=True)
             return values if place is None else place.take(values, axis=0)
-        return self._read(stored, place, ccd)
+        return self._read(stored, place, ccd, required=True)
+
+    def _of_survey(self, path: str, ccd: int | None) -> np.ndarray:
+        required = self.session.is_required(path, self.exposure, ccd)
+        return self._read(self.session.of_survey(path), None, ccd, required=required)
 
     def _spectra(self, group: str, ccd: int, *, wavelengths: bool) -> xr.Variable:
         """Photons per bin of the objects of a group, or the wavelengths of the bins [µm]."""
@@ -108,7 +113,7 @@ class ExposureReader:
         if wavelengths:
             return xr.Variable((dim,), centres)
         path = f"{group}/{_SPECTRA if templates is None else 'sed_id'}"
-        values = self._read(self.session.of_survey(path), None, ccd)
+        values = self._of_survey(path, ccd)
         dims = (self.session.dims(path, survey=True)[0], dim)
         return xr.Variable(dims, values if templates is None else templates[values])
 
@@ -121,16 +126,18 @@ class ExposureReader:
     def _gathered(self, path: str) -> xr.Variable:
         """An array of all sampled exposures, with axes exposure and ccd."""
         stored, _ = self.session.of_run(path)
-        rows = [self.session.read(stored, (exposure,)) for exposure in self.sample]
+        rows = [self.session.read(stored, (e,), required=True) for e in self.sample]
         values = np.stack(rows) if rows else np.zeros((0, *stored.shape[1:]))
         dims = ("sampled_exposure", "sampled_ccd", *self.session.dims(path, survey=False))
         return xr.Variable(dims, values, fastpath=True)
 
-    def _read(self, stored: StoredArray, place: Place | None, ccd: int | None) -> np.ndarray:
+    def _read(
+        self, stored: StoredArray, place: Place | None, ccd: int | None, *, required: bool
+    ) -> np.ndarray:
         """An array on a CCD, or on all of them where that is stored by exposure."""
         if ccd is not None and stored.shard[1] == 1 and stored.shape[1] > 1:
-            return self.session.read(stored, (self.exposure, ccd))
-        values = self.session.read(stored, (self.exposure,))
+            return self.session.read(stored, (self.exposure, ccd), required=required)
+        values = self.session.read(stored, (self.exposure,), required=required)
         if ccd is not None:
             values = values[ccd]
         return values if place is None else place.take(values, axis=int(ccd is None))
@@ -142,10 +149,20 @@ class ExposureWriter:
     Parameters
     ----------
     keep : start from what is stored and replace only what is taken or left empty
+    guard : called before every change on the disk; raises where the unit may not write any more
     """
 
-    def __init__(self, stage: Stage, session: Session, exposure: int, *, keep: bool) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        session: Session,
+        exposure: int,
+        *,
+        keep: bool,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.stage, self.session, self.exposure, self._keep = stage, session, exposure, keep
+        self._guard = guard
         self._whole: dict[str, np.ndarray] = {}
         self._carried: dict[str, np.ndarray] = {}
         self._checksums: dict[str, int | None] = {}
@@ -192,13 +209,13 @@ class ExposureWriter:
             self.take(ccd, rest.isel(ccd=ccd), but=own)
 
     def leave_empty(self, ccd: int, roles: np.ndarray) -> None:
-        """Fill a CCD without results, and flag its objects as without PSF."""
+        """Fill a CCD without results, and flag its objects (`roles`, if known) as without PSF."""
         for spec in self.stage.outputs:
             if leading_dims(spec.dims) != LEADING:
                 self._packed(spec)  # stored even if empty, to be told from a lost one
                 continue
             values = np.full(self._shape(spec), spec.fill, spec.dtype)
-            if spec.path == self.stage.missing:
+            if spec.path == self.stage.missing and roles.size:
                 values = np.where(roles != Role.EMPTY, int(ObjectFlag.PSF_MISSING), 0)
             self._put(spec, ccd, values.astype(spec.dtype))
 
@@ -225,6 +242,7 @@ class ExposureWriter:
         return digest_of(checksums)
 
     def _write(self, stored: StoredArray, index: tuple[int, ...], values: np.ndarray) -> None:
+        self._guard()
         self._checksums[stored.key(index)] = self.session.write(stored, index, values)
 
     def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
@@ -273,7 +291,9 @@ class ExposureWriter:
     def _buffer(self, path: str, stored: StoredArray) -> np.ndarray:
         if path not in self._whole:
             if self._keep:
-                self._whole[path] = np.array(self.session.read(stored, (self.exposure,)))
+                self._whole[path] = np.array(
+                    self.session.read(stored, (self.exposure,), required=True)
+                )
             else:
                 fill = stored.array.metadata.fill_value
                 self._whole[path] = np.full(stored.shape[1:], fill, stored.array.dtype)

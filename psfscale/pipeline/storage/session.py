@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WARM_BYTES = 2**28
 """Of stored objects that a process keeps, since the stages of an exposure read the same ones."""
+NEVER_FILL = ("image", "weight", "role", "x", "y")
+"""Arrays of a survey's objects that hold more than fill values wherever there are objects."""
 _OBJECT_DIMS = ("star", "galaxy")
 
 
@@ -85,6 +87,24 @@ class Session:
         """An array of the survey store."""
         return self._open(self.context.config.survey, path, write=False)
 
+    @cached_property
+    def objects_of_survey(self) -> dict[str, np.ndarray]:
+        """Numbers of objects that ingest has stored, (exposure, ccd), by group."""
+        root = self._root(self.context.config.survey, write=False)
+        counts = {group: f"exposures/n_{group}" for group in ("stars", "galaxies")}
+        return {group: values_of(root, path) for group, path in counts.items() if path in root}
+
+    def is_required(self, path: str, exposure: int, ccd: int | None) -> bool:
+        """Whether an array of the survey must have a file for an exposure, or for its CCD.
+
+        Fill values alone are stored nowhere, but no object is without pixels, role and position.
+        """
+        group, _, name = path.partition("/")
+        if name not in NEVER_FILL or group not in self.objects_of_survey:
+            return False
+        counts = self.objects_of_survey[group][exposure]
+        return bool((counts if ccd is None else counts[ccd : ccd + 1]).any())
+
     def of_run(self, path: str) -> tuple[StoredArray, Place | None]:
         """The array of the run store that holds a declared array, and where in it."""
         place = self.packing.places.get(path)
@@ -105,12 +125,25 @@ class Session:
         group, leading = path.rpartition("/")[0], leading_dims(names)
         return tuple(d if d in _OBJECT_DIMS else f"{group}.{d}" for d in names[len(leading) :])
 
-    def read(self, stored: StoredArray, index: tuple[int, ...]) -> np.ndarray:
-        """One stored object, not to be changed; those read last are at hand."""
+    def read(
+        self, stored: StoredArray, index: tuple[int, ...], *, required: bool = False
+    ) -> np.ndarray:
+        """Return one stored object, not to be changed; those read last are at hand.
+
+        Raises
+        ------
+        FileNotFoundError
+            The object is `required` and its file is lost, or not to be seen yet on a slow file
+            system; without `required` it reads as fill values.
+        StoreError
+            The object is damaged.
+        """
         key = id(stored), index
         if key in self._warm:
             self._warm.move_to_end(key)
             return self._warm[key]
+        if required:
+            stored.require(index)
         values = stored.read(index)
         values.flags.writeable = False
         self._warm[key] = values

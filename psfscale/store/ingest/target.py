@@ -31,6 +31,7 @@ from psfscale.store.schema import (
     SURVEY_SCHEMA,
     ArraySpec,
 )
+from psfscale.store.seal import break_seal, write_seal
 from psfscale.store.survey_instrument import ATTRIBUTE, stored_instrument
 from psfscale.store.versions import require_current
 from psfscale.survey.agreement import require_same
@@ -121,9 +122,11 @@ def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) ->
                 _create(survey, plan, output)
             require_current(output)
             held.enter_context(locked(output))
+        break_seal(output)
         target = _open(survey, plan, output, append=append)
         yield replace(target, rewritten=frozenset()) if fresh else target
         _settle(target)
+        write_seal(output)
 
 
 def _create(survey: Survey, plan: IngestPlan, output: Path) -> None:

@@ -12,6 +12,7 @@ from psfscale.store.ingest.events import CcdCount
 from psfscale.store.ingest.formats.sky import CelestialWcs
 from psfscale.store.ingest.objects import GROUPS, Kind, Placed
 from psfscale.store.layout import write_region
+from psfscale.store.objects import StoredArray, digest_of
 from psfscale.store.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class ExposureWriter:
         self._digest = hashlib.blake2b(target.spectra, digest_size=16)
         self._counts: dict[int, CcdCount] = {}
         self._wcs = np.full(survey.instrument.focal_plane.n_ccds, "", object)
+        self._checksums: dict[str, int] = {}
         self._written: set[tuple[Kind, int]] = set()
         self._columns = {
             spec.path: np.full(target.array(spec.path).shape[1:], spec.fill, spec.dtype)
@@ -81,7 +83,7 @@ class ExposureWriter:
         """
         self._clear_leftovers()
         for path, values in self._columns.items():
-            write_region(self._target.array(path), (self._row,), values)
+            self._write(path, (self._row,), values)
         facts = self._exposure.facts
         content = self._digest.hexdigest() if whole else ""
         for name, value in (
@@ -90,6 +92,7 @@ class ExposureWriter:
             ("ra", facts.ra),
             ("dec", facts.dec),
             ("content", content),
+            ("digest", int(digest_of(self._checksums), 16)),
             ("source", self._exposure.source),
             ("n_off_ccds", n_off_ccds),
             ("wcs", self._wcs),
@@ -137,8 +140,14 @@ class ExposureWriter:
             array = self._target.array(f"{GROUPS[kind]}/{name}")
             padded = np.full(array.shape[2:], np.nan, np.float32)
             padded[: len(values)] = values
-            write_region(array, (self._row, index), padded)
+            self._write(f"{GROUPS[kind]}/{name}", (self._row, index), padded)
         self._written.add((kind, index))
+
+    def _write(self, path: str, index: tuple[int, ...], values: np.ndarray) -> None:
+        stored = StoredArray(self._target.array(path))
+        checksum = stored.write(index, values)
+        if checksum is not None:
+            self._checksums[stored.key(index)] = checksum
 
     def _clear_leftovers(self) -> None:
         """Remove stamps that an earlier attempt wrote and this one did not."""

@@ -63,7 +63,9 @@ def test_verify__reports_stray_files_and_unreadable_arrays_of_the_driver(finishe
     (finished / "ccds/psf_R2/c.0.0").write_bytes(b"nonsense")
     said = str(verify(finished))
     assert "was left by a killed writer" in said
-    assert "ccds/psf_R2 cannot be read" in said
+    assert "ccds/psf_R2/c.0.0 is damaged" in said
+    (finished / ".psfscale/seal.zip").unlink()
+    assert "ccds/psf_R2 cannot be read" in str(verify(finished))
 
 
 def test_verify__refuses_arrays_with_more_than_one_writer(finished) -> None:
@@ -77,6 +79,8 @@ def test_verify__refuses_arrays_with_more_than_one_writer(finished) -> None:
         dimension_names=array.metadata.dimension_names,
         overwrite=True,
     )
+    assert "stars/fits/zarr.json is damaged: it is not what was written" in str(verify(finished))
+    (finished / ".psfscale/seal.zip").unlink()
     with pytest.raises(StoreError, match="which has more than one writer"):
         verify(finished)
 
@@ -132,5 +136,6 @@ def test_verify__knows_products_of_which_a_part_was_kept(survey) -> None:
 
 def test_verify__asks_no_digest_of_units_that_left_none(finished) -> None:
     open_root(finished, mode="r+")["units/digest"][...] = 0
+    (finished / ".psfscale/seal.zip").unlink()
     swap(finished / "stars/fits/c.0.0.0.0", finished / "stars/fits/c.1.0.0.0")
     assert verify(finished).ok
