@@ -76,9 +76,7 @@ def _exposures() -> Iterable[ArraySpec]:
     yield _spec(
         "exposures/content", at, "str", "", "BLAKE2b digest of the exposure's arrays", **also
     )
-    yield _spec(
-        "exposures/digest", at, "u8", "1", "digest of the exposure's files; 0: not known", **also
-    )
+    yield _spec("exposures/digest", at, "u8", "1", "digest of its files; 0: not known", **also)
     yield _spec("exposures/source", at, "str", "", "names of the files it came from", **also)
     yield _spec("exposures/n_off_ccds", at, "i8", "1", "catalogue rows that lie on no CCD", **also)
     per_ccd = "exposure ccd"
