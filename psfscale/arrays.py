@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "STANDS_OUT",
+    "USABLE",
     "FieldPoints",
     "ObjectFlag",
     "PixelGrid",
@@ -55,7 +57,7 @@ class ObjectFlag(IntFlag):
     SATURATED = 8
     """At least one pixel is saturated."""
     OUTLIER = 16
-    """Clipped from the fit as an outlier."""
+    """Clipped from the fit as an outlier; of a reserved star, its χ² or centroid stands out."""
     MOMENTS_FAILED_DATA = 32
     """The adaptive moments of the star, or of the restored galaxy, could not be measured."""
     MOMENTS_FAILED_MODEL = 64
@@ -68,6 +70,12 @@ class ObjectFlag(IntFlag):
     """The solver stopped at its iteration limit."""
     BLENDED = 1024
     """Light beside the object that its model does not explain: a neighbour."""
+    LEFT_OUT = 2048
+    """Neither fitted nor measured: the run leaves out stars with such flags (`stars.leave_out`)."""
+
+
+STANDS_OUT = ObjectFlag.OUTLIER | ObjectFlag.BLENDED | ObjectFlag.LEFT_OUT
+"""Bits of ``stars/flags`` with which a reserved star does not count in the headline figures."""
 
 
 class UnitState(IntEnum):
@@ -84,11 +92,22 @@ class UnitState(IntEnum):
     """Not tried: a stage before it failed on this CCD."""
     NOT_ASKED = 5
     """The latest run does not want this stage here, and no earlier one has run it."""
+    DOUBTFUL = 6
+    """Done and used as such, but a quality check tripped; the reason stands in the marker."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the stage has a result on the CCD."""
+        return self in USABLE
 
     @property
     def ended(self) -> bool:
         """Whether the stage has run on the CCD, or found that it need not or cannot."""
         return self not in (UnitState.PENDING, UnitState.NOT_ASKED)
+
+
+USABLE = (UnitState.DONE, UnitState.DOUBTFUL)
+"""States of a CCD on which a stage has a result, and the stages after it go on."""
 
 
 def centre_index(n: int) -> int:

@@ -54,6 +54,8 @@ def fit(
         f"reduced chi² {result.reduced_chi2:.3f}, {process_time() - start:.1f} CPU s; "
         f"model written to {output}"
     )
+    for doubt in result.doubts:
+        typer.secho(f"doubtful by {doubt.check}: {doubt}", err=True, fg=typer.colors.YELLOW)
     if not result.converged:
         typer.secho("the solver stopped at its iteration limit", err=True, fg=typer.colors.YELLOW)
 

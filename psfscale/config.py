@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from psfscale.arrays import ObjectFlag
 from psfscale.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stars(_Part):
+    """Which stars of the survey store take part."""
+
+    leave_out: tuple[Literal["EDGE", "MASKED", "CATALOGUE", "SATURATED"], ...] = Field(
+        default=("SATURATED", "EDGE"),
+        description="flags of the survey store whose stars are neither fitted nor measured",
+    )
+
+    @property
+    def mask(self) -> int:
+        """The flags as bits."""
+        return int(sum({int(ObjectFlag[name]) for name in self.leave_out}))
 
 
 class ModelChoice(_Part):
@@ -75,6 +90,65 @@ class Checks(_Part):
     grid: int = Field(default=5, ge=2, description="points along each side of the CCD")
 
 
+def _limit(default: float, description: str, **bounds: Any) -> Any:
+    text = f"{description}; null = not checked"
+    return Field(default=default, description=text, **bounds)
+
+
+class Quality(_Part):
+    """Limits beyond which a fit that ended is DOUBTFUL, and what then becomes of it.
+
+    Where each default comes from stands in ``docs/quality.md``.
+    """
+
+    on_doubt: Literal["mark", "fail", "fall_back"] = Field(
+        default="mark",
+        description="mark: DOUBTFUL, used as if done; fail: quarantined; fall_back: fitted anew "
+        "with a lower degree, then as a mean star, where a simpler field may help, else marked",
+    )
+    exit_code: Literal[0, 3] = Field(
+        default=0, description="of a run without failures that ends with DOUBTFUL CCDs"
+    )
+    mean_star_excess: float | None = _limit(
+        0.1,
+        "pixel error on reserved stars over that of the mean star, less 1, where the stars agree "
+        "that the mean star is better",
+        ge=0,
+    )
+    fewest_stars: int = Field(
+        default=5,
+        ge=5,
+        description="reserved stars of a CCD below which those of the exposure are pooled for "
+        "`mean_star_excess`; fewer than five cannot agree beyond chance",
+    )
+    clipped_fraction: float | None = _limit(
+        0.5, "share of the stars clipped by the fit", ge=0, le=1
+    )
+    chi2_maximum: float | None = _limit(10, "median reduced chi² of the fitted stars", gt=0)
+    chi2_minimum: float | None = _limit(0.2, "the same, from below", ge=0)
+    starless_fraction: float | None = _limit(
+        0.5, "share of stamps without a star in their centre", ge=0, le=1
+    )
+    starless_snr: float = Field(
+        default=2.0, gt=0, description="signal to noise of the central pixels that make a star"
+    )
+    sky: float | None = _limit(
+        0.5, "level of the stamps' border whatever the stars' flux [its noise]", gt=0
+    )
+    weight_factor: float | None = _limit(
+        4, "variance of the stamps' borders over that of the weights, or the inverse", gt=1
+    )
+    position_offset: float | None = _limit(
+        0.5, "median distance of the stars from their positions along an axis [pixel]", gt=0
+    )
+    outside_fraction: float | None = _limit(
+        0.2, "share of the catalogue's objects outside the CCD", ge=0, le=1
+    )
+    phases: bool = Field(
+        default=True, description="check that the stars' sub-pixel phases carry the upsampling"
+    )
+
+
 class Metrics(_Part):
     """How the model's own shape is measured."""
 
@@ -114,9 +188,11 @@ class RunConfig(_Part):
         description="of several models, the first that could be fitted, or the one that agrees "
         "best with the reserved stars of the CCD",
     )
+    stars: Stars = Field(default_factory=Stars)
     psf: PsfProducts = Field(default_factory=PsfProducts)
     restore: RestoredGalaxies = Field(default_factory=RestoredGalaxies)
     checks: Checks = Field(default_factory=Checks)
+    quality: Quality = Field(default_factory=Quality)
     metrics: Metrics = Field(default_factory=Metrics)
     limits: Limits = Field(default_factory=Limits)
     resources: dict[str, dict[str, Annotated[float, Field(gt=0)]]] = Field(

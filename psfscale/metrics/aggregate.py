@@ -7,19 +7,22 @@ does not merge: an exposure's is taken over its stars, the survey's over its exp
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import Role
+from psfscale.arrays import STANDS_OUT, Role
 from psfscale.metrics.star import FRAMES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_measured")
+COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_flagged", "n_measured", "n_measured_all")
 _PIXEL_ERRORS = ("model_rel_rmse", "noise_rel_rmse", "mean_star_rel_rmse")
+_PLAIN_ERROR = ("model_rel_rmse_all", "star_power_all")
+"""Figures ``*_all`` are missing in runs that did not flag reserved stars."""
 _SHAPES = tuple((name, frame) for frame in FRAMES for name in ("e1", "e2", "R2"))
 EXPOSURES_AT_A_TIME = 1024
 """As the arrays over CCDs are stored."""
@@ -32,8 +35,9 @@ def aggregate(
 ) -> dict[str, xr.Dataset]:
     """Metrics of every exposure and of the survey, from reserved stars alone.
 
-    Every measured reserved star weighs the same in the biases and rms of e1, e2 and R²; in
-    the relative pixel errors it weighs as its squared norm, so bright stars lead. The
+    Stars that stand out (`STANDS_OUT`) count in the figures ``*_all`` alone. Every measured
+    reserved star weighs the same in the biases and rms of e1, e2 and R²; in the relative pixel
+    errors it weighs as its squared norm, so bright stars lead. The
     model's own shape weighs every CCD the same. Exposures are read block by block; the same
     stores give the same numbers, however often this runs.
 
@@ -56,6 +60,7 @@ def aggregate(
         of_ccds = {str(name): values.values for name, values in flat.isel(exposure=block).items()}
         for i in range(start, min(block.stop, n)):
             reserved = survey_stars["role"][i].values == Role.RESERVED
+            reserved &= (stars["flags"][i].values & np.uint32(STANDS_OUT)) == 0
             chi2 = stars["chi2"][i].values[reserved]
             rows.append(_one_exposure({k: v[i - start] for k, v in of_ccds.items()}, chi2))
     none = _one_exposure({str(name): np.zeros(0) for name in flat}, np.zeros(0))
@@ -94,15 +99,18 @@ def _one_exposure(
 def _merged(parts: dict[str, np.ndarray]) -> dict[str, np.integer | np.floating]:
     """What adds, in counts and sums, put back as counts, ratios, biases and rms."""
     merged: dict[str, np.integer | np.floating] = {
-        name: np.int64(parts[name].sum()) for name in COUNTS
+        name: np.int64(parts[name].sum()) for name in COUNTS if name in parts
     }
     merged["clipped_fraction"] = _mean(parts["clipped_fraction"], parts["n_fit"])
-    for name in _PIXEL_ERRORS:
-        merged[name] = np.sqrt(_mean(parts[name].astype(np.float64) ** 2, parts["star_power"]))
-    merged["star_power"] = np.float64(np.nansum(parts["star_power"], dtype=np.float64))
-    for name, frame in _SHAPES:
-        weight, bias, rmse = parts["n_measured"], f"{name}_bias{frame}", f"{name}_rmse{frame}"
+    for name, power in (*((n, "star_power") for n in _PIXEL_ERRORS), _PLAIN_ERROR):
+        if name in parts:
+            square = parts[name].astype(np.float64) ** 2
+            merged[name] = np.sqrt(_mean(square, parts[power]))
+            merged[power] = np.float64(np.nansum(parts[power], dtype=np.float64))
+    for (name, frame), which in product(_SHAPES, ("", "_all")):
+        bias, rmse = f"{name}_bias{frame}{which}", f"{name}_rmse{frame}{which}"
         if bias in parts:
+            weight = parts[f"n_measured{which}"]
             merged[bias] = _mean(parts[bias], weight)
             merged[rmse] = np.sqrt(_mean(parts[rmse].astype(np.float64) ** 2, weight))
     return merged

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import FieldPoints, ObjectFlag, PixelGrid, Role
+from psfscale.arrays import STANDS_OUT, FieldPoints, ObjectFlag, PixelGrid, Role
 from psfscale.metrics.field import OVERSAMPLING, drawn, lattice, sky_jacobian
 from psfscale.metrics.meanstar import mean_star
 from psfscale.metrics.moments import adaptive_moments
 from psfscale.metrics.refit import MARGIN, Refit, refit
+from psfscale.metrics.stand_out import stand_out
 from psfscale.metrics.star import FRAMES, StarMetrics, measure_stars, power
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
     from psfscale.metrics.field import PsfField
 
+PLAIN = (
+    "model_rel_rmse",
+    "star_power",
+    *(
+        f"{name}_{kind}{frame}"
+        for frame in FRAMES
+        for name in ("e1", "e2", "R2")
+        for kind in ("bias", "rmse")
+    ),
+)
+"""Figures that are also given over all reserved stars, those that stand out too: ``<name>_all``."""
 _STARS_AT_ONCE = 128
 """Bounds memory: the fine PSFs of so many stars exist at a time."""
 
@@ -62,17 +74,31 @@ def measure_ccd(
     weight = chosen["weight"].values.astype(np.float64)
     jacobian = sky_jacobian(chosen, pixel_scale=pixel_scale)
     measured = _in_parts(chosen, image, weight, model, pixel_scale, jacobian)
-    kept = reserved[present]
+    flags = stand_out(
+        image,
+        weight,
+        measured,
+        x=chosen["x"].values,
+        y=chosen["y"].values,
+        typical=~clipped[present],
+    )
+    measured.columns["flags"] |= flags
+    every = reserved[present]
+    kept = every & ((flags & np.uint32(STANDS_OUT)) == 0)
     baseline = _mean_star_power(image, weight, measured.at, (fit & ~clipped)[present], kept)
     counts = {
         "n_fit": fit.sum(),
         "n_clipped": (fit & clipped).sum(),
-        "n_reserved": kept.sum(),
+        "n_reserved": every.sum(),
+        "n_flagged": (every & ~kept).sum(),
         "n_measured": (measured.both_shapes & kept).sum(),
+        "n_measured_all": (measured.both_shapes & every).sum(),
     }
+    plain = _over_reserved(measured, image, weight, every)
     values = {
         "clipped_fraction": _ratio(counts["n_clipped"], counts["n_fit"]),
         **_over_reserved(measured, image, weight, kept),
+        **{f"{name}_all": plain[name] for name in PLAIN},
         "mean_star_rel_rmse": np.sqrt(_ratio(baseline, power(image, weight)[kept].sum())),
         **_model_shape(model, chosen, pixel_scale, ccd_shape, grid, jacobian),
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
+    from psfscale.quality import Doubt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class FitReport:
     reduced_chi2 : of all used stars
     n_iterations : of the outer solver
     converged : False where the solver stopped at its limit
+    doubts : quality checks, at their default limits, that the stars or the fit did not pass
     """
 
     used: Bool[np.ndarray, " star"]
@@ -65,6 +67,7 @@ class FitReport:
     reduced_chi2: float
     n_iterations: int
     converged: bool
+    doubts: tuple[Doubt, ...] = ()
 
 
 class Checkpoint(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,6 +37,28 @@ class SuperResolution(DictionarySettings):
         gt=0,
         description="farthest that a star of the fit lies off its stamp's centre [CCD pixel]",
     )
+
+    @property
+    def n_aliases(self) -> int:
+        """Frequencies of the image an axis that the CCD's sampling puts in one [1].
+
+        Stars of different sub-pixel phases tell them apart; a band limit below the fine grid's
+        own leaves fewer.
+        """
+        fine = int(getattr(self, "fine_upsampling", self.upsampling))
+        return fine if self.band_limit is None else min(fine, math.ceil(2 * self.band_limit))
+
+    def held_to(self, upsampling: int) -> Self:
+        """Return the settings with the band limit of `upsampling`, their grid as it was."""
+        limit = upsampling / 2
+        known = self.band_limit
+        fine = int(getattr(self, "fine_upsampling", self.upsampling))
+        return self.model_copy(
+            update={
+                "band_limit": limit if known is None else min(limit, known),
+                "upsampling": fine,
+            }
+        )
 
 
 class StarSelection(BaseModel):

@@ -13,6 +13,8 @@ from psfscale.models.base import StateArray
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from psfscale.models.base import PsfModel
+
 S = TypeVar("S", bound=BaseModel)
 
 CENTROID_WINDOW = StateArray(
@@ -35,6 +37,30 @@ def position_box(long_name: str) -> StateArray:
         units="pixel",
         long_name=long_name,
     )
+
+
+def widened(field: PsfModel, settings: BaseModel) -> dict[str, np.ndarray]:
+    """Return the state of a field of simpler settings in the shapes that `settings` declare.
+
+    A field that has its own way of it has a method ``widened``; else arrays are padded, as
+    `StateArray` has it.
+    """
+    own: Any = getattr(field, "widened", None)
+    if own is not None:
+        return dict(own(settings))
+    state = field.state()
+    return {
+        array.name: _padded(state.get(array.name), array)
+        for array in type(field).state_arrays(settings, field.stamp_shape)
+    }
+
+
+def _padded(values: np.ndarray | None, array: StateArray) -> np.ndarray:
+    dtype = np.dtype(array.dtype)
+    full = np.full(array.shape, np.nan if dtype.kind == "f" else 0, dtype)
+    if values is not None:
+        full[tuple(slice(n) for n in values.shape)] = values
+    return full
 
 
 class StoredField(Generic[S]):

@@ -80,6 +80,7 @@ def render(
         galaxies=galaxy_rows(tables),
         galaxy_flags=galaxy_flags(tables),
         deaths=status.get("deaths", {}),
+        doubts=_doubts(status),
         failures=failures[:_FAILURES_SHOWN],
         n_failures=len(failures),
         flags=_flag_counts(tree),
@@ -96,12 +97,30 @@ def _state(status: Mapping[str, Any]) -> tuple[str, str]:
     """How the run stands, in a word for the badge's colour and a sentence."""
     if status.get("driver") == "running":
         return "running", "running"
-    failed = len(status.get("failures", ()))
+    failed, doubts = (len(status.get(name, ())) for name in ("failures", "doubts"))
     if not status.get("finished", True):
         return "open", "not finished; the same command resumes it"
     if failed:
         return "failed", f"finished, with {failed} CCD failure{'s' if failed > 1 else ''}"
+    if doubts:
+        return "open", "finished, with doubtful CCDs"
     return "done", "finished, no failures"
+
+
+def _doubts(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The checks that tripped: how many CCDs, which first, and its reason."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for doubt in status.get("doubts", ()):
+        found.setdefault(doubt["check"], []).append(doubt)
+    return [
+        {
+            "check": check,
+            "n": len({(one["exposure_id"], one["ccd_id"]) for one in of_check}),
+            "where": f"exposure {of_check[0]['exposure_id']}, CCD {of_check[0]['ccd_id']}",
+            "message": of_check[0]["message"],
+        }
+        for check, of_check in found.items()
+    ]
 
 
 def _as_text(value: Any) -> str:

@@ -227,8 +227,13 @@ _METRIC_COUNTS = (
     ("n_fit", "stars given to the fit"),
     ("n_clipped", "of them, clipped as outliers"),
     ("n_reserved", "reserved stars"),
+    ("n_flagged", "of them, blended, struck or off their positions: not in what follows but *_all"),
     ("n_measured", "reserved stars whose moments could be measured, star and model"),
+    ("n_measured_all", "the same with those that are flagged"),
 )
+
+
+_EVERY = "all reserved stars, flagged ones too"
 
 
 def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
@@ -248,10 +253,15 @@ def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
                 f"mean {what} residual, star - model, reserved{frame}",
             )
             yield f"{name}_rmse{suffix}", "1", f"rms {what} residual, star - model, reserved{frame}"
+            for kind in ("bias", "rmse"):
+                plain = f"{name}_{kind}{suffix}"
+                yield f"{plain}_all", "1", f"{plain} over {_EVERY}"
         mean = f"of the model, mean over a grid on the {where}{frame}"
         yield f"psf_R2{suffix}", "arcsec2", f"Mxx + Myy {mean}"
         yield f"psf_e1{suffix}", "1", f"e1 {mean}"
         yield f"psf_e2{suffix}", "1", f"e2 {mean}"
+    yield "model_rel_rmse_all", "1", f"model_rel_rmse over {_EVERY}"
+    yield "star_power_all", "electron2", f"star_power over {_EVERY}"
 
 
 def _ccd_metrics() -> Iterable[ArraySpec]:

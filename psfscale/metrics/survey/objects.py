@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psfscale.arrays import Role
+from psfscale.arrays import STANDS_OUT, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +71,8 @@ _PLACE = ("x", "y", "field_x", "field_y")
 def star_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
     """The stars of an exposure, one entry each, ready to be counted.
 
+    Reserved stars that stand out (`STANDS_OUT`) count by their flags, not in residuals and ρ.
+
     Parameters
     ----------
     arrays : (ccd, star) each: `STAR_SURVEY`, `STAR_RUN`, and ``colour`` [µm], ``jacobian`` and
@@ -78,7 +80,8 @@ def star_columns(arrays: Columns, use: np.ndarray) -> dict[str, np.ndarray]:
     use : (ccd,) whose metrics are done
     """
     flat = _present(arrays, use)
-    reserved = flat["role"] == Role.RESERVED
+    fair = (flat["flags"].astype(np.uint32) & np.uint32(STANDS_OUT)) == 0
+    reserved = (flat["role"] == Role.RESERVED) & fair
     found = {
         **{name: flat[name] for name in (*_PLACE, "ccd", "ra", "dec", "flux")},
         **{name: flat[name].astype(np.float64) for name in _SHAPES},

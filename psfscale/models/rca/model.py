@@ -20,6 +20,7 @@ from psfscale.models.base import FitReport, StateArray
 from psfscale.models.field_drawing import FieldDrawing
 from psfscale.models.flux_unit import in_flux_unit, report_times
 from psfscale.models.graph import FieldFunctions, FrequencyAtoms
+from psfscale.models.judged import held_to_phases, judged
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca.fit import FittedField, fit_fields
 from psfscale.models.rca.settings import RCASettings
@@ -100,7 +101,7 @@ class RCA(StoredField[RCASettings]):
         FitError
             Too few stars with signal, or their positions do not determine the field.
         """
-        fitted = fit_fields([stars], self._settings)[0]
+        fitted = fit_fields([stars], held_to_phases(self._settings, stars))[0]
         if isinstance(fitted, FitError):
             raise fitted
         return self._take(fitted, stars)
@@ -126,7 +127,7 @@ class RCA(StoredField[RCASettings]):
         chosen = settings or RCASettings()
         units = [stars.flux_unit for stars in ccds]
         ccds = [stars.over(unit) for stars, unit in zip(ccds, units, strict=True)]
-        fields = fit_fields(ccds, chosen, device=device)
+        fields = _fit_each(ccds, chosen, device)
         for fitted, stars, unit in zip(fields, ccds, units, strict=True):
             if isinstance(fitted, FitError):
                 found.append(fitted)
@@ -141,7 +142,7 @@ class RCA(StoredField[RCASettings]):
 
     def _take(self, fitted: FittedField, stars: StarBatch) -> FitReport:
         self._state = _state_of(fitted, self._settings)
-        return _report(fitted, stars)
+        return judged(_report(fitted, stars), stars, upsampling=self._settings.n_aliases)
 
     def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
         """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid.
@@ -159,6 +160,19 @@ class RCA(StoredField[RCASettings]):
         grid.require_effective(self.name)
         drawing = _drawing(self._fitted(), self._settings)
         return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
+
+
+def _fit_each(
+    ccds: Sequence[StarBatch], settings: RCASettings, device: torch.device | None
+) -> list[FittedField | FitError]:
+    """Fit CCDs in a batch for each band limit that their stars' phases carry."""
+    held = [held_to_phases(settings, stars) for stars in ccds]
+    fits: dict[int, FittedField | FitError] = {}
+    for limit in {each.band_limit for each in held}:
+        places = [k for k, each in enumerate(held) if each.band_limit == limit]
+        fitted = fit_fields([ccds[k] for k in places], held[places[0]], device=device)
+        fits |= dict(zip(places, fitted, strict=True))
+    return [fits[k] for k in range(len(ccds))]
 
 
 def _atom_arrays(settings: RCASettings) -> tuple[StateArray, ...]:

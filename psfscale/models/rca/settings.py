@@ -89,6 +89,17 @@ class RCASettings(SuperResolution, StarSelection):
         """Frequency atoms among the functions of position, at most."""
         return self.n_functions - _n_polynomials(self.lead_degree(self.degree))
 
+    def simpler(self) -> tuple[tuple[str, RCASettings], ...]:
+        """Return settings of simpler fields, in the order in which they stand in, with a name."""
+        plain = {"spatial": "polynomial", "row_sparsity": None}
+        lower = [d for d in (2, 1) if d < self.degree]
+        fields = [
+            (f"a field of degree {d}", self.model_copy(update={**plain, "degree": d}))
+            for d in lower
+        ]
+        constant = {**plain, "degree": 0, "n_components": 1}
+        return (*fields, ("a mean star", self.model_copy(update=constant)))
+
 
 def _n_polynomials(degree: int) -> int:
     return (degree + 1) * (degree + 2) // 2

@@ -14,6 +14,7 @@ from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.base import FitReport, StateArray
 from psfscale.models.field_drawing import FieldDrawing
 from psfscale.models.flux_unit import in_flux_unit
+from psfscale.models.judged import held_to_phases, judged
 from psfscale.models.sprite.data import Stamps
 from psfscale.models.sprite.model import SPRITE, SpriteResult
 from psfscale.models.sprite.settings import SpriteFieldSettings, SPRITESettings
@@ -126,7 +127,7 @@ class SpriteField(StoredField[SpriteFieldSettings]):
         FitError
             Fewer stars with signal than a cell needs.
         """
-        settings = self._settings
+        settings = held_to_phases(self._settings, stars)
         stamps, snr, width, usable = _usable_stars(stars, settings)
         chosen = np.flatnonzero(usable)
         box = tuple((float(p[chosen].min()), float(p[chosen].max())) for p in (stars.x, stars.y))
@@ -143,9 +144,15 @@ class SpriteField(StoredField[SpriteFieldSettings]):
             "box": np.array(box),
             "width": np.array(width),
         }
-        used = np.zeros(len(stars), dtype=bool)
-        used[members[members >= 0]] = True
-        return self._report(stars, stamps, used, result)
+        # Stars beyond the brightest of a cell are not clipped: the cell needs no more.
+        report = self._report(stars, stamps, usable, result)
+        return judged(report, stars, upsampling=self._settings.n_aliases)
+
+    def widened(self, settings: SpriteFieldSettings) -> dict[str, np.ndarray]:
+        """Return the state of a field of one cell with as many cells as `settings` have."""
+        state = self.state()
+        cells = settings.cells_y * settings.cells_x
+        return {**state, "cell_psf": np.repeat(state["cell_psf"], cells, axis=0)}
 
     def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
         """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid.

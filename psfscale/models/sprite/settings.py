@@ -63,3 +63,7 @@ class SpriteFieldSettings(SPRITESettings, StarSelection):
     min_stars: LeastStars = Field(
         default=3, description="stars below which a cell takes its neighbours' too [1]"
     )
+
+    def simpler(self) -> tuple[tuple[str, SpriteFieldSettings], ...]:
+        """Return settings of simpler fields, in the order in which they stand in, with a name."""
+        return (("a mean star", self.model_copy(update={"cells_y": 1, "cells_x": 1})),)

@@ -18,6 +18,7 @@ from psfscale.errors import ConfigError
 from psfscale.kernels.centroid import matched_width, windowed_centroid
 from psfscale.models.base import Checkpoint, FitReport, StateArray
 from psfscale.models.flux_unit import in_flux_unit
+from psfscale.models.judged import judged
 from psfscale.models.position import PositionPolynomials
 from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff.blur import Blur
@@ -177,7 +178,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         path = LightPath.of(self._optics, self._pupil).to(device_of(self._settings.device))
         trained = _in_memory(path, lambda light: self._train(stars, light))
         self._state = self._state_of(trained, stars)
-        return _report(trained)
+        return judged(_report(trained), stars)
 
     def _train(self, stars: StarBatch, path: LightPath) -> Trained:
         self.history = []

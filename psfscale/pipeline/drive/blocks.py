@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from psfscale.errors import HeldError, StoreError
+from psfscale.errors import ExitCode, HeldError, StoreError
 from psfscale.pipeline.drive.launch import INTERRUPTED, run
 from psfscale.pipeline.drive.plan import plan_run
 from psfscale.pipeline.ledger.lease import LOOK_EVERY, read_holder
@@ -57,9 +57,14 @@ class BlocksSummary:
 
     @property
     def exit_code(self) -> int:
-        """The largest of the blocks'; 128 and a signal's number where one interrupted."""
+        """The gravest of the blocks'; 128 and a signal's number where one interrupted.
+
+        Failures (1) are graver than doubts (3).
+        """
         own = 0 if self.signal is None else 128 + self.signal
-        return max([own, *(summary.exit_code for summary in self.ended.values())])
+        codes = [own, *(summary.exit_code for summary in self.ended.values())]
+        gravest = max(codes)
+        return 1 if gravest == ExitCode.UNMET and ExitCode.LISTED in codes else gravest
 
     def __str__(self) -> str:
         lines = [f"{name}: {summary}" for name, summary in self.ended.items()]

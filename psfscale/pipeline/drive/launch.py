@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from signal import Signals
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,10 @@ from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
 from psfscale.pipeline.events import Event, Notice, Observer, RunFinished, RunStarted
 from psfscale.pipeline.events.log import EventLog
 from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
+from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.files import sweep
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.ledger.marker import Failure, read_markers
+from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, read_markers
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
@@ -52,9 +53,11 @@ class RunSummary:
     n_left : units still to do
     ccds : CCDs by stage and state, over the whole run
     failures : of all quarantined CCDs of the run
+    doubts : of all doubtful CCDs of the run
     seconds : wall time of this driver
     peak_memory : of this driver's process [byte]
     signal : that interrupted the run, or None
+    doubtful_code : exit code of a run with doubtful CCDs and no failures
     """
 
     run: Path
@@ -66,6 +69,8 @@ class RunSummary:
     seconds: float
     peak_memory: int
     signal: int | None = None
+    doubts: tuple[DoubtfulCcd, ...] = ()
+    doubtful_code: int = 0
 
     @property
     def n_blocked(self) -> int:
@@ -74,10 +79,15 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 all good, 1 some CCDs failed or are blocked, 128 + signal where interrupted."""
+        """0 all good, 1 some CCDs failed or are blocked, 128 + signal where interrupted.
+
+        Where the run asks for it, 3 if none failed and some are doubtful.
+        """
         if self.signal is not None:
             return 128 + self.signal
-        return 1 if self.failures or self.n_blocked or self.n_left else 0
+        if self.failures or self.n_blocked or self.n_left:
+            return 1
+        return self.doubtful_code if self.doubts else 0
 
     def __str__(self) -> str:
         lines = [
@@ -89,6 +99,7 @@ class RunSummary:
             lines.append(f"  {stage:8} CCDs: {counts}")
         if self.failures:
             lines.append(f"{len(self.failures)} CCDs quarantined; `psfscale status {self.run}`")
+        lines += doubt_lines(asdict(doubt) for doubt in self.doubts)
         if self.signal is not None:
             lines.append(INTERRUPTED.format(Signals(self.signal).name))
         return "\n".join(lines)
@@ -168,7 +179,7 @@ def run(
             observers=told,
         )
         _drive(driver, plan, context, start)
-        return _summarise(context.run, plan, driver, interrupt, start)
+        return _summarise(context, plan, driver, interrupt, start)
 
 
 def _tell(observers: Iterable[Observer], event: Event) -> None:
@@ -273,8 +284,9 @@ def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> Non
 
 
 def _summarise(
-    run: Path, plan: Plan, driver: Driver, interrupt: Interrupt, start: float
+    context: RunContext, plan: Plan, driver: Driver, interrupt: Interrupt, start: float
 ) -> RunSummary:
+    run = context.run
     known = read_known(run, plan.wanted.stages)
     done = (known.fingerprints == plan.wanted.fingerprints) & (known.fingerprints > 0)
     markers = [m for key, m in read_markers(run).items() if _is(done, plan, key)]
@@ -285,6 +297,8 @@ def _summarise(
         n_left=plan.n_todo - driver.n_finished,
         ccds=count_ccds(plan.wanted.stages, known, done),
         failures=tuple(failure for marker in markers for failure in marker.failures),
+        doubts=tuple(doubt for marker in markers for doubt in marker.doubts),
+        doubtful_code=context.config.quality.exit_code,
         seconds=time.time() - start,
         peak_memory=peak_memory(),
         signal=interrupt.signal,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from psfscale.arrays import UnitState
+from psfscale.arrays import USABLE, UnitState
 from psfscale.config import fingerprint
 from psfscale.pipeline.ledger.books import Known, code, read_known
 from psfscale.pipeline.ledger.marker import Key
@@ -351,5 +351,5 @@ def remaining(
 def _stands(wanted: np.ndarray, known: Known, sampled: list[bool]) -> bool:
     """Whether the sampled stages have all run, and found something."""
     done = known.fingerprints[:, sampled] == wanted
-    found = (known.states[..., sampled] == UnitState.DONE).any()
+    found = np.isin(known.states[..., sampled], USABLE).any()
     return bool(done[wanted > 0].all() and found)

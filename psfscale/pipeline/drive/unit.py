@@ -30,19 +30,13 @@ from psfscale.errors import HOPELESS, LostLeaseError, PsfscaleError
 from psfscale.pipeline.drive.cost import Meter, device
 from psfscale.pipeline.ledger.journal import note_end, note_start
 from psfscale.pipeline.ledger.lease import holds
-from psfscale.pipeline.ledger.marker import (
-    Failure,
-    Key,
-    Marker,
-    read_marker,
-    write_marker,
-)
+from psfscale.pipeline.ledger.marker import Key, Marker, read_marker, write_marker
 from psfscale.pipeline.stages.context import versions
 from psfscale.pipeline.stages.mapping import (
+    CcdOutcomes,
     Mapped,
     Reason,
     UnitInterrupted,
-    failure_of,
     map_ccds,
     map_exposure,
 )
@@ -194,8 +188,8 @@ def _execute(task: Task, stop: Callable[[], bool], *, last: bool) -> Marker:
         stop=stop, guard=guard, keep=task.keep, checkpoint=_checkpoint(task), last_attempt=last
     )
     run_all = map_exposure if reader.stage.whole else map_ccds
-    states, failures = run_all(reader, writer, meter, how)
-    marker = _finish(task, writer, reader, states, failures, meter)
+    outcomes = run_all(reader, writer, meter, how)
+    marker = _finish(task, writer, reader, outcomes, meter)
     how.checkpoint.remove()
     return marker
 
@@ -210,8 +204,7 @@ def _finish(
     task: Task,
     writer: ExposureWriter,
     reader: ExposureReader,
-    states: list[int],
-    failures: list[Failure],
+    outcomes: CcdOutcomes,
     meter: Meter,
 ) -> Marker:
     """Write what is stored by exposure, then the marker."""
@@ -222,8 +215,9 @@ def _finish(
         exposure=task.exposure,
         exposure_id=reader.exposure_id,
         fingerprint=task.fingerprint,
-        states=tuple(states),
-        failures=tuple(failures),
+        states=tuple(outcomes.states),
+        failures=tuple(outcomes.failures),
+        doubts=outcomes.doubts(reader),
         cost=meter.read(),
         host=socket.gethostname(),
         device=device(),
@@ -251,7 +245,7 @@ def quarantine(task: Task, reason: Reason) -> Marker:
     reader = ExposureReader(session.stages[task.stage], session, task.exposure)
     guard = partial(_require_lease, session.context.run, task)
     writer = ExposureWriter(reader.stage, session, task.exposure, keep=False, guard=guard)
-    states, failures = [], []
+    outcomes = CcdOutcomes()
     for ccd in range(session.context.sizes["ccd"]):
         try:
             roles = reader.roles(ccd)
@@ -259,9 +253,8 @@ def quarantine(task: Task, reason: Reason) -> Marker:
         except OSError:  # lost or damaged: nobody knows which objects there are
             roles, held = np.zeros(0, np.uint8), True
         writer.leave_empty(ccd, roles)
-        states.append(int(UnitState.QUARANTINED if held else UnitState.EMPTY))
-        failures += [failure_of(reader, ccd, reason)] if held else []
-    return _finish(task, writer, reader, states, failures, meter)
+        outcomes.add(reader, ccd, reason if held else UnitState.EMPTY)
+    return _finish(task, writer, reader, outcomes, meter)
 
 
 def _main() -> None:

@@ -71,7 +71,7 @@ class UnitFinished(Event):
     Attributes
     ----------
     stage, exposure, exposure_id : the unit
-    n_done, n_empty, n_failed, n_blocked : CCDs by state
+    n_done, n_empty, n_failed, n_blocked, n_doubtful : CCDs by state
     seconds, cpu_seconds : wall time and CPU time
     peak_memory : largest resident memory of its process meanwhile [byte]
     host : that ran it
@@ -88,6 +88,7 @@ class UnitFinished(Event):
     cpu_seconds: float
     peak_memory: int
     host: str
+    n_doubtful: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,6 +49,31 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DoubtfulCcd:
+    """A quality check that a CCD did not pass.
+
+    Attributes
+    ----------
+    stage, exposure, exposure_id : the unit
+    ccd : index on the ccd axis
+    ccd_id : id of the CCD
+    check : its name in the ``quality`` section of a run file
+    message : value, limit and likely cause
+    """
+
+    stage: str
+    exposure: int
+    exposure_id: str
+    ccd: int
+    ccd_id: int
+    check: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.exposure_id} CCD {self.ccd_id} is doubtful: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """What a unit took.
 
@@ -76,6 +101,7 @@ class Marker:
     fingerprint : of all that determined the result
     states : `UnitState` of every CCD
     failures : of the quarantined CCDs
+    doubts : of the doubtful CCDs
     cost : time and memory
     host, device : that ran it
     attempt : 1 for the first
@@ -91,6 +117,7 @@ class Marker:
     fingerprint: str
     states: tuple[int, ...]
     failures: tuple[Failure, ...] = ()
+    doubts: tuple[DoubtfulCcd, ...] = ()
     cost: Cost = field(default_factory=Cost)
     host: str = ""
     device: str = "cpu"
@@ -117,7 +144,7 @@ class Marker:
     @property
     def says_more(self) -> bool:
         """Whether it holds what the ledger has no column for, and stays a file."""
-        return bool(self.failures or self.versions)
+        return bool(self.failures or self.doubts or self.versions)
 
 
 def carry(values: np.ndarray) -> str:
@@ -139,6 +166,7 @@ def write_marker(run: Path, marker: Marker) -> None:
     """Declare the unit finished; its arrays must be written before."""
     content = {f.name: getattr(marker, f.name) for f in fields(marker)}
     content["failures"] = [asdict(failure) for failure in marker.failures]
+    content["doubts"] = [asdict(doubt) for doubt in marker.doubts]
     content["cost"] = asdict(marker.cost)
     write_json(marker_path(run, marker.key), content)
 
@@ -192,5 +220,6 @@ def remove_marker(run: Path, key: Key) -> None:
 
 def _marker(content: dict[str, Any]) -> Marker:
     failures = tuple(Failure(**item) for item in content["failures"])
-    told = {"states": tuple(content["states"]), "failures": failures}
+    doubts = tuple(DoubtfulCcd(**item) for item in content.get("doubts", ()))
+    told = {"states": tuple(content["states"]), "failures": failures, "doubts": doubts}
     return Marker(**{**content, **told, "cost": Cost(**content["cost"])})

@@ -115,7 +115,7 @@ class Run:
         at, context = self._place(exposure, ccd), self._context
         stage = "fit" if len(context.models) == 1 else "choose"
         state = UnitState(int(self.tree["ccds/state"].sel(stage=stage).isel(at)))
-        if state is not UnitState.DONE:
+        if not state.usable:
             msg = (
                 f"CCD {ccd} of exposure {exposure} has no PSF: its {stage} is {state.name.lower()}"
             )

@@ -11,9 +11,11 @@ import xarray as xr
 
 from psfscale.errors import HeldError, InputError
 from psfscale.pipeline.drive.blocks import run_stores
+from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.read.consume import Run
+from psfscale.pipeline.read.state_blocks import status_of
 from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.storage import array_of
 from psfscale.pipeline.storage.session import Session
@@ -33,21 +35,24 @@ _EXPOSURES_AT_A_TIME = 64
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsSummary:
-    """Metrics of the whole survey: values, units and meanings by name."""
+    """Metrics of the whole survey: values, units and meanings by name, and doubtful CCDs."""
 
     values: dict[str, float]
     units: dict[str, str]
     meanings: dict[str, str]
+    doubts: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Values by name; what could not be measured is None."""
-        return {k: v if np.isfinite(v) else None for k, v in self.values.items()}
+        """Values by name, None where not measured, and ``doubts``, as `DoubtfulCcd` has them."""
+        values = {k: v if np.isfinite(v) else None for k, v in self.values.items()}
+        return {**values, "doubts": list(self.doubts)}
 
     def __str__(self) -> str:
-        return "\n".join(
+        lines = [
             f"{name:20} {value:12.6g} {self.units[name]:10} {self.meanings[name]}"
             for name, value in self.values.items()
-        )
+        ]
+        return "\n".join([*doubt_lines(self.doubts), *lines])
 
 
 def aggregate_run(
@@ -96,6 +101,7 @@ def read_summary(path: Path) -> MetricsSummary:
         values={str(k): float(v) for k, v in summary.items()},
         units={str(k): v.attrs["units"] for k, v in summary.items()},
         meanings={str(k): v.attrs["long_name"] for k, v in summary.items()},
+        doubts=tuple(status_of(path).as_dict()["doubts"]),
     )
 
 
@@ -222,7 +228,6 @@ def report_run(path: Path, output: Path) -> None:
     StoreError
         There is no run store at `path`.
     """
-    from psfscale.pipeline.read.state_blocks import status_of
     from psfscale.report import write_report
 
     run = Run(path)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from psfscale.arrays import UnitState
+from psfscale.arrays import USABLE, UnitState
 from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.books import Known, count_ccds, read_known, stages_in
 from psfscale.pipeline.ledger.journal import History, begun_units
 from psfscale.pipeline.ledger.lease import read_holder
-from psfscale.pipeline.ledger.marker import Failure, Key, Marker, read_markers
+from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, Key, Marker, read_markers
 from psfscale.pipeline.read.cost import HostCost, StageCost, host_costs, stage_costs
 from psfscale.pipeline.stages.declared import DECLARED
 from psfscale.pipeline.storage import values_of
@@ -80,6 +80,7 @@ class RunStatus:
     ccds : per stage, CCDs of finished units by `UnitState`
     deaths : per unit ``stage/exposure`` that killed its process, the reasons
     failures : of all quarantined CCDs
+    doubts : of all doubtful CCDs
     costs : per stage, what its finished units took
     hosts : per host, what it gave to them
     pace : how fast it goes
@@ -92,6 +93,7 @@ class RunStatus:
     ccds: dict[str, dict[str, int]]
     deaths: dict[str, list[str]]
     failures: tuple[Failure, ...]
+    doubts: tuple[DoubtfulCcd, ...]
     costs: dict[str, StageCost]
     hosts: dict[str, HostCost]
     pace: Pace
@@ -116,6 +118,7 @@ class RunStatus:
             "pace": self.pace.as_dict(),
             "deaths": self.deaths,
             "failures": [asdict(failure) for failure in self.failures],
+            "doubts": [asdict(doubt) for doubt in self.doubts],
         }
 
     def __str__(self) -> str:
@@ -133,6 +136,7 @@ class RunStatus:
         lines += [f"host {host}: {cost}" for host, cost in self.hosts.items()]
         lines += [f"{unit} killed its process: {'; '.join(d)}" for unit, d in self.deaths.items()]
         lines += [str(failure) for failure in self.failures]
+        lines += [str(doubt) for doubt in self.doubts]
         return "\n".join(lines)
 
     def _driver_text(self) -> str:
@@ -172,6 +176,7 @@ def status(path: Path) -> RunStatus:
         ccds=count_ccds(stages, known, done),
         deaths={f"{k[0]}/{k[1]}": list(h.deaths) for k, h in begun.items() if h.deaths},
         failures=tuple(f for marker in current for f in marker.failures),
+        doubts=tuple(doubt for marker in current for doubt in marker.doubts),
         costs=stage_costs(stages, columns, done),
         hosts=host_costs(columns, done),
         pace=Pace(n_left=int(((wanted > 0) & ~done).sum()), rate=_rate(columns["finished"][done])),
@@ -222,7 +227,7 @@ def _objects(root: zarr.Group, stages: list[str], known: Known) -> np.ndarray:
         if name in DECLARED and not DECLARED[name].sampled:
             on_ccds = counts[DECLARED[name].objects]
             n = min(len(on_ccds), len(found))
-            found[:n, k] = (on_ccds[:n] * (known.states[:n, :, k] == UnitState.DONE)).sum(axis=1)
+            found[:n, k] = (on_ccds[:n] * np.isin(known.states[:n, :, k], USABLE)).sum(axis=1)
     return found
 
 

@@ -70,6 +70,7 @@ class BlocksStatus:
             "pace": self.pace.as_dict(),
             "deaths": {k: v for part in each.values() for k, v in part["deaths"].items()},
             "failures": [failure for part in each.values() for failure in part["failures"]],
+            "doubts": [doubt for part in each.values() for doubt in part["doubts"]],
             "not_begun": list(self.not_begun),
             "blocks": each,
         }

@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from psfscale.arrays import UnitState
+from psfscale.arrays import USABLE, UnitState
 from psfscale.config import fingerprint
 from psfscale.errors import RunError
 from psfscale.metrics.survey.axes import axes_of
@@ -195,7 +195,7 @@ class Reader:
         wanted = values_of(open_root(store), "units/wanted")
         current = (known.fingerprints > 0) & (known.fingerprints == wanted)
         states = np.where(current[:, None], known.states, UnitState.PENDING)
-        done = {name: states[..., k] == UnitState.DONE for k, name in enumerate(STAGE_NAMES)}
+        done = {name: np.isin(states[..., k], USABLE) for k, name in enumerate(STAGE_NAMES)}
         return cls(session=session, done=done, fingerprints=known.fingerprints)
 
     @property

@@ -37,6 +37,13 @@ def pad(values: np.ndarray, chosen: np.ndarray, n: int) -> np.ndarray:
     return padded
 
 
+def without_left_out(stars: xr.Dataset) -> xr.Dataset:
+    """The stars of a CCD, those that the fit left out as if they were not there."""
+    left_out = (stars["fit_flags"].values & int(ObjectFlag.LEFT_OUT)) != 0
+    role = np.where(left_out, int(Role.EMPTY), stars["role"].values)
+    return stars.assign(role=(stars["role"].dims, role.astype(np.uint8)))
+
+
 def points_of(objects: xr.Dataset, chosen: np.ndarray) -> FieldPoints:
     """Positions of some objects of a CCD, and their spectra where they have any."""
     coloured = "sed" in objects
@@ -118,7 +125,7 @@ def extrapolation(ccd: xr.Dataset, x: np.ndarray, y: np.ndarray, context: RunCon
 
 def outside(stars: xr.Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether points lie outside the convex hull of the stars the model was fitted to."""
-    clipped = (stars["fit_flags"].values & int(ObjectFlag.OUTLIER)) > 0
-    used = (stars["role"].values == Role.FIT) & ~clipped
+    unused = int(ObjectFlag.OUTLIER | ObjectFlag.LEFT_OUT)
+    used = (stars["role"].values == Role.FIT) & ((stars["fit_flags"].values & unused) == 0)
     places = np.column_stack([stars["x"].values[used], stars["y"].values[used]])
     return outside_hull(places, x, y)

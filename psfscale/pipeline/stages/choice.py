@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import Role, StarBatch, UnitState
+from psfscale.arrays import Role, UnitState
 from psfscale.errors import FitError
-from psfscale.pipeline.stages.ccd import group_of, model_of
+from psfscale.pipeline.stages.ccd import group_of, model_of, without_left_out
 from psfscale.pipeline.stages.fitting import RESULTS
+from psfscale.pipeline.stages.quality import VERDICT, Verdict, stars_of
+from psfscale.quality import Doubt
 from psfscale.store.schema import MODEL_CODES
 
 if TYPE_CHECKING:
@@ -30,11 +32,10 @@ def choose_model(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     FitError
         None was fitted.
     """
-    fitted = [
-        model
-        for model in context.models
-        if int(ccd[f"{STATES}{fit_stage(model)}"]) == UnitState.DONE
-    ]
+    states = {m.name: UnitState(int(ccd[f"{STATES}{fit_stage(m)}"])) for m in context.models}
+    usable = [model for model in context.models if states[model.name].usable]
+    sound = [model for model in usable if states[model.name] is UnitState.DONE]
+    fitted = sound or usable  # a doubtful field stands for the CCD only where there is no other
     if not fitted:
         msg = "no model could be fitted to this CCD"
         raise FitError(msg)
@@ -47,7 +48,15 @@ def choose_model(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         f"ccds/score_{name}": ((), np.float32(scores.get(name, np.nan))) for name in MODEL_CODES
     }
     code = np.uint8(MODEL_CODES[chosen.name])
-    return xr.Dataset({**told, **table, "ccds/model": ((), code)})
+    arrays = {**told, **table, "ccds/model": ((), code)}
+    doubtful = states[chosen.name] is UnitState.DOUBTFUL
+    return xr.Dataset(arrays, attrs={VERDICT: _of_doubtful(chosen) if doubtful else Verdict()})
+
+
+def _of_doubtful(chosen: FittedModel) -> Verdict:
+    """The verdict on a CCD that has doubtful fields alone."""
+    message = f"{chosen.name} stands for the CCD and is doubtful in stage {fit_stage(chosen)}"
+    return Verdict(doubts=(Doubt(check="models", message=message),))
 
 
 def fit_stage(model: FittedModel) -> str:
@@ -68,14 +77,10 @@ def _choice(
 def _score(ccd: xr.Dataset, context: RunContext, model: FittedModel) -> float:
     from psfscale.metrics.agreement import agreement
 
-    stars = group_of(ccd, "stars")
+    flags = ccd[f"models/{model.name}/fit_flags"].values
+    stars = without_left_out(group_of(ccd, "stars").assign(fit_flags=("star", flags)))
     seen = (stars["weight"].values > 0).any(axis=(1, 2))
     chosen = np.flatnonzero((stars["role"].values == Role.RESERVED) & seen)
     if not chosen.size:
         return np.nan
-    names = ("image", "weight", "x", "y", *(("sed",) if "sed" in stars else ()))
-    batch = StarBatch(
-        **{name: stars[name].values[chosen] for name in names},
-        wavelength=stars["wavelength"].values if "sed" in stars else None,
-    )
-    return agreement(model_of(ccd, context, model), batch)
+    return agreement(model_of(ccd, context, model), stars_of(stars, chosen))

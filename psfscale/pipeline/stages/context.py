@@ -113,6 +113,11 @@ class FittedModel:
         """The arrays of its state, for star stamps (y, x)."""
         return tuple(self.kind.state_arrays(self.settings, stamp_shape))
 
+    def simpler(self) -> tuple[tuple[str, BaseModel], ...]:
+        """Return settings of simpler fields that may stand in for it, each with a name."""
+        ladder: Any = getattr(self.settings, "simpler", tuple)
+        return () if self.of_exposure else tuple(ladder())
+
     def build(self, device: str) -> PsfModel:
         """A field to be fitted, on `device` where its settings leave that open."""
         return self.kind(self._on(device))  # type: ignore[call-arg]

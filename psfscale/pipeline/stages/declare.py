@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.stages.quality import Verdict
     from psfscale.store.schema import ArraySpec
 
 
@@ -44,7 +45,7 @@ class Stage:
     missing : the array of flags that tells its objects that a CCD has no result
     resources : that a worker should have to run it
     whole : it takes all CCDs of an exposure at once, with an axis ``ccd``
-    release : of a whole stage, what a CCD must pass to be done
+    release : of a whole stage, the verdict on a CCD; it raises where the CCD is not to pass
     needs_any : it runs where any of the stages it needs has a result, and is told which
     sampled : it runs on a sample, of which CCDs that a stage before failed on are left out
     """
@@ -61,7 +62,7 @@ class Stage:
     missing: str
     resources: Mapping[str, float] = field(default_factory=dict)
     whole: bool = False
-    release: Callable[[xr.Dataset, RunContext], None] | None = None
+    release: Callable[[xr.Dataset, RunContext], Verdict] | None = None
     needs_any: bool = False
     sampled: bool = False
 

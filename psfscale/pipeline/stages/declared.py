@@ -66,6 +66,8 @@ def _fit_settings(context: RunContext, name: str | None = None) -> dict[str, Any
         "model": model.name,
         "settings": model.settings.model_dump(mode="json"),
         "checks": context.config.checks.model_dump(),
+        "quality": context.config.quality.model_dump(exclude={"exit_code"}),
+        "leave_out": sorted(set(context.config.stars.leave_out)),
     }
     return settings | ({"per": model.per} if model.chromatic or model.of_exposure else {})
 
@@ -122,6 +124,10 @@ def _stored(specs: tuple[ArraySpec, ...]) -> tuple[Input, ...]:
 
 
 _STAR_INPUTS = _survey("stars", "image", "weight", "x", "y", "role")
+_FIT_INPUTS = (
+    *_survey("stars", "flags"),
+    *_survey("exposures", "n_refused", "n_stars", "n_galaxies"),
+)
 _FIT_FLAGS = Input(path="stars/fit_flags", store="run")
 _CCD_ID = Input(path="ccds/id")
 
@@ -168,6 +174,7 @@ def _fit_stage(context: RunContext, name: str | None = None) -> Stage:
         run=partial(fit, model=model, results=results),
         inputs=(
             *_STAR_INPUTS,
+            *_FIT_INPUTS,
             *_places(context, "stars"),
             *(_colours(context, "stars") if model.chromatic else ()),
         ),
@@ -176,7 +183,7 @@ def _fit_stage(context: RunContext, name: str | None = None) -> Stage:
         missing=f"{results}/fit_flags",
         resources=wished(model),
         whole=model.of_exposure,
-        release=partial(release_ccd, model=model) if model.of_exposure else None,
+        release=partial(release_ccd, model=model, results=results) if model.of_exposure else None,
     )
 
 
@@ -279,7 +286,7 @@ def _metrics_stage(context: RunContext) -> Stage:
 def _fit_of(name: str) -> Declared:
     """The stage that fits one of several models; a change of it refits that model alone."""
     return Declared(
-        version=1,
+        version=2,
         build=partial(_fit_stage, name=name),
         settings=partial(_fit_settings, name=name),
         wanted=lambda context: (
@@ -290,14 +297,14 @@ def _fit_of(name: str) -> Declared:
 
 DECLARED: dict[str, Declared] = {
     "fit": Declared(
-        version=10,
+        version=11,
         build=_fit_stage,
         settings=_fit_settings,
         wanted=lambda context: len(context.models) == 1,
     ),
     **{f"fit_{name}": _fit_of(name) for name in MODELS},
     "choose": Declared(
-        version=1,
+        version=2,
         build=_choose_stage,
         settings=lambda context: {
             "choice": context.config.choice,

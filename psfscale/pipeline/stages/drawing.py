@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from psfscale.arrays import Role
+from psfscale.arrays import ObjectFlag, Role
 from psfscale.errors import PsfCheckError
-from psfscale.pipeline.stages.ccd import extrapolation, group_of, pad, points_of, stored_model
+from psfscale.pipeline.stages.ccd import (
+    extrapolation,
+    group_of,
+    pad,
+    points_of,
+    stored_model,
+    without_left_out,
+)
 
 if TYPE_CHECKING:
     from psfscale.pipeline.stages.context import RunContext
@@ -51,7 +58,7 @@ def measure_stars(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     from psfscale.metrics import measure_ccd
 
     detector = context.instrument.detector
-    stars = group_of(ccd, "stars")
+    stars = without_left_out(group_of(ccd, "stars"))
     measured = measure_ccd(
         stars.drop_vars("fit_flags"),
         stored_model(ccd, context),
@@ -60,6 +67,8 @@ def measure_stars(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
         ccd_shape=(detector.rows, detector.columns),
         grid=context.config.metrics.grid,
     )
+    left_out = stars["fit_flags"].values & np.uint32(ObjectFlag.LEFT_OUT)
+    measured["flags"] = measured["flags"] | left_out.astype(np.uint32)
     return xr.Dataset({_metric_path(v): v.variable for v in measured.values()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +10,14 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError
+from psfscale.models.stored import widened
 from psfscale.pipeline.stages.ccd import ccd_place, group_of, model_of, pad
 from psfscale.pipeline.stages.focal import CcdPlace, half_turn
+from psfscale.pipeline.stages.quality import VERDICT, Verdict, judge, release, stars_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psfscale.models.base import FitReport, PsfModel
     from psfscale.pipeline.stages.context import FittedModel, RunContext
 
@@ -41,17 +46,68 @@ def fit_ccd(
         The fitted PSF is not fit for release.
     """
     stars = group_of(ccd, "stars")
-    chosen = np.flatnonzero(stars["role"].values == Role.FIT)
+    left_out = _left_out(stars, context)
+    chosen = np.flatnonzero((stars["role"].values == Role.FIT) & ~left_out)
     if not chosen.size:
-        msg = "no star of role fit on this CCD; the model needs some"
-        raise FitError(msg)
-    names = ("image", "weight", "x", "y", *(("sed",) if model.chromatic and "sed" in stars else ()))
-    batch = StarBatch(**{k: stars[k].values[chosen] for k in names}, wavelength=_bins(stars, names))
-    field, report = _fitted(batch, context, model)
+        raise FitError(_no_star("CCD", left_out, context))
+    batch = stars_of(stars, chosen, colour=model.chromatic)
+    fits = _attempts(ccd, batch, chosen, left_out, context, model)
+    told, field, verdict = _best(fits)
+    verdict = release(verdict, context)
     check_release(field, context)
-    n = stars.sizes["star"]
-    told = {f"{results}/fit_{k}": ("star", pad(v, chosen, n)) for k, v in _told(report).items()}
-    return xr.Dataset({**told, **_state(field, context, model)})
+    arrays = {f"{results}/fit_{name}": ("star", values) for name, values in told.items()}
+    state = _state(field, context, model)
+    return xr.Dataset({**arrays, **state}, attrs={VERDICT: verdict})
+
+
+_Attempt = tuple[dict[str, np.ndarray], Any, Verdict, str]
+"""Results of the stars, the field, the verdict, and what kind of field it is."""
+
+
+def _attempts(
+    ccd: xr.Dataset,
+    batch: StarBatch,
+    chosen: np.ndarray,
+    left_out: np.ndarray,
+    context: RunContext,
+    model: FittedModel,
+) -> Iterator[_Attempt]:
+    """The field of the settings, then simpler ones as long as they are taken."""
+    falls_back = context.config.quality.on_doubt == "fall_back"
+    simpler = model.simpler() if falls_back else ()
+    for kind, settings in (("", model.settings), *simpler):
+        field, report = _fitted(batch, context, replace(model, settings=settings))
+        if kind:
+            field = model.restore(widened(field, model.settings), context.device)
+        told = {k: pad(v, chosen, len(left_out)) for k, v in _told(report).items()}
+        told["flags"] |= _left_out_flags(left_out)
+        yield told, field, judge(ccd, field, told, context, model), kind
+
+
+def _best(fits: Iterator[_Attempt]) -> tuple[dict[str, np.ndarray], Any, Verdict]:
+    """The first field that passes the checks a simpler one may pass, or the last."""
+    first = next(fits)
+    told, field, verdict, kind = first
+    while verdict.simpler_may_help and (simpler := next(fits, None)) is not None:
+        told, field, verdict, kind = simpler
+    return told, field, verdict.after(first[2], kind) if kind else verdict
+
+
+def _left_out(stars: xr.Dataset, context: RunContext) -> np.ndarray:
+    """Whether the run leaves stars out for the flags of the survey store."""
+    flagged = (stars["flags"].values & context.config.stars.mask) != 0
+    return np.asarray(flagged & (stars["role"].values != Role.EMPTY))
+
+
+def _left_out_flags(left_out: np.ndarray) -> np.ndarray:
+    return np.where(left_out, int(ObjectFlag.LEFT_OUT), 0).astype(np.uint32)
+
+
+def _no_star(where: str, left_out: np.ndarray, context: RunContext) -> str:
+    n = int(left_out.sum())
+    names = " or ".join(context.config.stars.leave_out)
+    why = f", {n} are left out as {names} (stars.leave_out)" if n else ""
+    return f"no star of role fit on this {where}{why}; the model needs some"
 
 
 def fit_exposure(
@@ -71,10 +127,10 @@ def fit_exposure(
         layout has it.
     """
     stars = group_of(exposure, "stars")
-    on, star = np.nonzero(stars["role"].values == Role.FIT)
+    left_out = _left_out(stars, context)
+    on, star = np.nonzero((stars["role"].values == Role.FIT) & ~left_out)
     if not on.size:
-        msg = "no star of role fit on this exposure; the model needs some"
-        raise FitError(msg)
+        raise FitError(_no_star("exposure", left_out, context))
     places = {k: ccd_place(exposure.isel(ccd=k), context) for k in np.unique(on).tolist()}
     turned = np.array([places[k].turned for k in on.tolist()])
     field, report = _fitted(_in_focal_plane(stars, on, star, places, turned), context, model)
@@ -84,6 +140,7 @@ def fit_exposure(
     shape = stars["role"].shape
     flat = np.ravel_multi_index((on, star), shape)
     padded = {k: pad(v, flat, shape[0] * shape[1]).reshape(shape) for k, v in told.items()}
+    padded["flags"] |= _left_out_flags(left_out)
     arrays = {f"{results}/fit_{k}": (("ccd", "star"), v) for k, v in padded.items()}
     return xr.Dataset({**arrays, **_state(field, context, model)})
 
@@ -136,21 +193,27 @@ def _state(field: PsfModel, context: RunContext, model: FittedModel) -> dict[str
     }
 
 
-def release_ccd(ccd: xr.Dataset, context: RunContext, *, model: FittedModel) -> None:
-    """Pass silently if the field of an exposure is sound on a CCD.
+def release_ccd(
+    ccd: xr.Dataset, context: RunContext, *, model: FittedModel, results: str
+) -> Verdict:
+    """Judge the field of an exposure on a CCD.
 
     Parameters
     ----------
     ccd : what was given to the fit and what it returned, of one CCD
+    results : group of what the fit told of its stars
 
     Raises
     ------
     PsfCheckError
-        It is not.
+        It is not fit for release.
     InputError
         The CCD does not lie where the layout has it.
     """
-    check_release(model_of(ccd, context, model), context)
+    field = model_of(ccd, context, model)
+    check_release(field, context)
+    told = {name: ccd[f"{results}/fit_{name}"].values for name in ("flags", "chi2")}
+    return release(judge(ccd, field, told, context, model), context)
 
 
 def check_release(field: Any, context: RunContext) -> None:

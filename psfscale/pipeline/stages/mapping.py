@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import Role, UnitState
-from psfscale.errors import HOPELESS, LostLeaseError, PsfscaleError
-from psfscale.pipeline.ledger.marker import Failure, Key, read_marker
+from psfscale.errors import HOPELESS, LostLeaseError, PsfCheckError, PsfscaleError
+from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, Key, read_marker
 from psfscale.pipeline.stages.choice import STATES
 from psfscale.pipeline.stages.declared import STAGE_NAMES
+from psfscale.pipeline.stages.quality import VERDICT, Verdict, pooled_doubt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.stages.declare import Stage
     from psfscale.pipeline.storage.exposure import ExposureReader, ExposureWriter
     from psfscale.pipeline.storage.session import Session
+    from psfscale.quality import Doubt
     from psfscale.store.checkpoint import CheckpointFile
 
 TRACEBACK_LENGTH = 4000
@@ -63,33 +65,83 @@ class Mapped:
         return True
 
 
+@dataclass(kw_only=True)
+class CcdOutcomes:
+    """What became of the CCDs of an exposure in a stage.
+
+    Attributes
+    ----------
+    states : `UnitState` of every CCD
+    failures : of the quarantined ones
+    verdicts : of the quality checks, by CCD
+    """
+
+    states: list[int] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+
+    def add(self, reader: ExposureReader, ccd: int, found: UnitState | Reason | Verdict) -> None:
+        """Take what became of the next CCD."""
+        if isinstance(found, Verdict):
+            self.verdicts[ccd] = found
+            found = UnitState.DOUBTFUL if found.doubts else UnitState.DONE
+        elif not isinstance(found, UnitState):
+            self.failures.append(failure_of(reader, ccd, found))
+            found = UnitState.QUARANTINED
+        self.states.append(int(found))
+
+    def doubts(self, reader: ExposureReader) -> tuple[DoubtfulCcd, ...]:
+        """The doubts of all CCDs, as the marker has them."""
+        return tuple(
+            _doubtful(reader, ccd, doubt)
+            for ccd, verdict in self.verdicts.items()
+            for doubt in verdict.doubts
+        )
+
+    def pool(self, reader: ExposureReader, writer: ExposureWriter) -> None:
+        """Judge the CCDs with few reserved stars by those of all of them."""
+        limits = reader.session.context.config.quality
+        doubt = pooled_doubt(self.verdicts.values(), limits)
+        few = [ccd for ccd, verdict in self.verdicts.items() if verdict.few is not None]
+        for ccd in few if doubt else ():
+            verdict = self.verdicts[ccd]
+            if limits.on_doubt == "fail":
+                writer.leave_empty(ccd, reader.roles(ccd))
+                reason = PsfCheckError.__name__, str(doubt), ""
+                self.failures.append(failure_of(reader, ccd, reason))
+                self.states[ccd] = int(UnitState.QUARANTINED)
+                del self.verdicts[ccd]
+            elif doubt is not None:
+                self.verdicts[ccd] = replace(verdict, doubts=(*verdict.doubts, doubt))
+                self.states[ccd] = int(UnitState.DOUBTFUL)
+
+
 def map_ccds(
     reader: ExposureReader, writer: ExposureWriter, meter: Meter, how: Mapped
-) -> tuple[list[int], list[Failure]]:
-    """Run a stage CCD by CCD; states of the CCDs, and why some failed."""
+) -> CcdOutcomes:
+    """Run a stage CCD by CCD."""
     session = reader.session
     upstream = [_states_of(session, (need, reader.exposure)) for need in reader.stage.needs]
     for key in product(reader.stage.gathers, reader.sample):
         _states_of(session, key)  # that their products are to be seen
+    # A doubtful CCD runs again with the failed ones: its reasons went with the marker.
     final = (UnitState.DONE, *(() if reader.stage.sampled else (UnitState.EMPTY,)))
-    states: list[int] = []
-    failures: list[Failure] = []
+    found = CcdOutcomes()
     for ccd in range(session.context.sizes["ccd"]):
         if how.stop():
             raise UnitInterrupted
         how.guard()
         if how.keep and how.keep[ccd] in final:
-            states.append(how.keep[ccd])
+            found.states.append(how.keep[ccd])
             continue
         before = [states[ccd] for states in upstream]
-        state = _state_before(reader.roles(ccd), before, reader.stage)
-        if state is UnitState.PENDING:
-            state, failure = _run_ccd(ccd, reader, writer, meter, before, how)
-            failures += [failure] if failure else []
-        if state is not UnitState.DONE:
+        here: UnitState | Reason | Verdict = _state_before(reader.roles(ccd), before, reader.stage)
+        if here is UnitState.PENDING:
+            here = _run_ccd(ccd, reader, writer, meter, before, how)
             writer.leave_empty(ccd, reader.roles(ccd))
-        states.append(int(state))
-    return states, failures
+        found.add(reader, ccd, here)
+    found.pool(reader, writer)
+    return found
 
 
 def _states_of(session: Session, key: Key) -> Sequence[int]:
@@ -108,7 +160,7 @@ def _states_of(session: Session, key: Key) -> Sequence[int]:
 
 def _state_before(roles: np.ndarray, before: list[int], stage: Stage) -> UnitState:
     """EMPTY or BLOCKED where there is nothing to run, else PENDING."""
-    done = [state == UnitState.DONE for state in before]
+    done = [UnitState(state).usable for state in before]
     if stage.needs_any and any(done):
         return UnitState.PENDING
     if not (roles != Role.EMPTY).any():
@@ -125,7 +177,7 @@ def _run_ccd(
     meter: Meter,
     before: list[int],
     how: Mapped,
-) -> tuple[UnitState, Failure | None]:
+) -> Verdict | Reason:
     try:
         inputs = reader.ccd(ccd)
         if reader.stage.needs_any:
@@ -137,13 +189,14 @@ def _run_ccd(
     except Exception as error:
         if not how.is_failure(error):
             raise
-        return UnitState.QUARANTINED, failure_of(reader, ccd, explain(error))
-    return UnitState.DONE, None
+        return explain(error)
+    verdict: Verdict = results.attrs.get(VERDICT, Verdict())
+    return verdict
 
 
 def map_exposure(
     reader: ExposureReader, writer: ExposureWriter, meter: Meter, how: Mapped
-) -> tuple[list[int], list[Failure]]:
+) -> CcdOutcomes:
     """Run a stage that takes all CCDs at once, and let every CCD pass or not.
 
     A CCD without objects gets its share of the result too. Where the stage fails, every CCD that
@@ -153,21 +206,19 @@ def map_exposure(
     held = [bool((role != Role.EMPTY).any()) for role in roles]
     if how.stop():
         raise UnitInterrupted
-    found = _run_exposure(reader, writer, meter, how) if any(held) else None
-    states: list[int] = []
-    failures: list[Failure] = []
+    results = _run_exposure(reader, writer, meter, how) if any(held) else None
+    found = CcdOutcomes()
     for ccd, role in enumerate(roles):
-        state, reason = UnitState.EMPTY, None
-        if isinstance(found, xr.Dataset):
-            reason = _release(reader, found.isel(ccd=ccd), meter)
-            state = UnitState.QUARANTINED if reason else UnitState.DONE
-        elif found is not None and held[ccd]:
-            state, reason = UnitState.QUARANTINED, found
-        if state is not UnitState.DONE:
+        here: UnitState | Reason | Verdict = UnitState.EMPTY
+        if isinstance(results, xr.Dataset):
+            here = _release(reader, results.isel(ccd=ccd), meter)
+        elif results is not None and held[ccd]:
+            here = results
+        if not isinstance(here, Verdict):
             writer.leave_empty(ccd, role)
-        failures += [failure_of(reader, ccd, reason)] if reason else []
-        states.append(int(state))
-    return states, failures
+        found.add(reader, ccd, here)
+    found.pool(reader, writer)
+    return found
 
 
 def _run_exposure(
@@ -188,15 +239,15 @@ def _run_exposure(
     return inputs.merge(results)
 
 
-def _release(reader: ExposureReader, ccd: xr.Dataset, meter: Meter) -> Reason | None:
-    """Why a CCD does not pass with what was found for its exposure, or None."""
+def _release(reader: ExposureReader, ccd: xr.Dataset, meter: Meter) -> Verdict | Reason:
+    """The verdict on a CCD with what was found for its exposure, or why it does not pass."""
     try:
         with meter.in_stage():
             if reader.stage.release is not None:
-                reader.stage.release(ccd, reader.session.context)
+                return reader.stage.release(ccd, reader.session.context)
     except Exception as error:  # noqa: BLE001 (a failing CCD is quarantined with its reason)
         return explain(error)
-    return None
+    return Verdict()
 
 
 def explain(error: BaseException) -> Reason:
@@ -217,4 +268,17 @@ def failure_of(reader: ExposureReader, ccd: int, reason: Reason) -> Failure:
         type=kind,
         message=message,
         traceback=tail,
+    )
+
+
+def _doubtful(reader: ExposureReader, ccd: int, doubt: Doubt) -> DoubtfulCcd:
+    """A CCD's entry among the doubts of its unit."""
+    return DoubtfulCcd(
+        stage=reader.stage.name,
+        exposure=reader.exposure,
+        exposure_id=reader.exposure_id,
+        ccd=ccd,
+        ccd_id=reader.ccd_id(ccd),
+        check=doubt.check,
+        message=doubt.message,
     )

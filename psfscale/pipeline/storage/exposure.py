@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from psfscale.store.packs import Place
     from psfscale.store.schema import ArraySpec
 
+_COUNTS = "exposures"
+"""Group of the survey's counts of objects, (exposure, ccd, ...), which the driver's chunks hold."""
 _CCD_ID, _SPECTRA, _BINS = "ccds/id", "sed", "wavelength"
 """Inputs that no array of a CCD is: its id, its objects' spectra, and their wavelengths."""
 
@@ -86,6 +88,9 @@ class ExposureReader:
             return xr.Variable((), np.int64(self.ccd_id(ccd)))
         if name in (_SPECTRA, _BINS):
             return self._spectra(group, ccd, wavelengths=name == _BINS)
+        if group == _COUNTS:
+            counts = np.asarray(self.session.of_survey(source.path).array[self.exposure, ccd])
+            return xr.Variable(("reason",)[: counts.ndim], counts)
         if group.startswith(EXPOSURE):
             return self._of_exposure(source)
         survey = source.store == "survey"

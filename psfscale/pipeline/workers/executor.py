@@ -186,6 +186,7 @@ def summary(marker: Marker) -> dict[str, Any]:
         "n_empty": marker.count(UnitState.EMPTY),
         "n_failed": marker.count(UnitState.QUARANTINED),
         "n_blocked": marker.count(UnitState.BLOCKED),
+        "n_doubtful": marker.count(UnitState.DOUBTFUL),
         "seconds": marker.cost.seconds,
         "cpu_seconds": marker.cost.cpu_seconds,
         "peak_memory": marker.cost.peak_memory,

@@ -186,6 +186,7 @@ def test_stage_that_is_not_asked_for__says_so(survey) -> None:
         "EMPTY",
         "QUARANTINED",
         "BLOCKED",
+        "DOUBTFUL",
     }
 
 
