@@ -322,7 +322,7 @@ DECLARED: dict[str, Declared] = {
         wanted=lambda context: context.wants_galaxy_psfs,
     ),
     "metrics": Declared(
-        version=2,
+        version=3,
         build=_metrics_stage,
         settings=lambda context: context.config.metrics.model_dump(),
         needs=("fit", "choose"),
