@@ -110,6 +110,21 @@ def test_fit_and_predict__carry_a_stack_through(tmp_path: Path) -> None:
     np.testing.assert_allclose(variance, [2.05, 2.95], rtol=0.1)
 
 
+@pytest.mark.torch
+def test_fit__says_what_is_doubtful_of_the_stars(tmp_path: Path) -> None:
+    write_stars(tmp_path / "stars.npz", n=20)
+    with np.load(tmp_path / "stars.npz") as file:
+        arrays = dict(file)
+    arrays["image"] = arrays["image"] + 1000
+    np.savez(tmp_path / "stars.npz", **arrays)
+    code, out = call(
+        "fit", "rca", tmp_path / "stars.npz", "-o", tmp_path / "m.zarr",
+        "--set", "n_components=1", "--set", "degree=0",
+    )  # fmt: skip
+    assert code == 0, out
+    assert "doubtful by sky: the border of the stamps lies off zero by" in out
+
+
 def test_fit__refuses_an_unknown_setting_by_name(tmp_path: Path) -> None:
     write_stars(tmp_path / "stars.npz", n=10)
     code, out = call(

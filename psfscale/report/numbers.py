@@ -57,9 +57,15 @@ def tiles(summary: xr.Dataset) -> list[tuple[str, str]]:
         (f"{100 * _value(summary, 'clipped_fraction'):.1f} %", "of them clipped")
         if int(summary["n_fit"])
         else ("–", "clipped"),
-        (f"{int(summary['n_reserved']):,}", "stars reserved"),
+        (f"{int(summary['n_reserved']):,}", _reserved(summary)),
         (f"{number(fwhm)}″" if np.isfinite(fwhm) else "–", "mean PSF FWHM"),
     ]
+
+
+def _reserved(summary: xr.Dataset) -> str:
+    """What the number of reserved stars is of; runs of earlier versions flagged none."""
+    n = int(summary["n_flagged"]) if "n_flagged" in summary else 0
+    return f"stars reserved, {n:,} of them flagged" if n else "stars reserved"
 
 
 def headline(summary: xr.Dataset) -> list[Row]:

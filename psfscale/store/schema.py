@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from psfscale.arrays import STACK_SAMPLES, ObjectFlag, Role, UnitState
 from psfscale.attributes import enumeration_attributes, flag_attributes
+from psfscale.store.figures import METRIC_COUNTS, ON_SKY, metric_values
 from psfscale.store.refusal import Refusal
 from psfscale.store.spec import EXPOSURES_PER_CHUNK, OBJECTS_PER_CHUNK, ArraySpec
 from psfscale.store.spec import spec_of as _spec
@@ -196,10 +197,6 @@ def star_results_of(model: str, stage: str) -> tuple[ArraySpec, ...]:
     )
 
 
-_ON_SKY = "along the sky's axes, u west and v north"
-"""Of shapes in the tangent plane; where no WCS is known, u and v are taken to be x and y."""
-
-
 def _star_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd star"
 
@@ -220,57 +217,16 @@ def _star_metrics() -> Iterable[ArraySpec]:
     # Last, so that entries of a pack that earlier versions have keep their places.
     for which, what in (("star", "star"), ("model", "model at the star's position")):
         for name, units in (("e1", "1"), ("e2", "1"), ("R2", "arcsec2")):
-            yield metric(f"{name}_{which}_sky", units, f"{name} of the {what}, {_ON_SKY}")
-
-
-_METRIC_COUNTS = (
-    ("n_fit", "stars given to the fit"),
-    ("n_clipped", "of them, clipped as outliers"),
-    ("n_reserved", "reserved stars"),
-    ("n_flagged", "of them, blended, struck or off their positions: not in what follows but *_all"),
-    ("n_measured", "reserved stars whose moments could be measured, star and model"),
-    ("n_measured_all", "the same with those that are flagged"),
-)
-
-
-_EVERY = "all reserved stars, flagged ones too"
-
-
-def _metric_values(where: str) -> Iterable[tuple[str, str, str]]:
-    """Name, unit and meaning of what is known of the stars of a CCD, exposure or survey."""
-    yield "clipped_fraction", "1", "n_clipped / n_fit"
-    yield "chi2_median", "1", "median reduced chi² of the reserved stars"
-    yield "model_rel_rmse", "1", "relative pixel RMSE over the reserved stars, noise included"
-    yield "noise_rel_rmse", "1", "the same for a perfect model: what the weights promise"
-    yield "mean_star_rel_rmse", "1", "the same with the mean fit star of the CCD as the model"
-    yield "star_power", "electron2", "sum of squared reserved pixels, the RMSEs' denominator"
-    for suffix, frame in (("", ""), ("_sky", f", {_ON_SKY}")):
-        for name in ("e1", "e2", "R2"):
-            what = "relative R2" if name == "R2" else name
-            yield (
-                f"{name}_bias{suffix}",
-                "1",
-                f"mean {what} residual, star - model, reserved{frame}",
-            )
-            yield f"{name}_rmse{suffix}", "1", f"rms {what} residual, star - model, reserved{frame}"
-            for kind in ("bias", "rmse"):
-                plain = f"{name}_{kind}{suffix}"
-                yield f"{plain}_all", "1", f"{plain} over {_EVERY}"
-        mean = f"of the model, mean over a grid on the {where}{frame}"
-        yield f"psf_R2{suffix}", "arcsec2", f"Mxx + Myy {mean}"
-        yield f"psf_e1{suffix}", "1", f"e1 {mean}"
-        yield f"psf_e2{suffix}", "1", f"e2 {mean}"
-    yield "model_rel_rmse_all", "1", f"model_rel_rmse over {_EVERY}"
-    yield "star_power_all", "electron2", f"star_power over {_EVERY}"
+            yield metric(f"{name}_{which}_sky", units, f"{name} of the {what}, {ON_SKY}")
 
 
 def _ccd_metrics() -> Iterable[ArraySpec]:
     at = "exposure ccd"
 
     also = {"stage": "metrics", "owner": "ledger"}
-    for name, long_name in _METRIC_COUNTS:
+    for name, long_name in METRIC_COUNTS:
         yield _spec(f"ccds/{name}", at, "i4", "1", long_name, **also)
-    for name, units, long_name in _metric_values("CCD"):
+    for name, units, long_name in metric_values("CCD"):
         yield _spec(f"ccds/{name}", at, "f4", units, long_name, **also)
     for name, what in (("mean_star", "reserved stars"), ("mean_residual", "star - model")):
         yield _spec(
@@ -289,9 +245,9 @@ def _aggregates() -> Iterable[ArraySpec]:
     also = {"owner": "driver", "stage": "driver"}
     for group, dims, where in (("exposures", "exposure", "exposure"), ("summary", "", "survey")):
         yield _spec(f"{group}/n_ccds", dims, "i8", "1", "CCDs with metrics", **also)
-        for name, long_name in _METRIC_COUNTS:
+        for name, long_name in METRIC_COUNTS:
             yield _spec(f"{group}/{name}", dims, "i8", "1", long_name, **also)
-        for name, units, long_name in _metric_values(where):
+        for name, units, long_name in metric_values(where):
             yield _spec(f"{group}/{name}", dims, "f8", units, long_name, **also)
     yield _spec("summary/n_exposures", "", "i8", "1", "exposures with metrics", **also)
 
@@ -350,9 +306,7 @@ def _restorations() -> Iterable[ArraySpec]:
     yield from (_restored_shape(name, "", "", packed) for name in ("e1", "e2", "R2"))
     yield _flags("galaxies/restored_flags", at, "bits set by the restoration", **packed)
     # Last, as in the metrics of stars.
-    yield from (
-        _restored_shape(name, "_sky", f", {_ON_SKY}", packed) for name in ("e1", "e2", "R2")
-    )
+    yield from (_restored_shape(name, "_sky", f", {ON_SKY}", packed) for name in ("e1", "e2", "R2"))
 
 
 def _restored_shape(name: str, suffix: str, frame: str, packed: Mapping[str, object]) -> ArraySpec:
