@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from psfscale.arrays import Role
+from psfscale.arrays import ObjectFlag, Role
 from psfscale.metrics import aggregate
 from psfscale.metrics.aggregate import summarise
 from psfscale.store.schema import RUN_SCHEMA
 
-COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_measured")
+COUNTS = ("n_fit", "n_clipped", "n_reserved", "n_flagged", "n_measured", "n_measured_all")
 SIZES = {"exposure": 4, "ccd": 3, "star": 10, "stamp_y": 5, "stamp_x": 5}
 HERE = ("exposure", "ccd", "star")
 
@@ -39,6 +39,7 @@ def stores(n_reserved: np.ndarray) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
     power = np.where(n, n * 100.0, np.nan)
     ccds = dict.fromkeys(COUNTS, n)
     ccds["n_fit"] = (role == Role.FIT).sum(axis=2)
+    ccds["n_flagged"] = np.zeros_like(n)
     ccds["n_clipped"] = np.minimum(ccds["n_fit"], 1)
     values = {
         "clipped_fraction": ccds["n_clipped"] / np.where(ccds["n_fit"], ccds["n_fit"], np.nan)
@@ -50,11 +51,14 @@ def stores(n_reserved: np.ndarray) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
     for name in ("model_rel_rmse", "noise_rel_rmse", "mean_star_rel_rmse"):
         values[name] = np.sqrt(over(delta**2) * n / power)
     values["star_power"] = power
+    plain = [name for name in values if "rel_rmse" in name or "_bias" in name or "_rmse" in name]
+    plain = [n for n in plain if not n.startswith(("noise", "mean_star"))] + ["star_power"]
+    values |= {f"{name}_all": values[name] for name in plain}
     model = [f"psf_{name}{frame}" for name in ("e1", "e2", "R2") for frame in ("", "_sky")]
     for name in ("chi2_median", *model):
         values[name] = np.where(n, 0.5, np.nan)
     return (
-        xr.Dataset({"chi2": (HERE, chi2)}),
+        xr.Dataset({"chi2": (HERE, chi2), "flags": (HERE, np.zeros(shape, np.uint32))}),
         xr.Dataset({"role": (HERE, role)}),
         xr.Dataset({name: (HERE[:2], value) for name, value in {**ccds, **values}.items()}),
     )
@@ -140,3 +144,25 @@ def test_aggregate__a_run_without_shapes_along_the_sky_has_none_in_its_aggregate
     for group, of_earlier in found.items():
         xr.testing.assert_identical(of_earlier, whole[group][list(of_earlier)])
         assert "e1_bias_sky" not in of_earlier
+
+
+def test_aggregate__takes_the_median_chi2_of_stars_that_do_not_stand_out() -> None:
+    stars, survey_stars, ccds = stores(N_RESERVED)
+    kept = survey_stars["role"].values == Role.RESERVED
+    flags = np.zeros(kept.shape, np.uint32)
+    worst = np.unravel_index(np.argmax(np.where(kept, stars["chi2"], 0)), kept.shape)
+    flags[worst] = ObjectFlag.BLENDED
+    found = aggregate(stars.assign(flags=(HERE, flags)), survey_stars, ccds)["exposures"]
+    i = worst[0]
+    expected = np.median(stars["chi2"].values[i][kept[i] & (flags[i] == 0)])
+    assert float(found["chi2_median"][i]) == expected
+
+
+def test_aggregate__of_a_run_that_flagged_no_reserved_star_has_no_plain_figures() -> None:
+    stars, survey_stars, ccds = stores(N_RESERVED)
+    new = [name for name in ccds if name.endswith("_all") or name == "n_flagged"]
+    found = aggregate(stars, survey_stars, ccds.drop_vars(new))
+    full = aggregate(stars, survey_stars, ccds)
+    for group in ("exposures", "summary"):
+        assert set(full[group]) - set(found[group]) == set(new)
+        xr.testing.assert_equal(found[group], full[group].drop_vars(new))
