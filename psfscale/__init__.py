@@ -84,6 +84,7 @@ __all__ = [
     "models",
     "open_run",
     "pipeline",
+    "quality",
     "read_points",
     "read_stars",
     "report",
