@@ -138,6 +138,7 @@ def map_ccds(
         here: UnitState | Reason | Verdict = _state_before(reader.roles(ccd), before, reader.stage)
         if here is UnitState.PENDING:
             here = _run_ccd(ccd, reader, writer, meter, before, how)
+        if not isinstance(here, Verdict):
             writer.leave_empty(ccd, reader.roles(ccd))
         found.add(reader, ccd, here)
     found.pool(reader, writer)
