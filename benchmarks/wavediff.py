@@ -120,7 +120,7 @@ def noise_limit(model, stars, at, *, draws=8):
 def drawn_stamps(model, at):
     """Stamps, and optical 3x stamps, in the published convention."""
     fine = PixelGrid(shape=(64, 64), oversampling=3, pixel="none")
-    return model.predict(at, PixelGrid(shape=(32, 32))).numpy(), model.predict(at, fine).numpy()
+    return model.predict(at, PixelGrid(shape=(32, 32))), model.predict(at, fine)
 
 
 def shape_errors(psf, truth):
@@ -153,7 +153,7 @@ def score(name, model, report, seconds, stars, truth, *, limit=True):
         grid = PixelGrid(shape=(32, 32))
         mono = np.mean(
             [
-                relative(model.predict(p, grid).numpy(), truth["mono"](w))
+                relative(model.predict(p, grid), truth["mono"](w))
                 for p, w in zip(one, MONO, strict=True)
             ]
         )

@@ -9,7 +9,6 @@ import numpy as np
 from psfscale.arrays import STACK_SAMPLES, FieldPoints, PixelGrid
 
 if TYPE_CHECKING:
-    import torch
     import xarray as xr
     from jaxtyping import Float
 
@@ -20,7 +19,7 @@ OVERSAMPLING = STACK_SAMPLES
 class PsfField(Protocol):
     """The one thing the metrics need of a model; every ``PsfModel`` offers it."""
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
         """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid."""
         ...
 
@@ -29,7 +28,7 @@ def drawn(model: PsfField, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray
     """The model's PSFs as a float64 array on the host."""
     if not len(at):
         return np.zeros((0, *grid.shape))
-    return np.asarray(model.predict(at, grid).detach().cpu().numpy(), dtype=np.float64)
+    return np.asarray(model.predict(at, grid), dtype=np.float64)
 
 
 def lattice(*, columns: int, rows: int, grid: int) -> FieldPoints:

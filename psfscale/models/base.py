@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
-    import torch
     from jaxtyping import Bool, Float
 
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
@@ -116,8 +115,8 @@ class PsfModel(Protocol):
         """
         ...
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
-        """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid."""
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
+        """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid; float32."""
         ...
 
     def state(self) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xarray as xr
 
 from psfscale.arrays import FieldPoints, PixelGrid, Role, centre_index
@@ -38,13 +37,13 @@ class GaussianField:
     def shape_at(self, x: float) -> dict[str, float]:
         return {"sigma": self.sigma, "e1": self.e1_slope * x / 1000, "e2": self.e2}
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> torch.Tensor:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> np.ndarray:
         fine = grid.oversampling
         drawn = [
             gaussian(shape=grid.shape, **{**self.shape_at(x), "sigma": self.sigma * fine})
             for x in at.x
         ]
-        return torch.from_numpy(np.array(drawn) * self.amplitude)
+        return np.array(drawn) * self.amplitude
 
 
 def star_set(

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from gaussian_field import GaussianField, gaussian, star_set
 from scipy.ndimage import convolve1d
@@ -128,8 +127,8 @@ def test_measure_ccd__a_star_with_a_masked_core_is_flagged(stars: xr.Dataset) ->
 
 def test_measure_ccd__a_model_of_nan_is_flagged_not_raised(stars: xr.Dataset) -> None:
     class Nowhere(GaussianField):
-        def predict(self, at: FieldPoints, grid: PixelGrid) -> torch.Tensor:
-            return torch.full((len(at), *grid.shape), float("nan"))
+        def predict(self, at: FieldPoints, grid: PixelGrid) -> np.ndarray:
+            return np.full((len(at), *grid.shape), np.nan)
 
     found = measured(stars.isel(star=slice(0, 5)), Nowhere())
     both = ObjectFlag.MOMENTS_FAILED_MODEL | ObjectFlag.MOMENTS_FAILED_DATA

@@ -112,15 +112,13 @@ class MeanStar:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def predict(self, at, grid):
-        import torch
-
         mean = np.kron(self.mean, np.ones((grid.oversampling,) * 2)) / grid.oversampling**2
         out = np.zeros((len(at), *grid.shape), np.float32)
         height, width = (min(a, b) for a, b in zip(mean.shape, grid.shape, strict=True))
         y0, x0 = ((n // 2 - m // 2) for n, m in zip(grid.shape, (height, width), strict=True))
         my, mx = ((n // 2 - m // 2) for n, m in zip(mean.shape, (height, width), strict=True))
         out[:, y0 : y0 + height, x0 : x0 + width] = mean[my : my + height, mx : mx + width]
-        return torch.from_numpy(out / out.sum(axis=(1, 2), keepdims=True))
+        return out / out.sum(axis=(1, 2), keepdims=True)
 
     def state(self):
         return {"mean": np.repeat(self.mean[None], self.settings.n_copies, axis=0)}

@@ -57,14 +57,12 @@ class PlaneStar(MeanStar):
         return report
 
     def predict(self, at, grid):
-        import torch
-
-        y, x = torch.meshgrid(*(torch.arange(n) - n // 2 for n in grid.shape), indexing="ij")
+        y, x = np.meshgrid(*(np.arange(n) - n // 2 for n in grid.shape), indexing="ij")
         red = 0.0 if at.sed is None else at.sed @ at.wavelength
-        width = torch.from_numpy(np.atleast_1d(1 + 1e-3 * at.x + red)).double()
+        width = np.atleast_1d(1 + 1e-3 * at.x + red)
         fine = grid.oversampling
-        psf = torch.exp(-(x**2 + y**2) / (2 * (fine * width[:, None, None]) ** 2))
-        return (psf / psf.sum((1, 2), keepdim=True)).float()
+        psf = np.exp(-(x**2 + y**2) / (2 * (fine * width[:, None, None]) ** 2))
+        return (psf / psf.sum((1, 2), keepdims=True)).astype(np.float32)
 
     def state(self):
         return {**super().state(), "told": self.told}

@@ -144,7 +144,7 @@ class RCA(StoredField[RCASettings]):
         self._state = _state_of(fitted, self._settings)
         return judged(_report(fitted, stars), stars, upsampling=self._settings.n_aliases)
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
         """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid.
 
         The effective PSF: pixel response included, sampled at the grid's pixel centres. Any
@@ -159,7 +159,7 @@ class RCA(StoredField[RCASettings]):
         """
         grid.require_effective(self.name)
         drawing = _drawing(self._fitted(), self._settings)
-        return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
+        return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES).numpy()
 
 
 def _fit_each(

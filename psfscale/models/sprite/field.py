@@ -154,7 +154,7 @@ class SpriteField(StoredField[SpriteFieldSettings]):
         cells = settings.cells_y * settings.cells_x
         return {**state, "cell_psf": np.repeat(state["cell_psf"], cells, axis=0)}
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
         """PSFs at positions, each of unit sum, centred on index ``n // 2`` of the grid.
 
         The effective PSF: pixel response included, sampled at the grid's pixel centres. Beyond
@@ -168,7 +168,8 @@ class SpriteField(StoredField[SpriteFieldSettings]):
             The grid asks for the optical PSF, which this model cannot know.
         """
         grid.require_effective(self.name)
-        return self._drawing().draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES)
+        drawing = self._drawing()
+        return drawing.draw(at.x, at.y, grid=grid, chunk_bytes=CHUNK_BYTES).numpy()
 
     def _drawing(self) -> FieldDrawing:
         state, settings = self._fitted(), self._settings

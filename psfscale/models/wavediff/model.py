@@ -199,7 +199,7 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             fixed=self._fixed,
         )
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[torch.Tensor, "object y x"]:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
         """PSFs at positions and spectra, each of unit sum.
 
         Raises
@@ -210,7 +210,8 @@ class WaveDiff(StoredField[WaveDiffSettings]):
             The stamp is wider than the pupil's samples resolve, or spectra have no photons.
         """
         drawing = self._drawing()
-        return _in_memory(drawing.path, lambda light: replace(drawing, path=light).draw(at, grid))
+        psf = _in_memory(drawing.path, lambda light: replace(drawing, path=light).draw(at, grid))
+        return psf.cpu().numpy()
 
     def zernikes(self, at: FieldPoints) -> Float[np.ndarray, "object zernike"]:
         """Zernike coefficients of the wavefront at positions [µm rms], Noll order from 1.
@@ -225,9 +226,9 @@ class WaveDiff(StoredField[WaveDiffSettings]):
         """Values of the Zernikes' functions of position [pixel]."""
         return self._drawing().positions(x, y)
 
-    def wavefront(self, at: FieldPoints) -> Float[torch.Tensor, "object y x"]:
+    def wavefront(self, at: FieldPoints) -> Float[np.ndarray, "object y x"]:
         """OPD [µm] at positions, on the samples of the pupil; 0 where it is blocked."""
-        return self._drawing().wavefront(at)
+        return self._drawing().wavefront(at).cpu().numpy()
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], settings: Any) -> Self:

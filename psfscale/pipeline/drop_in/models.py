@@ -146,7 +146,7 @@ def predict_stack(
     hull = hull_of(path)
     beyond = np.ones(len(points), bool) if hull is None else outside_hull(hull, points.x, points.y)
     with named(output):
-        write_psfs(output, psf.cpu().numpy(), at=points, extrapolated=beyond)
+        write_psfs(output, psf, at=points, extrapolated=beyond)
     return Drawn(n=len(points), n_extrapolated=int(beyond.sum()), hull_known=hull is not None)
 
 

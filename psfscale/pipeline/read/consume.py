@@ -191,7 +191,7 @@ class Run:
         drawn = np.empty((len(points), side, side), np.float32)
         for start in range(0, len(points), PREDICT_BLOCK):
             part = slice(start, start + PREDICT_BLOCK)
-            drawn[part] = model.predict(points.select(part), grid).cpu().numpy()
+            drawn[part] = model.predict(points.select(part), grid)
         return xr.DataArray(
             drawn,
             dims=("object", "psf_y", "psf_x"),

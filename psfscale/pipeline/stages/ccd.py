@@ -12,7 +12,6 @@ from psfscale.survey.hull import outside_hull
 
 if TYPE_CHECKING:
     import xarray as xr
-    from torch import Tensor
 
     from psfscale.models.base import PsfModel
     from psfscale.pipeline.stages.context import FittedModel, RunContext
@@ -106,10 +105,10 @@ def seen_galaxies(galaxies: xr.Dataset) -> np.ndarray:
     return np.flatnonzero(there & (galaxies["weight"].values > 0).any(axis=(1, 2)))
 
 
-def restoring_psfs(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Tensor:
+def restoring_psfs(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> np.ndarray:
     """The PSFs, (object, y, x), that some galaxies are restored with, at their spectra."""
     at = points_of(group_of(ccd, "galaxies"), chosen)
-    return stored_model(ccd, context).predict(at, context.restored_grid).cpu()
+    return stored_model(ccd, context).predict(at, context.restored_grid)
 
 
 def extrapolation(ccd: xr.Dataset, x: np.ndarray, y: np.ndarray, context: RunContext) -> np.ndarray:

@@ -39,7 +39,7 @@ def draw_psfs(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     psf = np.full((galaxies.sizes["galaxy"], *grid.shape), np.nan, np.float32)
     for start in range(0, chosen.size, PREDICT_BLOCK):
         part = chosen[start : start + PREDICT_BLOCK]
-        psf[part] = model.predict(points_of(galaxies, part), grid).cpu().numpy()
+        psf[part] = model.predict(points_of(galaxies, part), grid)
     bad = chosen[~np.isfinite(psf[chosen]).all(axis=(1, 2))]
     if bad.size:
         msg = f"the PSF of {bad.size} galaxies is not finite (first: {bad[:5].tolist()})"

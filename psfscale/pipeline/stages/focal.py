@@ -17,7 +17,6 @@ from psfscale.survey.instrument import GridLayout
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from torch import Tensor
 
     from psfscale.arrays import FieldPoints, PixelGrid
     from psfscale.models.base import PsfModel
@@ -146,16 +145,16 @@ class OnCcd:
         """(y, x) CCD pixels of the stars that were fitted."""
         return self.model.stamp_shape
 
-    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[Tensor, "object y x"]:
+    def predict(self, at: FieldPoints, grid: PixelGrid) -> Float[np.ndarray, "object y x"]:
         """PSFs at pixels of the CCD, each of unit sum, centred on index ``n // 2``."""
         there = self.place.points(at)
         if not self.place.turned:
             return self.model.predict(there, grid)
         height, width = grid.shape
         odd = height + 1 - height % 2, width + 1 - width % 2
-        drawn = self.model.predict(there, replace(grid, shape=odd)).flip(-2, -1)
+        drawn = self.model.predict(there, replace(grid, shape=odd))[..., ::-1, ::-1]
         drawn = drawn[..., :height, :width]
-        return drawn / drawn.sum((-2, -1), keepdim=True)
+        return np.asarray(drawn / drawn.sum((-2, -1), keepdims=True))
 
 
 def half_turn(

@@ -63,7 +63,7 @@ def stamps_of(fitted):
 
 
 def gap(one, other):
-    return float((one - other).norm() / other.norm())
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 def test_fit_fields__gives_each_ccd_what_it_gets_alone(ccds):
@@ -121,4 +121,4 @@ def test_fit_batch__works_on_any_device(ccds, device, batch):
     expected = batch[0][0].predict(points(), GRID)
     assert gap(model.predict(points(), GRID), expected) < 1e-4
     assert isinstance(model.state()["eigen_psf"], np.ndarray)
-    assert torch.isfinite(expected).all()
+    assert np.isfinite(expected).all()

@@ -42,7 +42,7 @@ def test_sprite_field__follows_the_psf_over_the_ccd(fitted):
     model, report = fitted
     x = np.array([100.0, 500.0, 900.0])
     at = FieldPoints(x=x, y=np.full(3, CCD / 2))
-    drawn = model.predict(at, PixelGrid(shape=(33, 33), oversampling=2)).numpy()
+    drawn = model.predict(at, PixelGrid(shape=(33, 33), oversampling=2))
     for psf, here in zip(drawn, x, strict=True):
         expected = truth(here, step=0.5, n=33)
         assert aligned_error(psf, expected / expected.sum()) < 0.08
@@ -53,7 +53,7 @@ def test_sprite_field__follows_the_psf_over_the_ccd(fitted):
 def test_sprite_field__draws_unit_sums_and_centres(fitted):
     model, _ = fitted
     at = FieldPoints(x=np.array([0.0, 300.0, 2000.0]), y=np.array([0.0, 1.0, -50.0]))
-    drawn = model.predict(at, PixelGrid(shape=(31, 31), oversampling=2)).numpy()
+    drawn = model.predict(at, PixelGrid(shape=(31, 31), oversampling=2))
     assert np.allclose(drawn.sum((1, 2)), 1, atol=1e-5)
     offset = np.arange(31) - 15
     assert np.abs((drawn * offset).sum((1, 2))).max() < 0.2

@@ -88,7 +88,7 @@ def test_prior__is_added_to_the_fitted_wavefront_anywhere(kind: str, tmp_path: P
     z = known(at.x, at.y)
     z[:, :10] += coefficients(at.x, at.y)
     psf = model.predict(at, GRID)
-    assert error(psf.numpy(), draw(z, at.sed)) < 0.0085
+    assert error(psf, draw(z, at.sed)) < 0.0085
     found = model.zernikes(at)
     assert found.shape == (30, 14)
     assert np.linalg.norm((found - z)[:, 1:]) < 0.15 * np.linalg.norm(z[:, 1:])

@@ -65,7 +65,7 @@ def rough():
 def test_wavediff__reaches_the_noise_limit_at_new_positions_and_colours(fitted) -> None:
     model, report = fitted
     at = points(30, seed=77)
-    psf = model.predict(at, GRID).numpy()
+    psf = model.predict(at, GRID)
     truth = draw(coefficients(at.x, at.y), at.sed)
     # 27 parameters over 40 stars of S/N 150: sqrt(27 / 40) / 150 = 0.55 %.
     assert error(psf, truth) < 0.0075
@@ -79,7 +79,7 @@ def test_wavediff__finds_the_wavefront_itself(fitted) -> None:
     at = points(30, seed=77)
     found, truth = model.zernikes(at), coefficients(at.x, at.y)
     assert np.linalg.norm((found - truth)[:, 1:]) < 0.1 * np.linalg.norm(truth[:, 1:])
-    opd = model.wavefront(at).numpy()
+    opd = model.wavefront(at)
     assert opd.shape == (30, 32, 32)
     assert not opd[:, 0, 0].any()
 
@@ -90,7 +90,7 @@ def test_wavediff__draws_a_single_wavelength(fitted) -> None:
     mono = np.zeros((5, 4))
     mono[:, 2] = 1
     one = FieldPoints(x=at.x, y=at.y, sed=np.ones((5, 1)), wavelength=WAVELENGTH[2:3])
-    psf = model.predict(one, GRID).numpy()
+    psf = model.predict(one, GRID)
     assert error(psf, draw(coefficients(at.x, at.y), mono)) < 0.01
 
 
@@ -116,7 +116,7 @@ def test_wavediff__puts_the_windowed_centroid_on_half_the_side(
     grid = PixelGrid(
         shape=(side, side + 1), oversampling=oversampling, pixel=pixel, centre="windowed"
     )
-    psf = model.predict(points(3), grid).double()
+    psf = torch.from_numpy(model.predict(points(3), grid)).double()
     torch.testing.assert_close(psf.sum((1, 2)), torch.ones(3, dtype=torch.float64))
     if oversampling == 1:
         return  # a pixel is too coarse to tell
@@ -260,7 +260,7 @@ def test_surfaces__are_found_where_the_zernikes_do_not_reach(rough) -> None:
     few.fit(scene)
     more = WaveDiff(**SMALL)
     report = more.fit(scene)
-    before, after = (error(m.predict(at, GRID).numpy(), truth) for m in (few, more))
+    before, after = (error(m.predict(at, GRID), truth) for m in (few, more))
     assert after < 0.6 * before
     assert report.reduced_chi2 < 1.15
     back = WaveDiff.from_state(more.state(), more.settings)
@@ -287,7 +287,7 @@ def test_wavediff__finds_the_jitter_of_an_elliptical_guiding_error(tmp_path: Pat
     assert report.reduced_chi2 == pytest.approx(1, abs=0.05)
     at = points(20, seed=77)
     truth = draw_blurred(coefficients(at.x, at.y), at.sed, covariance=covariance)
-    assert error(model.predict(at, PixelGrid(shape=(16, 16), centre="axis")).numpy(), truth) < 0.005
+    assert error(model.predict(at, PixelGrid(shape=(16, 16), centre="axis")), truth) < 0.005
     save_model(model, tmp_path / "model.zarr")
     back = load_model(tmp_path / "model.zarr")
     assert np.array_equal(back.predict(at, GRID), model.predict(at, GRID))
@@ -333,7 +333,7 @@ def test_diffusion__blurs_the_effective_psf_alone(fitted) -> None:
     torch.testing.assert_close(there.predict(at, grid), shaken.predict(at, grid))
     optical = PixelGrid(shape=(48, 48), oversampling=3, pixel="none", centre="axis")
     torch.testing.assert_close(there.predict(at, optical), model.predict(at, optical))
-    assert (there.predict(at, grid) - model.predict(at, grid)).abs().max() > 0.01
+    assert np.abs(there.predict(at, grid) - model.predict(at, grid)).max() > 0.01
     telescope = load_survey(Path(__file__).parents[3] / "catalogs/euclid_vis.yaml").instrument
     detector = telescope.detector.model_copy(update={"diffusion": 3.0})
     told = OpticsSettings.of(telescope.model_copy(update={"detector": detector}))
@@ -347,7 +347,7 @@ def test_surfaces__follow_other_functions_of_position(rough, spatial: str) -> No
     model = WaveDiff(**SMALL, spatial=spatial)
     model.fit(scene)
     assert model.state()["surface"].any()
-    assert error(model.predict(at, GRID).numpy(), truth) < 0.035
+    assert error(model.predict(at, GRID), truth) < 0.035
 
 
 def test_surfaces__stay_away_where_the_zernikes_suffice(fitted) -> None:
@@ -426,7 +426,7 @@ def test_wavediff__is_the_same_on_every_device(fitted, device: str) -> None:
     assert again.reduced_chi2 == pytest.approx(report.reduced_chi2, rel=1e-4)
     at = points(6)
     psf = model.predict(at, GRID)
-    np.testing.assert_allclose(there.predict(at, GRID).cpu(), psf, atol=2e-4 * float(psf.max()))
+    np.testing.assert_allclose(there.predict(at, GRID), psf, atol=2e-4 * float(psf.max()))
 
 
 @pytest.mark.parametrize("scatter", [0.0, 0.03])
@@ -458,8 +458,8 @@ def test_fluxes_and_background__are_in_electrons_and_electrons_a_pixel() -> None
     np.testing.assert_allclose(ten.flux, 10 * one.flux, rtol=1e-3)
     assert ten.reduced_chi2 == pytest.approx(one.reduced_chi2, rel=1e-3)
     psf = [model.predict(points(3), GRID) for model in models]
-    torch.testing.assert_close(psf[0], psf[1], rtol=0, atol=1e-4)
-    torch.testing.assert_close(psf[0].sum((1, 2)), torch.ones(3))
+    np.testing.assert_allclose(psf[0], psf[1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(psf[0].sum((1, 2)), 1, rtol=1e-5)
 
 
 def test_zernikes__hold_the_surfaces_share() -> None:
@@ -469,7 +469,7 @@ def test_zernikes__hold_the_surfaces_share() -> None:
     state["surface"][0, 1:4, 0:3] = 0.01
     other = WaveDiff.from_state(state, model.settings)
     at = points(4)
-    path = other.wavefront(at).double().numpy()
+    path = other.wavefront(at).astype(np.float64)
     # The projection leaves nothing that another one would find.
     light = LightPath.of(OPTICS, state["pupil"])
     modes = light.modes(10).double().numpy()
