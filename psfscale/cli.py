@@ -14,6 +14,7 @@ from psfscale.cli_deconvolve import DropInCommand, deconvolve
 from psfscale.cli_guard import EPILOG, Verb, Verbs
 from psfscale.cli_progress import progress
 from psfscale.errors import ExitCode
+from psfscale.files import require_folder, require_place, require_room
 
 if TYPE_CHECKING:
     from psfscale.config import RunConfig
@@ -122,6 +123,7 @@ def ingest(
     from psfscale.store.ingest import ingest_blocks
     from psfscale.survey import load_survey
 
+    require_room(output)
     into = partial(ingest_blocks, block_size=block) if is_index(output) else read
     with progress("ingest") as advance:
         summary = into(
@@ -286,6 +288,10 @@ def metrics(
     """Aggregate the metrics of a run again, from its stores, and print them."""
     from psfscale.pipeline import aggregate_run, load_profile, metrics_of_stars, write_tables
 
+    if table is not None:
+        require_place(table, suffixes=(".parquet", ".csv"))
+    if tables is not None:
+        require_folder(tables)
     profile = None if serial else load_profile(cluster, workers=workers)
     summary = aggregate_run(path, rho=rho, cluster=profile)
     if table is not None:
@@ -303,6 +309,7 @@ def report(
     """Write one self-contained HTML page about a run."""
     from psfscale.pipeline import report_run
 
+    require_place(output)
     report_run(path, output)
     typer.echo(f"report written to {output}")
 

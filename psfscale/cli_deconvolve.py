@@ -9,6 +9,7 @@ import typer
 
 from psfscale.cli_guard import Verb
 from psfscale.errors import ConfigError
+from psfscale.files import require_file
 
 if TYPE_CHECKING:
     from psfscale.deconvolve import DeconvolutionSettings
@@ -68,11 +69,14 @@ def _expanded(args: list[str]) -> list[str]:
 
 def _file_options(path: Path) -> list[str]:
     """Options of an ini file: ``key=value`` or ``key value ...`` a line; ``#``, ``;`` comment."""
-    if not path.is_file():
-        msg = f"no such file: {path}"
-        raise ConfigError(msg)
+    require_file(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not a text file of options: {error}"
+        raise ConfigError(msg) from error
     out: list[str] = []
-    for line in path.read_text().splitlines():
+    for line in lines:
         text = line.strip()
         if not text or text[0] in "#;[":
             continue

@@ -14,7 +14,15 @@ from psfscale.errors import InputError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["named", "require_file", "require_new", "require_place", "write_whole"]
+__all__ = [
+    "named",
+    "require_file",
+    "require_folder",
+    "require_new",
+    "require_place",
+    "require_room",
+    "write_whole",
+]
 
 
 @contextmanager
@@ -109,6 +117,20 @@ def require_place(path: Path, *, suffixes: tuple[str, ...] = ()) -> None:
     _require_room(path.resolve())
 
 
+def require_folder(path: Path) -> None:
+    """Refuse, before the work, a folder that files cannot be written to after it; it may be new.
+
+    Raises
+    ------
+    InputError
+        A file lies there, or it may not be written or made.
+    """
+    if path.exists() and not path.is_dir():
+        msg = f"{path} is a file, a folder is expected"
+        raise InputError(msg)
+    _require_room(path / "new" if path.exists() else path)
+
+
 def require_new(path: Path, *, overwrite: bool = False) -> None:
     """Refuse, before the work, a path that a store cannot be made at after it.
 
@@ -128,6 +150,18 @@ def require_new(path: Path, *, overwrite: bool = False) -> None:
         msg = f"{path} exists already: replace it with --overwrite, or choose another path"
         raise StoreError(msg)
     _require_room(path)
+
+
+def require_room(path: Path) -> None:
+    """Refuse, before the work, a path that cannot be made after it; its folders may be new.
+
+    Raises
+    ------
+    InputError
+        A file stands in the place of a folder, or the last folder that exists may not be written.
+    """
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    _require_room(existing / path.name)
 
 
 def _require_room(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import RunError
+from psfscale.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,6 @@ def write_report(
             raise
         msg = f"the report needs {error.name}; install it with: pip install 'psfscale[report]'"
         raise RunError(msg) from error
-    output.write_text(
-        render(tree, survey=survey, summary=summary, tables=tables, status=status),
-        encoding="utf-8",
-    )
+    page = render(tree, survey=survey, summary=summary, tables=tables, status=status)
+    with write_whole(output) as partial:
+        partial.write_text(page, encoding="utf-8")

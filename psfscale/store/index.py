@@ -61,7 +61,7 @@ def write_index(path: Path, blocks: Sequence[Path]) -> None:
         A block is no store.
     """
     if not is_index(path):
-        msg = f"an index ends in .yaml, got {path.name}"
+        msg = f"an index ends in .yaml, got {path}"
         raise InputError(msg)
     owner: dict[str, Path] = {}
     for block in blocks:

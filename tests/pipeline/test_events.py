@@ -9,6 +9,7 @@ from rich.console import Console
 from psfscale.pipeline.events import (
     CcdFailed,
     ClusterLost,
+    Notice,
     RunFinished,
     RunStarted,
     UnitDied,
@@ -79,3 +80,18 @@ def test_log__appends_one_line_an_event(tmp_path) -> None:
         "n_deaths": 1,
         "reason": "its worker died",
     }
+
+
+def test_event_log__that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, caplog) -> None:
+    with EventLog(tmp_path) as log:
+        log._file.close()
+        log._file = open("/dev/full", "w", buffering=1)  # noqa: PTH123, SIM115
+        log(Notice(text="one"))
+        log(Notice(text="two"))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{log.path}: No space left on device; the run goes on without its log of events"
+    ]
+    (tmp_path / "file").touch()
+    with EventLog(tmp_path / "file") as log:
+        log(Notice(text="one"))
+    assert "Not a directory" in caplog.records[-1].getMessage()

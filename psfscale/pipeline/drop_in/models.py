@@ -137,9 +137,9 @@ def predict_stack(
     InputError, StoreError
         The model, the points or the output are wrong.
     """
-    model = load_model(path)
-    points = read_points(at)
     _require_psf_place(output, overwrite=overwrite)
+    points = read_points(at)
+    model = load_model(path)
     side = size if size is not None else model.stamp_shape[0] * oversampling
     grid = PixelGrid(shape=(side, side), oversampling=oversampling, pixel=pixel, centre=centre)
     psf = model.predict(points, grid)
@@ -154,7 +154,7 @@ def _require_psf_place(output: Path, *, overwrite: bool) -> None:
     """Refuse an output that PSFs cannot be written to, before they are drawn."""
     if output.suffix not in PSF_FORMATS:
         msg = (
-            f"the ending of {output.name} is none of {', '.join(PSF_FORMATS)}: PSFs are written in "
+            f"the ending of {output} is none of {', '.join(PSF_FORMATS)}: PSFs are written in "
             "the format of the ending"
         )
         raise InputError(msg)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from psfscale.errors import InputError
+from psfscale.files import write_whole
 from psfscale.metrics.survey.axes import axes_of
 from psfscale.metrics.survey.results import as_frame, results
 from psfscale.metrics.survey.tally import NOTHING, merge
@@ -66,11 +67,18 @@ def aggregate_stores(
     RunError
         The cluster could not tally a part.
     """
+    kept = "rho" in read_aggregates(output)  # what was asked for once is not dropped
     total = NOTHING
-    for tally in tallies(stores, rho=rho, cluster=cluster):
+    for tally in tallies(stores, rho=rho or kept, cluster=cluster):
         total = merge(total, tally)
     if not total.exposures:
         msg = f"no exposure of {output} has metrics yet; `psfscale run` makes them"
+        raise InputError(msg)
+    if rho and "rho/terms/high" not in total.arrays:
+        msg = (
+            f"no ρ statistics of {output}: no exposure has two measured reserved stars with right "
+            "ascension and declination; ingest them (columns ra, dec, or a WCS), or leave --rho out"
+        )
         raise InputError(msg)
     first = read_context(stores[0])
     ids = values_of(open_root(stores[0]), "ccd")
@@ -94,7 +102,8 @@ def as_parquet(tables: dict[str, xr.Dataset], folder: Path) -> list[Path]:
     paths = []
     for name, table in tables.items():
         paths.append(folder / f"{name.replace('/', '-')}.parquet")
-        as_frame(table).to_parquet(paths[-1], index=False)
+        with write_whole(paths[-1]) as partial:
+            as_frame(table).to_parquet(partial, index=False)
     return paths
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.errors import HeldError, InputError
+from psfscale.files import write_whole
 from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.lease import Lease
@@ -198,7 +199,7 @@ def _stars_at_hand(
 
 def _write_csv(frames: Iterable[pd.DataFrame], table: Path) -> int:
     n = 0
-    with table.open("w", encoding="utf-8") as file:
+    with write_whole(table) as partial, partial.open("w", encoding="utf-8") as file:
         for k, frame in enumerate(frames):
             frame.to_csv(file, index=False, header=k == 0)
             n += len(frame)
@@ -212,7 +213,7 @@ def _write_parquet(frames: Iterable[pd.DataFrame], table: Path) -> int:
     first = next(iter(frames := iter(frames)))
     rows = pa.Table.from_pandas(first, preserve_index=False)
     n = len(first)
-    with parquet.ParquetWriter(table, rows.schema) as writer:
+    with write_whole(table) as partial, parquet.ParquetWriter(partial, rows.schema) as writer:
         writer.write_table(rows)
         for frame in frames:
             writer.write_table(pa.Table.from_pandas(frame, rows.schema, preserve_index=False))

@@ -232,3 +232,43 @@ def test_aggregate_stores__refuse_what_has_no_metrics(survey) -> None:
         aggregate_stores([config.output], config.output)
     with pytest.raises(StoreError, match=r"no run store at .*, and no folder of run stores"):
         aggregate_run(survey / "nothing")
+
+
+def test_aggregate_run__keeps_the_rho_statistics_that_are_there(finished) -> None:
+    aggregate_run(finished.output, rho=True)
+    before = read_aggregates(finished.output)["rho"].load()
+    aggregate_run(finished.output)
+    xr.testing.assert_identical(read_aggregates(finished.output)["rho"].load(), before)
+
+
+def test_aggregate_run__says_that_rho_needs_places_on_the_sky(finished) -> None:
+    root = open_root(finished.survey, mode="r+")
+    root["stars/ra"][...] = np.nan
+    with pytest.raises(InputError, match="no exposure has two measured reserved stars with right"):
+        aggregate_run(finished.output, rho=True)
+    result = CliRunner().invoke(app, ["metrics", str(finished.output), "--serial", "--rho"])
+    assert result.exit_code == 2
+
+
+def test_report_and_tables__leave_the_old_file_where_the_disk_is_full(
+    finished, tmp_path, monkeypatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    page, csv, parquet = (tmp_path / name for name in ("page.html", "stars.csv", "stars.parquet"))
+    for path in (page, csv, parquet):
+        path.write_text("old")
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pandas.DataFrame.to_csv", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+    for words in (
+        ["report", finished.output, "-o", page],
+        ["metrics", finished.output, "--serial", "--table", csv],
+        ["metrics", finished.output, "--serial", "--table", parquet],
+    ):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 2, result.output
+        assert f"{words[-1]}: No space left" in " ".join(result.output.split())
+    assert [path.read_text() for path in (page, csv, parquet)] == ["old"] * 3
+    assert not list(tmp_path.glob(".*.partial"))
