@@ -32,6 +32,8 @@ _NEIGHBOUR_SHARE = 0.03
 """The same over the star's flux: fainter neighbours do not change the star's shape."""
 _MODEL_SHARE = 0.15
 """Share of the model's own light that its error may be, taken off before a neighbour is seen."""
+_MANY = 0.3
+"""Share of stars with unexplained light above which that is the model's error."""
 _FEWEST = 5
 """Stars below which none stands out."""
 
@@ -59,6 +61,8 @@ def stand_out(
     for shift, position in ((columns["shift_x"], x), (columns["shift_y"], y)):
         outlier |= _moved(shift - (position - np.floor(position + 0.5)), typical)
     blended = _has_neighbour(image, weight, measured.at.model)
+    if blended.mean() > _MANY:  # the model, not the stars: a bad one must not empty its own figures
+        blended[:] = False
     flags = np.where(outlier, int(ObjectFlag.OUTLIER), 0)
     return (flags | np.where(blended, int(ObjectFlag.BLENDED), 0)).astype(np.uint32)
 

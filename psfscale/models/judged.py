@@ -6,8 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from psfscale.config import Quality
+from psfscale.errors import FitError
 from psfscale.models.star_selection import SuperResolution
-from psfscale.quality import StampMeasures, carried_upsampling, centroids, fit_doubts
+from psfscale.quality import (
+    StampMeasures,
+    carried_upsampling,
+    centroids,
+    fit_doubts,
+    stamp_doubts,
+)
 
 if TYPE_CHECKING:
     from psfscale.arrays import StarBatch
@@ -42,3 +49,10 @@ def judged(report: FitReport, stars: StarBatch, *, upsampling: int = 1) -> FitRe
         upsampling=upsampling,
     )
     return replace(report, doubts=doubts)
+
+
+def explained(error: FitError, stars: StarBatch, limits: Quality | None = None) -> FitError:
+    """Return the error of a fit with what is doubtful about its stars, which may be its cause."""
+    measures = StampMeasures.of(stars.image, stars.weight)
+    doubts = stamp_doubts(measures, limits or Quality())
+    return FitError("; ".join([str(error), *(doubt.message for doubt in doubts)]))

@@ -7,7 +7,7 @@ with the value found, the limit, and a likely cause. Each limit and where it com
 
 from __future__ import annotations
 
-from psfscale.quality.checks import Doubt, fit_doubts, outside_doubt, position_doubt
+from psfscale.quality.checks import Doubt, fit_doubts, outside_doubt, position_doubt, stamp_doubts
 from psfscale.quality.phases import carried_upsampling
 from psfscale.quality.stamps import StampMeasures, centroids, variance_ratio
 
@@ -19,5 +19,6 @@ __all__ = [
     "fit_doubts",
     "outside_doubt",
     "position_doubt",
+    "stamp_doubts",
     "variance_ratio",
 ]

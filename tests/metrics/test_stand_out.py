@@ -78,3 +78,13 @@ def test_stand_out__one_bad_reserved_star_rules_the_plain_figures_alone(
 def test_stand_out__a_faint_neighbour_is_no_reason(stars: xr.Dataset) -> None:
     found = measured(with_light(stars, 10, neighbour(y=7, x=6, flux=60.0)))
     assert not found["flags"].values[10] & np.uint32(ObjectFlag.BLENDED | ObjectFlag.OUTLIER)
+
+
+def test_stand_out__a_bad_model_does_not_empty_its_own_figures(stars: xr.Dataset) -> None:
+    flags = np.zeros(stars.sizes["star"], np.uint32)
+    wrong = GaussianField(sigma=3.0)
+    found = measure_ccd(
+        stars, wrong, fit_flags=flags, pixel_scale=0.2, ccd_shape=(900, 1000), grid=2
+    )
+    assert int(found["n_flagged"]) == 0
+    assert float(found["model_rel_rmse"]) > 2 * float(found["mean_star_rel_rmse"])

@@ -12,9 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
-from psfscale.errors import ConfigError, InputError, StoreError
+from psfscale.errors import ConfigError, FitError, InputError, StoreError
 from psfscale.files import named, require_new, require_place
 from psfscale.models import CHROMATIC, SETTINGS, load_model_class
+from psfscale.models.judged import explained
 from psfscale.npzfile import read_npz
 from psfscale.pipeline.stages.context import resolve_settings
 from psfscale.store.checkpoint import CheckpointFile
@@ -79,7 +80,10 @@ def fit_stack(
     checkpoint = CheckpointFile(output.with_name(f"{output.name}.checkpoint.npz"))
     if hasattr(model, "checkpoint"):
         model.checkpoint = checkpoint
-    report: FitReport = model.fit(batch)
+    try:
+        report: FitReport = model.fit(batch)
+    except FitError as error:
+        raise explained(error, batch) from error
     places = np.column_stack([batch.x, batch.y])[report.used]
     save_model(model, output, hull=hull_corners(places), overwrite=overwrite)
     checkpoint.remove()

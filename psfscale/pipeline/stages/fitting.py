@@ -10,6 +10,7 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError
+from psfscale.models.judged import explained
 from psfscale.models.stored import widened
 from psfscale.pipeline.stages.ccd import ccd_place, group_of, model_of, pad
 from psfscale.pipeline.stages.focal import CcdPlace, half_turn
@@ -173,7 +174,10 @@ def _fitted(
     field: Any = model.build(context.device)
     if context.checkpoint is not None and hasattr(field, "checkpoint"):
         field.checkpoint = context.checkpoint
-    report = field.fit(batch)
+    try:
+        report = field.fit(batch)
+    except FitError as error:
+        raise explained(error, batch, context.config.quality) from error
     return field, report
 
 

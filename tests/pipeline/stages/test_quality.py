@@ -182,3 +182,12 @@ def test_run__says_that_all_stars_are_left_out(survey) -> None:
     root["stars/flags"][0, 0] = int(ObjectFlag.SATURATED)
     failure = go(survey).failures[0]
     assert "12 are left out as SATURATED or EDGE (stars.leave_out)" in failure.message
+
+
+def test_run__says_what_is_doubtful_of_stars_that_cannot_be_fitted(survey) -> None:
+    root = open_root(survey / "survey.zarr", mode="r+")
+    shape = root["stars/image"].shape[2:]
+    root["stars/image"][0, 0] = np.random.default_rng(0).normal(size=shape).astype("f4")
+    failure = go(survey, model={"settings": {"min_stars": 20}}).failures[0]
+    assert "at least 20 are needed; 89% of the stamps have no star in their" in failure.message
+    assert "are x and y swapped" in failure.message
