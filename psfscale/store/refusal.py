@@ -24,8 +24,20 @@ class Refusal(IntEnum):
     """The store, made for smaller catalogues, has no room left on this CCD."""
     BESIDE_RESERVED = 7
     """It lies in the margin of a patch of sky whose stars are reserved; counted, not listed."""
+    NOT_MATCHED = 8
+    """The recipe's list of stars has none within the radius; counted, not listed, as all below."""
+    MATCH_TAKEN = 9
+    """A nearer object has the star of the list."""
+    LOW_SNR = 10
+    """It is fainter than stars are told from galaxies."""
+    SATURATED = 11
+    """A pixel of its core is saturated, or stars of its flux may saturate."""
+    NOT_A_STAR = 12
+    """Its size is not that of the stars, or cannot be measured."""
+    NO_LOCUS = 13
+    """Neither its CCD nor its exposure has enough stars to know their size."""
 
     @property
     def listed(self) -> bool:
         """Whether each such object is a line of ``refused.jsonl``, not only counted."""
-        return self not in (Refusal.NOT_SELECTED, Refusal.BESIDE_RESERVED)
+        return Refusal.NO_POSITION <= self <= Refusal.OVERFLOW

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from psfscale.survey.columns import Column, ColumnName
 from psfscale.survey.instrument import Part
+from psfscale.survey.selection import Cut, SampleRecipe, SampleValue
 from psfscale.survey.sources import Names, NumberSource, Section, TextSource, require_regex
 
 __all__ = [
@@ -33,21 +35,6 @@ __all__ = [
     "StackRecipe",
     "TextSource",
 ]
-
-
-class Column(Part):
-    """A column of a catalogue. A bare name in YAML is a column in the file's own unit."""
-
-    name: Names = Field(description="of the column; of several the first present is read")
-    unit: str | None = Field(default=None, description="unit; the file's own if left out")
-    element: int | None = Field(default=None, ge=0, description="of a vector column, from 0")
-
-
-def _column(raw: Any) -> Any:
-    return {"name": raw} if isinstance(raw, (str, list, tuple)) else raw
-
-
-ColumnName = Annotated[Column, BeforeValidator(_column)]
 
 
 class ColumnMap(Part):
@@ -68,28 +55,6 @@ class ColumnMap(Part):
     )
 
 
-def _values(raw: Any) -> Any:
-    return raw if raw is None or isinstance(raw, (list, tuple)) else (raw,)
-
-
-class Cut(Part):
-    """A condition that a row must meet to be taken."""
-
-    column: str = Field(description="name of the column")
-    element: int | None = Field(default=None, ge=0, description="of a vector column, from 0")
-    minimum: float | None = Field(default=None, description="smallest value taken")
-    maximum: float | None = Field(default=None, description="largest value taken")
-    bits_clear: int | None = Field(default=None, ge=1, lt=2**63, description="bits that must be 0")
-    equals: Annotated[tuple[bool | int | float | str, ...] | None, BeforeValidator(_values)] = (
-        Field(default=None, min_length=1, description="values taken: a word, a number, or several")
-    )
-
-    @property
-    def as_column(self) -> Column:
-        """The column that is looked at."""
-        return Column(name=(self.column,), element=self.element)
-
-
 class ObjectsRecipe(Part):
     """Which rows and columns of a catalogue are taken."""
 
@@ -101,7 +66,9 @@ class ObjectsRecipe(Part):
         default="exposure",
         description="survey: an id is that of one object in all exposures, and decides its role",
     )
-    select: tuple[Cut, ...] = Field(default=(), description="which rows are taken")
+    select: SampleValue = Field(
+        default_factory=SampleRecipe, description="which rows are taken; a list is one of cuts"
+    )
 
     @model_validator(mode="after")
     def _positions(self) -> Self:
@@ -302,6 +269,13 @@ class ImagesRecipe(_Recipe):
     )
     stars: CatalogueRecipe
     galaxies: CatalogueRecipe | None = Field(default=None, description="galaxies, if wanted")
+
+    @model_validator(mode="after")
+    def _stars_alone_are_sampled(self) -> Self:
+        if self.galaxies is not None and self.galaxies.select.needs_pixels:
+            msg = "galaxies.select takes cuts; match and size_magnitude choose stars"
+            raise ValueError(msg)
+        return self
 
 
 class StackRecipe(_Recipe):

@@ -71,8 +71,8 @@ def ingest_blocks(
     state = index.with_name(f".{index.name}.ingest")
     state.mkdir(exist_ok=True)
     with reader_of(survey) as reader, locked(state):
-        plan = read_plan(survey, reader, files, tell)
         blocks = _Blocks.of(index, unfinished=bool(owed(state)))
+        plan = read_plan(survey, reader, files, tell, done=blocks.complete)
         wanted = {exposure.facts.id for exposure in plan.exposures}
         _require_allowed(index, blocks, wanted, owed(state), append=append)
         write_owed(state, owed(state) | wanted)

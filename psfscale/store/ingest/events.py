@@ -78,15 +78,15 @@ class IngestEvent:
 
     Attributes
     ----------
-    phase : ``scan``: a file was looked at; ``write``: a CCD stands in the store (its
-        exposure counts once all its CCDs do)
-    done, total : files (scan) or CCDs (write), this one included
+    phase : ``scan``: a file was looked at; ``select``: the stars of a CCD were chosen; ``write``:
+        a CCD stands in the store (its exposure counts once all its CCDs do)
+    done, total : files (scan) or CCDs (select, write), this one included
     file : the file looked at or read
     count : what became of the CCD's objects; None while scanning and for a refused file
     refused : why the file or CCD was refused, or None
     """
 
-    phase: Literal["scan", "write"]
+    phase: Literal["scan", "select", "write"]
     done: int
     total: int
     file: Path

@@ -34,6 +34,7 @@ class Objects:
     weight : (object, y, x) [1/electron²]; 0 where masked
     sed_id : template of the spectrum, 0 the flat one
     sed : (object, bin) photons per bin, sum 1, where objects bring their own spectra
+    full : level above the sky at which a pixel saturates [electron]; None or NaN where unknown
     n_not_selected : rows that the recipe's cuts left out, or that lack a value
     missing : by column, how many of these lack its value
     """
@@ -50,6 +51,7 @@ class Objects:
     weight: Float[np.ndarray, "object y x"]
     sed_id: Int[np.ndarray, " object"]
     sed: Float[np.ndarray, "object bin"] | None = None
+    full: Float[np.ndarray, " object"] | None = None
     n_not_selected: int = 0
     missing: Mapping[str, int] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ def admit(
     objects: Objects,
     *,
     role: UInt[np.ndarray, " object"],
+    reason: Int[np.ndarray, " object"],
     ccd_shape: tuple[int, int],
     capacity: int,
 ) -> Admitted:
@@ -113,13 +116,20 @@ def admit(
     ----------
     objects : as read
     role : of each; EMPTY for those that may be neither fitted nor held out
+    reason : of each that is refused already, -1 for the others
     ccd_shape : (y, x) pixels of the CCD
     capacity : objects for which the store has room
     """
     finite = np.isfinite(objects.image)
     good = np.isfinite(objects.weight) & (objects.weight > 0) & finite
     reason = _refusals(
-        objects, ccd_shape, finite=finite, good=good, unused=role == Role.EMPTY, capacity=capacity
+        objects,
+        ccd_shape,
+        reason=reason.astype(np.int64),
+        finite=finite,
+        good=good,
+        unused=role == Role.EMPTY,
+        capacity=capacity,
     )
     taken = np.flatnonzero(reason < 0)
     flags = _pixel_flags(objects, ccd_shape, good)
@@ -139,13 +149,13 @@ def _refusals(
     objects: Objects,
     ccd_shape: tuple[int, int],
     *,
+    reason: np.ndarray,
     finite: np.ndarray,
     good: np.ndarray,
     unused: np.ndarray,
     capacity: int,
 ) -> np.ndarray:
-    """(object,) the first reason that holds, or -1."""
-    reason = np.full(len(objects), -1)
+    """(object,) the first reason that holds after those in `reason`, or -1."""
 
     def refuse(rows: Any, why: Refusal) -> None:
         reason[rows & (reason < 0)] = why

@@ -62,15 +62,26 @@ class Reservation:
         cell = pixels * float(detector.pixel_scale) / 3600
         return cls(rule=rule, fraction=survey.ingest.reserved_fraction, cell=cell)
 
-    def roles(self, stars: Objects, exposure: str) -> UInt[np.ndarray, " object"]:
-        """Return the role of each star; EMPTY for those beside a reserved cell."""
+    def roles(
+        self, stars: Objects, exposure: str, *, identity: Int[np.ndarray, " object"]
+    ) -> UInt[np.ndarray, " object"]:
+        """Return the role of each star; EMPTY for those beside a reserved cell.
+
+        `identity` is that of a star in a list of stars and decides alone, where the rule is ``sky``
+        and it is not -1: unlike a measured position it has no scatter, so no star is left out.
+        """
         if self.rule == "id":
-            return _chosen(_draws("", stars.id) < self.fraction)
-        role = _chosen(_draws(f"{exposure}\0", stars.id) < self.fraction)
+            return self._drawn("", stars.id)
+        role = self._drawn(f"{exposure}\0", stars.id)
         if self.rule == "sky":
-            on_sky = np.isfinite(stars.ra + stars.dec)
+            listed = identity >= 0
+            role[listed] = self._drawn("list\0", identity[listed])
+            on_sky = np.isfinite(stars.ra + stars.dec) & ~listed
             role[on_sky] = self.sky_roles(stars.ra[on_sky], stars.dec[on_sky])
         return role
+
+    def _drawn(self, prefix: str, ids: Int[np.ndarray, " object"]) -> UInt[np.ndarray, " object"]:
+        return _chosen(_draws(prefix, ids) < self.fraction)
 
     def sky_roles(
         self, ra: Float[np.ndarray, " object"], dec: Float[np.ndarray, " object"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,15 +24,17 @@ from psfscale.store.ingest.formats.lookup import damage
 from psfscale.store.ingest.formats.sky import NoWcsError
 from psfscale.store.ingest.formats.stack import StackReader
 from psfscale.store.ingest.objects import Kind, Placed, admit
+from psfscale.store.ingest.sample import choose_stars
 from psfscale.store.ingest.scan import scan_files
 from psfscale.store.ingest.state import drop_refusals, file_line, object_lines, write_refusals
 from psfscale.store.ingest.target import prepared
 from psfscale.store.ingest.writer import ExposureWriter
+from psfscale.store.layout import open_root
 from psfscale.survey.geometry import field_position
 from psfscale.survey.recipe import ImagesRecipe, LdacRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from psfscale.store.ingest.formats.reader import CcdContent, Piece, Reader
     from psfscale.store.ingest.formats.sky import CelestialWcs
@@ -82,8 +84,8 @@ def ingest(
     """
     tell = observer or (lambda _: None)
     with reader_of(survey) as reader:
-        plan = read_plan(survey, reader, files, tell)
         place = Path(output).resolve()  # of a link, what it points to
+        plan = read_plan(survey, reader, files, tell, done=_complete(place))
         return write_plan(survey, reader, plan, place, files, append=append, tell=tell)
 
 
@@ -98,11 +100,26 @@ def reader_of(survey: Survey) -> Iterator[Reader]:
 
 
 def read_plan(
-    survey: Survey, reader: Reader, files: Sequence[Path], tell: Callable[[IngestEvent], None]
+    survey: Survey,
+    reader: Reader,
+    files: Sequence[Path],
+    tell: Callable[[IngestEvent], None],
+    *,
+    done: Collection[str],
 ) -> IngestPlan:
-    """The first pass: what the files hold."""
+    """Plan an ingest: what the files hold and, of exposures not `done`, which stars are taken."""
     paths = [Path(path) for path in files]
-    return scan_files(reader, paths, tell, survey=survey)
+    plan = scan_files(reader, paths, tell, survey=survey)
+    return choose_stars(survey, reader, plan, tell, done=done)
+
+
+def _complete(output: Path) -> set[str]:
+    """Exposures that stand complete in a store; none where there is no store."""
+    if not output.exists():
+        return set()
+    root: Any = open_root(output)
+    ids, complete = root["exposures/id"][...].tolist(), root["exposures/complete"][...]
+    return {str(i) for i, whole in zip(ids, complete, strict=True) if whole}
 
 
 def write_plan(
@@ -224,13 +241,19 @@ class _Ingest:
 
     def _place(self, kind: Kind, content: CcdContent, piece: Piece) -> Placed:
         instrument = self._survey.instrument
-        objects = _on_sky(content.objects[kind], content.wcs)
+        objects = content.on_sky(kind)
         role = np.full(len(objects), Role.FIT, np.uint8)
+        reason = np.full(len(objects), -1)
         if kind == "star":
-            role = self._target.reservation.roles(objects, piece.exposure.id)
+            sample = piece.sample_of(objects)
+            reason = sample.reason
+            role = self._target.reservation.roles(
+                objects, piece.exposure.id, identity=sample.identity
+            )
         admitted = admit(
             objects,
             role=role,
+            reason=reason,
             ccd_shape=(instrument.detector.rows, instrument.detector.columns),
             capacity=self._target.capacity(kind),
         )
@@ -256,16 +279,6 @@ def _jacobian(objects: Objects, wcs: CelestialWcs | NoWcsError) -> np.ndarray:
     if isinstance(wcs, NoWcsError):
         return np.full((len(objects), 2, 2), np.nan)
     return wcs.jacobian(objects.x, objects.y)
-
-
-def _on_sky(objects: Objects, wcs: CelestialWcs | NoWcsError) -> Objects:
-    """Fill sky positions that the catalogue lacks through the WCS, where there is one."""
-    lacking = ~np.isfinite(objects.ra + objects.dec) & np.isfinite(objects.x + objects.y)
-    if isinstance(wcs, NoWcsError) or not lacking.any():
-        return objects
-    ra, dec = objects.ra.copy(), objects.dec.copy()
-    ra[lacking], dec[lacking] = wcs.sky(objects.x[lacking], objects.y[lacking])
-    return replace(objects, ra=ra, dec=dec)
 
 
 class _OffCcdsCount:

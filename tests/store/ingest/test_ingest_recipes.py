@@ -12,6 +12,7 @@ from psfscale.errors import InputError
 from psfscale.store.ingest import ingest
 from psfscale.store.ingest.formats.units import electrons_per, to_number
 from psfscale.survey import load_survey
+from psfscale.survey.selection import SampleRecipe, SizeMagnitude, StarListRecipe
 from psfscale.survey.spectra import SpectraRecipe
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +24,7 @@ def blocks():
 
 
 def test_docs__recipes_that_are_shown_are_valid():
-    shared, instrument, sections, columns, spectra, images = blocks()
+    shared, instrument, sections, columns, sample, spectra, images = blocks()
     assert yaml.safe_load(instrument)["instrument"]["passband"]["filters"] == ["r"]
     both = make_survey(yaml.safe_load(shared + sections + images)["ingest"]).ingest
     assert [section.bias is None for section in both.sections] == [False, True]
@@ -33,7 +34,10 @@ def test_docs__recipes_that_are_shown_are_valid():
     ldac = (shared + columns).replace("format: images", "format: ldac")
     recipe = make_survey(yaml.safe_load(ldac)["ingest"]).ingest
     assert recipe.stars.columns.flux.element == 5
-    assert recipe.stars.select[1].bits_clear == 4
+    assert recipe.stars.select.cuts[1].bits_clear == 4
+    chosen = SampleRecipe.model_validate(yaml.safe_load(sample)["select"])
+    assert chosen.match == StarListRecipe(path="gaia.parquet")
+    assert chosen.size_magnitude == SizeMagnitude()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "catalogs").glob("*.yaml")), ids=lambda p: p.stem)

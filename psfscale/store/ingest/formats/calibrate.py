@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.stats import mad_std
 
-from psfscale.arrays import ObjectFlag
+from psfscale.arrays import ObjectFlag, centre_index
 from psfscale.errors import InputError
 from psfscale.store.ingest.formats.select import selection
 from psfscale.store.ingest.formats.tables import Table
@@ -170,10 +171,8 @@ def with_source_noise(weight: np.ndarray, image: np.ndarray) -> np.ndarray:
     return noisier
 
 
-def mask_saturated(
-    objects: Objects, saturation: Level | None, *, sky: Level
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight with saturated pixels masked, and flags with the bit set.
+def mask_saturated(objects: Objects, saturation: Level | None, *, sky: Level) -> Objects:
+    """Return the objects with saturated pixels masked and flagged, and the level where they are.
 
     Parameters
     ----------
@@ -182,8 +181,15 @@ def mask_saturated(
     sky : [electron], what was subtracted from the stamps
     """
     if saturation is None:
-        return objects.weight, objects.flags
+        return objects
     full = objects.image + np.asarray(sky, np.float32) >= saturation
     flags = objects.flags.copy()
     flags[full.any(axis=(1, 2))] |= np.uint32(ObjectFlag.SATURATED)
-    return np.where(full, np.float32(0), objects.weight), flags
+    n, height, width = objects.image.shape
+    level = np.broadcast_to(np.asarray(saturation - sky, np.float64), (n, height, width))
+    return replace(
+        objects,
+        weight=np.where(full, np.float32(0), objects.weight),
+        flags=flags,
+        full=level[:, centre_index(height), centre_index(width)].copy(),
+    )

@@ -272,6 +272,7 @@ class ImagesReader:
         objects = Objects(
             image=image,
             weight=weight,
+            full=pixels.full_at(known["x"], known["y"]),
             n_not_selected=int((mine & ~keep).sum()),
             missing=choice.left_out(mine),
             **known,

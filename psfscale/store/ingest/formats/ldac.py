@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,8 +143,7 @@ class LdacReader:
             **described,
         )
         sky = self._level(self._recipe.sky, table, rows, facts, local, "sky")
-        weight, flags = mask_saturated(stars, local.saturation, sky=sky)
-        return replace(stars, weight=weight, flags=flags)
+        return mask_saturated(stars, local.saturation, sky=sky)
 
     def _sky_noise(
         self,

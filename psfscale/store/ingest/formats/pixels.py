@@ -33,11 +33,22 @@ class CcdPixels:
     image : (y, x) [electron]; NaN where the file has none
     weight : (y, x) [1/electron²], 0 where masked
     saturated : (y, x)
+    full : level of `image` at which a pixel saturates [electron], None where unknown
     """
 
     image: Float[np.ndarray, "y x"]
     weight: Float[np.ndarray, "y x"]
     saturated: Bool[np.ndarray, "y x"]
+    full: Level | None = None
+
+    def full_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+        """Return (object,) the level at which the pixel at a position saturates."""
+        if self.full is None:
+            return None
+        height, width = self.image.shape
+        rows, columns = nearest_pixel(y).clip(0, height - 1), nearest_pixel(x).clip(0, width - 1)
+        full = np.broadcast_to(np.asarray(self.full, np.float64), (height, width))
+        return np.asarray(full[rows, columns])
 
 
 def inverse_variance(plane: np.ndarray, kind: str, electrons: Level) -> np.ndarray:

@@ -117,7 +117,10 @@ class Planes:
             image -= background
         weight = self._weight(science, calibrate, image, bad, background, subtracted)
         return CcdPixels(
-            image=image, weight=np.where(bad, np.float32(0), weight), saturated=saturated
+            image=image,
+            weight=np.where(bad, np.float32(0), weight),
+            saturated=saturated,
+            full=_level(calibrate.saturation, subtracted, background),
         )
 
     def _subtracted_sky(self, science: Science, calibrate: Calibration) -> Level:
@@ -161,3 +164,10 @@ class Planes:
             return measured_weight(image, bad=bad, section=calibrate.section)
         level = subtracted if background is None else background
         return modelled_weight(level, read_noise=calibrate.read_noise, shape=image.shape)
+
+
+def _level(saturation: Level | None, *subtracted: Level | None) -> Level | None:
+    """Return what is left of the saturation after what was subtracted from the image."""
+    if saturation is None:
+        return None
+    return saturation - sum(level for level in subtracted if level is not None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from psfscale.store.ingest.formats.lookup import Facts, FileDefectError
 from psfscale.store.ingest.formats.sky import CelestialWcs, NoWcsError
@@ -11,8 +13,6 @@ from psfscale.store.ingest.formats.sky import CelestialWcs, NoWcsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import numpy as np
 
     from psfscale.store.ingest.events import FileRefusal
     from psfscale.store.ingest.objects import Kind, Objects
@@ -31,6 +31,22 @@ class ExposureFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The stars chosen on one CCD, or why its file could not be read.
+
+    Attributes
+    ----------
+    reason : (object,) of each that the reader reads: a `Refusal`, -1 where it is taken
+    identity : (object,) of its star in a list of stars, -1 without
+    failure : empty where the CCD was read
+    """
+
+    reason: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    identity: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    failure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """One CCD in one file.
 
@@ -40,6 +56,7 @@ class Piece:
     counts : objects selected, an upper bound of what is taken
     stamp_shapes : (y, x) pixels
     wavelength : centres of the spectra's bins [µm], where objects bring their own
+    sample : the stars chosen, where more than cuts chooses them
     """
 
     path: Path
@@ -49,6 +66,28 @@ class Piece:
     counts: Mapping[Kind, int]
     stamp_shapes: Mapping[Kind, tuple[int, int]]
     wavelength: tuple[float, ...] = ()
+    sample: Sample | None = None
+
+    def sample_of(self, stars: Objects) -> Sample:
+        """Return the sample of the stars read; all of them where cuts alone choose.
+
+        Raises
+        ------
+        FileDefectError
+            The CCD could not be read when the stars were chosen, or it has changed since.
+        """
+        n = len(stars)
+        if self.sample is None:
+            return Sample(reason=np.full(n, -1), identity=np.full(n, -1))
+        if self.sample.failure:
+            raise FileDefectError(self.sample.failure)
+        if len(self.sample.reason) != n:
+            msg = (
+                f"{self.path} has {n} stars on CCD {self.ccd}, it had {len(self.sample.reason)} "
+                "when they were chosen: leave the files alone, then rerun the same command"
+            )
+            raise FileDefectError(msg)
+        return self.sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +132,16 @@ class CcdContent:
         default_factory=lambda: NoWcsError("files of this format have no header")
     )
     shared: Mapping[Kind, SharedRows] = field(default_factory=dict)
+
+    def on_sky(self, kind: Kind) -> Objects:
+        """Return the objects; sky positions that the catalogue lacks come from the WCS."""
+        objects = self.objects[kind]
+        lacking = ~np.isfinite(objects.ra + objects.dec) & np.isfinite(objects.x + objects.y)
+        if isinstance(self.wcs, NoWcsError) or not lacking.any():
+            return objects
+        ra, dec = objects.ra.copy(), objects.dec.copy()
+        ra[lacking], dec[lacking] = self.wcs.sky(objects.x[lacking], objects.y[lacking])
+        return replace(objects, ra=ra, dec=dec)
 
 
 class Reader(Protocol):

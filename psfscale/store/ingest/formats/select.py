@@ -71,7 +71,7 @@ def selection(table: Table, recipe: ObjectsRecipe, *, levels: Iterable[str] = ()
     for level in levels:
         need(Column(name=(level,)))
     keep = np.ones(table.n_rows, bool)
-    for cut in recipe.select:
+    for cut in recipe.select.cuts:
         need(cut.as_column)
         keep &= _meets(table, cut)
     for null in missing.values():

@@ -169,8 +169,7 @@ class StackReader:
             bins = len(self._wavelength(piece.path))
             sed = _of_shape(self._load(piece.path), recipe.sed, piece.path, ((len(stack), bins),))
             stars = replace(stars, sed=photons(sed[rows]))
-        weight, flags = mask_saturated(stars, local.saturation, sky=0.0)
-        return CcdContent(objects={"star": replace(stars, weight=weight, flags=flags)})
+        return CcdContent(objects={"star": mask_saturated(stars, local.saturation, sky=0.0)})
 
     def _described(
         self, table: Table, rows: np.ndarray, calibrate: Calibration
