@@ -138,7 +138,7 @@ def _renew(context: RunContext, packing: Packing, *, everything: bool, overwrite
     if everything:
         unfit = [spec for spec in packing.stored if spec not in missing]
     elif not overwrite:
-        _require_unfinished(run, unfit)
+        _require_unfinished(run, [s for s in unfit if not _has_other_entries(root, s, packing)])
     changed = [*missing, *unfit]
     stages = {spec.stage for spec in changed} & set(STAGE_NAMES)
     _strike_out(run, root, set(stages_in(root)) if everything else stages)
@@ -196,11 +196,18 @@ def _fits(root: zarr.Group, spec: ArraySpec, packing: Packing) -> bool:
     array: Any = root[spec.path]
     if "stage" in spec.dims and stages_in(root) != list(STAGE_NAMES):
         return False
-    for path in {f"{spec.group}/{dim}" for dim in spec.dims} & set(packing.labels):
-        if path not in root or values_of(root, path).tolist() != list(packing.labels[path]):
-            return False
+    if _has_other_entries(root, spec, packing):
+        return False
     sizes, start = packing.sizes, int(spec.dims[:1] == (EXPOSURE,))
     same_cut = spec.owner in ("driver", "ledger") or (
         array.chunks == spec.chunk(sizes) and (array.shards or array.chunks) == spec.shard(sizes)
     )
     return bool(same_cut and array.shape[start:] == spec.shape(sizes)[start:])
+
+
+def _has_other_entries(root: zarr.Group, spec: ArraySpec, packing: Packing) -> bool:
+    """Whether a pack was made by a psfscale that stored other numbers: its stage runs again."""
+    return any(
+        path not in root or values_of(root, path).tolist() != list(packing.labels[path])
+        for path in {f"{spec.group}/{dim}" for dim in spec.dims} & set(packing.labels)
+    )
