@@ -24,7 +24,7 @@ def test_command__disturbed_at_any_change_of_the_disk_ends_as_if_it_had_not_been
 ) -> None:
     tally = campaign.disturb_all(tmp_path, 2, fault, SEED)
     assert not tally.wrong, str(tally)
-    assert tally.tried == 2 * len(campaign.SCENARIOS)
+    assert len(campaign.SCENARIOS) < tally.tried <= 2 * len(campaign.SCENARIOS)
 
 
 def test_mangled_input__is_refused_in_a_sentence_or_counted(tmp_path) -> None:

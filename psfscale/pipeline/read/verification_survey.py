@@ -11,13 +11,13 @@ from psfscale.pipeline.read.damage import Damage, Verification
 from psfscale.pipeline.read.verification import look, verify
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.ingest.state import locked, write_owed
-from psfscale.store.layout import open_root
+from psfscale.store.layout import consolidated, open_root
 from psfscale.store.objects import StoredArray, digest_of
 from psfscale.store.seal import Seal, is_of_units
 from psfscale.store.versions import METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import zarr
@@ -65,7 +65,7 @@ def verify_survey(path: Path, *, repair: bool = False) -> Verification:
     found = [Damage(stage="", exposure=-1, reason=reason, path=name) for name, reason in broken]
     restored = _restore(path, seal, broken) if repair and seal is not None else 0
     root = open_root(path)
-    arrays = _arrays(root)
+    arrays = _arrays(root, consolidated(path))
     digests = values_of(root, "exposures/digest") if "exposures/digest" in root else None
     complete = np.flatnonzero(values_of(root, "exposures/complete")).tolist()
     n_objects = 0
@@ -89,11 +89,10 @@ def verify_survey(path: Path, *, repair: bool = False) -> Verification:
     )
 
 
-def _arrays(root: zarr.Group) -> list[tuple[StoredArray, bool]]:
+def _arrays(root: zarr.Group, names: Iterable[str]) -> list[tuple[StoredArray, bool]]:
     """Arrays that are written exposure by exposure, and whether each CCD has files of its own."""
     found = []
-    names = sorted(name for name, _ in root.members(max_depth=None))
-    for name in names:
+    for name in sorted(names):
         if name.startswith(("stars/", "galaxies/")):
             stored = StoredArray(array_of(root, name))
             if is_of_units(stored.array.metadata.to_dict()):
