@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,21 @@ def open_root(path: Path, *, mode: str = "r") -> zarr.Group:
         There is no store at `path`, or it is of a later schema version.
     """
     store = local_store(path, read_only=mode == "r")
-    return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+    with _named_damage(path):
+        return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    """Say of which store the metadata are damaged; zarr raises what parsing them raises."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = (
+            f"the metadata of {path} are damaged ({type(error).__name__}: {error}); "
+            "`psfscale verify` names the files, --repair puts copies back"
+        )
+        raise StoreError(msg) from error
 
 
 def attributes_of(root: zarr.Group) -> dict[str, Any]:
@@ -147,7 +162,8 @@ def open_tree(path: Path) -> xr.DataTree:
         There is no store at `path`, or it is of a later schema version.
     """
     root = open_root(path)
-    tree = xr.open_datatree(root.store, engine="zarr", chunks=None)  # type: ignore[arg-type]
+    with _named_damage(path):
+        tree = xr.open_datatree(root.store, engine="zarr", chunks=None)  # type: ignore[arg-type]
     return unpacked(tree, root)
 
 

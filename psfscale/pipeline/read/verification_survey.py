@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psfscale.errors import StoreError
 from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.damage import Damage, Verification
 from psfscale.pipeline.read.verification import look, verify
 from psfscale.pipeline.storage import array_of, values_of
+from psfscale.pipeline.storage.session import NEVER_FILL
 from psfscale.store.ingest.state import locked, write_owed
 from psfscale.store.layout import consolidated, open_root
 from psfscale.store.objects import StoredArray, digest_of
@@ -17,13 +19,14 @@ from psfscale.store.seal import Seal, is_of_units
 from psfscale.store.versions import METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import zarr
 
-INGEST = "ingest"
-"""Stands for the stage in what is found of an exposure."""
+GROUPS = ("stars", "galaxies")
+INGEST, EXPOSURES = "ingest", "exposures"
+"""Stand for stage and units in what is found of a survey."""
 
 
 def verify_stores(path: Path, *, repair: bool = False) -> list[Verification]:
@@ -64,16 +67,13 @@ def verify_survey(path: Path, *, repair: bool = False) -> Verification:
     broken = [] if seal is None else list(seal.broken(path))
     found = [Damage(stage="", exposure=-1, reason=reason, path=name) for name, reason in broken]
     restored = _restore(path, seal, broken) if repair and seal is not None else 0
-    root = open_root(path)
-    arrays = _arrays(root, consolidated(path))
-    digests = values_of(root, "exposures/digest") if "exposures/digest" in root else None
-    complete = np.flatnonzero(values_of(root, "exposures/complete")).tolist()
-    n_objects = 0
-    for exposure in complete:
-        digest = 0 if digests is None else int(digests[exposure])
-        n, reasons = _damages(arrays, exposure, digest)
-        n_objects += n
-        found += [Damage(stage=INGEST, exposure=exposure, reason=reason) for reason in reasons]
+    try:
+        n_exposures, n_objects, more = _read_exposures(path)
+    except StoreError:
+        if not found:
+            raise
+        return Verification(run=path, n_units=0, n_objects=0, damages=tuple(found), what=EXPOSURES)
+    found += more
     damaged = sorted({damage.exposure for damage in found if damage.stage})
     said = [f"{restored} files are restored from their sealed copies"] if restored else []
     if repair and damaged:
@@ -81,19 +81,38 @@ def verify_survey(path: Path, *, repair: bool = False) -> Verification:
         said.append(f"{len(damaged)} exposures are read again by the same `psfscale ingest`")
     return Verification(
         run=path,
-        n_units=len(complete),
+        n_units=n_exposures,
         n_objects=n_objects,
         damages=tuple(found),
         repaired="\n".join(said),
-        what="exposures",
+        what=EXPOSURES,
     )
+
+
+def _read_exposures(path: Path) -> tuple[int, int, list[Damage]]:
+    """Read the files of complete exposures; returns the numbers of both, and damages."""
+    root = open_root(path)
+    names = consolidated(path)
+    arrays = _arrays(root, names)
+    digests = values_of(root, "exposures/digest") if "exposures/digest" in names else None
+    complete = np.flatnonzero(values_of(root, "exposures/complete")).tolist()
+    counts = {group: values_of(root, f"exposures/n_{group}") for group in GROUPS if group in names}
+    found: list[Damage] = []
+    n_objects = 0
+    for exposure in complete:
+        digest = 0 if digests is None else int(digests[exposure])
+        n_here = {group: table[exposure] for group, table in counts.items()}
+        n, reasons = _damages(arrays, exposure, digest, n_here)
+        n_objects += n
+        found += [Damage(stage=INGEST, exposure=exposure, reason=reason) for reason in reasons]
+    return len(complete), n_objects, found
 
 
 def _arrays(root: zarr.Group, names: Iterable[str]) -> list[tuple[StoredArray, bool]]:
     """Arrays that are written exposure by exposure, and whether each CCD has files of its own."""
     found = []
     for name in sorted(names):
-        if name.startswith(("stars/", "galaxies/")):
+        if name.partition("/")[0] in GROUPS and "/" in name:
             stored = StoredArray(array_of(root, name))
             if is_of_units(stored.array.metadata.to_dict()):
                 found.append((stored, stored.shard[1] == 1 and stored.shape[1] > 1))
@@ -101,22 +120,34 @@ def _arrays(root: zarr.Group, names: Iterable[str]) -> list[tuple[StoredArray, b
 
 
 def _damages(
-    arrays: list[tuple[StoredArray, bool]], exposure: int, digest: int
+    arrays: list[tuple[StoredArray, bool]],
+    exposure: int,
+    digest: int,
+    n_objects: Mapping[str, np.ndarray],
 ) -> tuple[int, list[str]]:
     """Number of files of an exposure, and what is wrong with them."""
     checksums: dict[str, int] = {}
-    reasons = []
+    reasons, absent = [], []
     for stored, by_ccd in arrays:
         for index in _places(stored, exposure, by_ccd=by_ccd):
             if not stored.path(index).exists():
-                continue  # fill values alone; the digest tells it from a lost file
+                group, _, name = stored.array.path.strip("/").partition("/")
+                here = n_objects[group][list(index[1:])] if by_ccd else n_objects[group]
+                if name in NEVER_FILL and here.any():
+                    reasons.append(f"{stored.path(index)} is lost")
+                absent.append(str(stored.path(index)))
+                continue  # fill values alone, or lost: the digest tells
             reason = look(stored, index)
             if reason:
                 reasons.append(reason)
             else:
                 checksums[stored.key(index)] = stored.checksum(index)
     if digest and not reasons and int(digest_of(checksums), 16) != digest:
-        reasons.append("a file of it is lost, or is not what ingest has written, though whole")
+        files = ", ".join(absent) or "none is absent"
+        reasons.append(
+            "a file is lost or is not what ingest has written, though whole; those absent, which "
+            f"may hold fill values alone: {files}"
+        )
     return len(checksums) + len(reasons), reasons
 
 
