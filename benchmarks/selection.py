@@ -13,7 +13,7 @@ where their S/N and flux are within the limits that the selection set itself.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import galsim
 import numpy as np
@@ -211,6 +211,7 @@ def saturation(n: int, seed: int) -> None:
     for number in range(n):
         rng = np.random.default_rng([seed, 9, number])
         c = conditions("space" if number % 2 else "ground", rng)
+        c = replace(c, gradient=0.25, n_stars=500, galaxies_a_star=0.5)
         objects, star = field(c, rng)
         reason = refusals_by_size(objects, ccd_shape=c.shape, settings=SizeMagnitude())
         size = 1 + c.gradient * (objects.x / c.shape[1] + objects.y / c.shape[0] - 1)

@@ -351,21 +351,22 @@ def _faint_limit(locus: Locus, sizes: Sizes, usable: np.ndarray, settings: SizeM
     """The S/N from which on galaxies are few enough in the locus.
 
     Close above the locus galaxies are evenly strewn in size; each in the shoulder beside it stands
-    for as many in the locus as the ratio of their widths. Where no limit does, it is that of the
-    smallest share.
+    for as many in the locus as the ratio of their widths. Where no limit does, as blended stars
+    lie there too, at any S/N, it is that of the smallest share that keeps half of the stars.
     """
     edge = settings.above * locus.deviation
     excess = locus.excess * locus.deviation
     beyond = excess - (settings.above + _GAP) * locus.deviation
     shoulder = usable & (beyond > 0) & (beyond <= _SHOULDER)
     inside = usable & (locus.excess >= -settings.below) & (locus.excess <= settings.above)
-    best, smallest = settings.snr_minimum, np.inf
+    best, smallest, n_all = settings.snr_minimum, np.inf, None
     limit = settings.snr_minimum
     while (n := np.count_nonzero(inside & (sizes.snr >= limit))) >= settings.fewest:
         share = edge[shoulder & (sizes.snr >= limit)].sum() / _SHOULDER / n
         if share <= settings.galaxies:
             return float(limit)
-        if share < smallest:
+        n_all = n if n_all is None else n_all
+        if share < smallest and 2 * n >= n_all:
             best, smallest = limit, share
         limit *= _STEP
     return float(best)
