@@ -12,7 +12,7 @@ import typer
 from psfscale.cli_array import fit, predict
 from psfscale.cli_deconvolve import DropInCommand, deconvolve
 from psfscale.cli_guard import EPILOG, Verb, Verbs
-from psfscale.cli_progress import progress
+from psfscale.cli_progress import phases, progress
 from psfscale.errors import ExitCode
 from psfscale.files import require_folder, require_place, require_room
 
@@ -74,7 +74,7 @@ def simulate(
     from psfscale.simulate import simulate as draw
     from psfscale.survey import load_survey
 
-    with progress("simulate") as advance:
+    with progress("simulate", "CCDs") as advance:
         summary = draw(
             load_survey(survey, settings or ()),
             output,
@@ -125,13 +125,13 @@ def ingest(
 
     require_room(output)
     into = partial(ingest_blocks, block_size=block) if is_index(output) else read
-    with progress("ingest") as advance:
+    with phases("ingest", {"scan": "files", "write": "CCDs"}) as advance:
         summary = into(
             load_survey(survey, settings or ()),
             files,
             output,
             append=append,
-            observer=lambda event: advance(event.done, event.total, f"{event.phase} {event.file}"),
+            observer=lambda event: advance(event.phase, event.done, event.total, str(event.file)),
         )
     typer.echo(str(summary))
     raise typer.Exit(ExitCode.DONE if summary.ok else ExitCode.LISTED)

@@ -33,7 +33,7 @@ def fit(
     from psfscale.pipeline.drop_in.models import fit_stack
 
     start = process_time()
-    with progress("fit") as advance:
+    with progress("fit", "steps") as advance:
 
         def observe(event: Any) -> None:
             step = f", step {event.step}" if hasattr(event, "step") else ""

@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar with rate and time left on a terminal, a line every tenth otherwise."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show progress; gives a function of what is done, the total, and a note."""
+    from psfscale.pipeline.events.gauge import Gauge
 
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(f"{what:9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        shown = -1
+    with Gauge(what, unit) as gauge:
+        yield gauge.show
 
-        def advance(done: int, total: int, note: str) -> None:
-            nonlocal shown
-            bar.update(task, completed=done, total=total, description=note)
-            tenth = 10 * done // max(total, 1)
-            if not console.is_terminal and tenth != shown:  # it falls where a phase begins
-                shown = tenth
-                typer.echo(f"{what} {done}/{total} {note}", err=True)
 
-        yield advance
+@contextmanager
+def phases(what: str, units: Mapping[str, str]) -> Iterator[Callable[[str, int, int, str], None]]:
+    """Show progress phase by phase; gives a function of phase, done, total, and a note.
+
+    Parameters
+    ----------
+    what : name of the command
+    units : what each phase counts
+    """
+    current, stack = "", ExitStack()
+    advance: Callable[[int, int, str], None] = lambda *_: None  # noqa: E731 (of no phase yet)
+
+    def step(phase: str, done: int, total: int, note: str) -> None:
+        nonlocal current, advance
+        if phase != current:
+            stack.close()
+            current = phase
+            advance = stack.enter_context(progress(f"{what}: {phase}", units[phase]))
+        advance(done, total, note)
+
+    with stack:
+        yield step

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from threadpoolctl import threadpool_limits
 
 from psfscale.errors import ConfigError, RunError
+from psfscale.mainguard import end_if_imported_again, missing_guard
 from psfscale.processes import SAME_SIGNAL, deaf_children, end_with_parent
 from psfscale.simulate.ccd import draw_ccd, require_recipe
 from psfscale.simulate.detector import variance
@@ -143,6 +144,7 @@ def simulate(
     RunError
         A drawing process died.
     """
+    end_if_imported_again()
     survey = _sized(
         survey, exposures=exposures, ccds=ccds, stars=stars, galaxies=galaxies, seed=seed
     )
@@ -301,7 +303,8 @@ def _drawn(tasks: list[_Task], workers: int) -> Generator[_Done, None, None]:
                 yield future.result()
     except BrokenProcessPool as error:
         time.sleep(SAME_SIGNAL)  # where a signal ended it, that ends this process too
-        msg = f"a drawing process died ({error}); out of memory? Try fewer workers"
+        why = missing_guard() or "; out of memory? Try fewer workers"
+        msg = f"a drawing process died ({error}){why}"
         raise RunError(msg) from error
     except BaseException:
         for process in set(active_children()) - before:

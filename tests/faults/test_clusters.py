@@ -136,6 +136,26 @@ def test_workers_that_all_end_as_they_start__end_the_run_in_a_sentence(survey, m
         run(toy.make_config(survey), cluster=LocalProfile(workers=2), observers=[])
 
 
+SCRIPT = """
+import sys
+from pathlib import Path
+import toy
+from psfscale.pipeline import run
+from psfscale.pipeline.workers.profiles import LocalProfile
+run(toy.make_config(Path(sys.argv[1])), cluster=LocalProfile(workers=1), observers=[])
+"""
+
+
+def test_script_without_the_main_guard__is_told_what_is_missing(survey) -> None:
+    script = survey / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(survey)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("psfscale.errors.RunError: all of 3 worker processes ended"), done.stderr
+    assert f'{script}, line 7, starts this outside of `if __name__ == "__main__":`' in told
+
+
 class Finished:
     """Dask's hold on a parcel that ended on a worker which died before it could say how."""
 

@@ -89,7 +89,8 @@ def test_second_ctrl_c__ends_at_once(slow) -> None:
 def test_several_drivers__are_interrupted_without_blame(slow) -> None:
     names = ("a", "b")
     for name in names:
-        toy.make_survey(slow / f"{name}.zarr", 3)
+        root = toy.open_root(toy.make_survey(slow / f"{name}.zarr", 3), mode="r+")
+        root["exposure"][:] = root["exposures/id"][:] = [f"{name}-{k}" for k in range(3)]
     write_index(slow / "survey.yaml", [slow / f"{name}.zarr" for name in names])
     stores = [slow / "runs" / f"{name}.zarr" for name in names]
     places = ("survey=survey.yaml", "output=runs")

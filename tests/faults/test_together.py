@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -64,15 +65,17 @@ def test_signal__is_passed_on_to_all_drivers_and_the_same_command_resumes(survey
     settings = "model: {settings: {sleep: 1.0}}\n"
     config.write_text(f"survey: survey.yaml\ninstrument: toy.yaml\noutput: runs\n{settings}")
     command = ["-m", "psfscale.cli", "run", str(config), "--serial", "--drivers", "2"]
-    driver = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    driver = subprocess.Popen([sys.executable, *command], **pipes)
     end = time.monotonic() + 100
     while time.monotonic() < end and not any(
         begun_units(survey / f"runs/{name}.zarr") for name in NAMES
     ):
         time.sleep(0.02)
     driver.send_signal(signal.SIGTERM)
-    said, _ = driver.communicate(timeout=60)
+    said, progress = driver.communicate(timeout=60)
     assert driver.returncode == 143, said
+    assert re.search(r"run \d/\d+ CCD steps.*of 2 blocks over", progress), progress
     assert "interrupted by SIGTERM" in said
     begun = [p for p in (survey / f"runs/{name}.zarr" for name in NAMES) if p.exists()]
     stands = [status(path) for path in begun]

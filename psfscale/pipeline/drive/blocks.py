@@ -7,24 +7,26 @@ on one index: a block that another driver holds is passed by.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import ExitCode, HeldError, StoreError
-from psfscale.pipeline.drive.launch import INTERRUPTED, run
+from psfscale.pipeline.drive.launch import INTERRUPTED, progress_bar, run
 from psfscale.pipeline.drive.plan import plan_run
 from psfscale.pipeline.ledger.lease import LOOK_EVERY, read_holder
 from psfscale.processes import Interrupt
 from psfscale.store.index import is_index, list_stores, read_index, write_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from psfscale.config import RunConfig
     from psfscale.pipeline.drive.launch import RunSummary
     from psfscale.pipeline.drive.plan import Plan
+    from psfscale.pipeline.events import Observer
 
 __all__ = [
     "BlocksSummary",
@@ -118,6 +120,7 @@ def run_blocks(
     *,
     interrupt: Interrupt | None = None,
     wait_lease: float = 0.0,
+    observers: Iterable[Observer] | None = None,
     **options: Any,
 ) -> BlocksSummary:
     """Run block after block, but for those that another driver holds.
@@ -127,6 +130,7 @@ def run_blocks(
     config : whose `survey` is an index and whose `output` is a folder
     interrupt : by which the run is asked to stop; signals to this process if not given
     wait_lease : how long to wait for drivers of blocks that are left, after all others [s]
+    observers : are told every event of all blocks; a progress bar if not given
     **options : of `psfscale.pipeline.run`
 
     Raises
@@ -137,7 +141,10 @@ def run_blocks(
     config.output.mkdir(parents=True, exist_ok=True)
     left = configs(config)
     list_stores(config.output / INDEX, [block.output for block in left.values()])
-    with interrupt or Interrupt() as asked:
+    with interrupt or Interrupt() as asked, ExitStack() as stack:
+        if observers is None:
+            observers = (stack.enter_context(progress_bar(len(left))),)
+        options["observers"] = tuple(observers)
         summary = BlocksSummary(ended={}, held={})
         _run_all(left, asked, options, summary)
         end = time.monotonic() + wait_lease

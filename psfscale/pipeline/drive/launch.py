@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING
 
 from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS, ConfigError, RunError
+from psfscale.mainguard import end_if_imported_again
 from psfscale.pipeline.drive.cost import peak_memory
 from psfscale.pipeline.drive.driver import Driver
 from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
-from psfscale.pipeline.events import Event, Notice, Observer, RunFinished, RunStarted
+from psfscale.pipeline.events import (
+    Event,
+    Notice,
+    Observer,
+    RunFinished,
+    RunStarted,
+    UnitAdvanced,
+)
 from psfscale.pipeline.events.log import EventLog
 from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
 from psfscale.pipeline.ledger.doubts import doubt_lines
@@ -23,7 +32,7 @@ from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, read_markers
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
-from psfscale.pipeline.workers.executor import Executor, SerialExecutor
+from psfscale.pipeline.workers.executor import Advance, Executor, SerialExecutor
 from psfscale.pipeline.workers.profiles import KEYS, LocalProfile
 from psfscale.pipeline.workers.resources import GPU, Amounts, demanded, require
 from psfscale.processes import Interrupt
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from psfscale.config import RunConfig
+    from psfscale.pipeline.drive.unit import Task
+    from psfscale.pipeline.events.bar import ProgressBar
     from psfscale.pipeline.ledger.marker import Key
     from psfscale.pipeline.workers.profiles import ClusterProfile
 
@@ -143,6 +154,7 @@ def run(
         Another driver holds the run, too many CCDs failed, or clusters were lost again and
         again.
     """
+    end_if_imported_again()
     if serial and cluster is not None:
         msg = "a serial run takes no cluster: leave out one of the two"
         raise ConfigError(msg)
@@ -160,7 +172,8 @@ def run(
         books = Books(context.run)
         books.take_in()
         plan = _plan(context, books, retry_failed=retry_failed, learn_again=learn_again)
-        told: tuple[Observer, ...] = (log, *(_bar() if observers is None else observers))
+        seen = (stack.enter_context(progress_bar()),) if observers is None else observers
+        told: tuple[Observer, ...] = (log, *seen)
         driver = Driver(
             run=context.run,
             books=books,
@@ -171,7 +184,7 @@ def run(
                 None if serial else cluster or LocalProfile(),
                 interrupt,
                 _still(demands, plan),
-                lambda text: _tell(told, Notice(text=text)),
+                partial(_tell, told),
             ),
             resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
             restarts=(cluster or LocalProfile()).restarts,
@@ -205,22 +218,30 @@ def _executors(
     profile: ClusterProfile | None,
     interrupt: Interrupt,
     demands: Mapping[str, Amounts],
-    say: Callable[[str], None],
+    tell: Observer,
 ) -> Callable[[], Executor]:
+    def advance(task: Task, n_ccds: int) -> None:
+        tell(UnitAdvanced(stage=task.stage, exposure=task.exposure, n_ccds=n_ccds))
+
     if profile is None:
-        return lambda: _serial(interrupt, demands)
+        return lambda: _serial(interrupt, demands, advance)
 
     def make() -> Executor:
         from psfscale.pipeline.workers.cluster import DaskExecutor
 
         return DaskExecutor(
-            profile, demands=demands, private=run / KEYS, stop=interrupt.caught, say=say
+            profile,
+            demands=demands,
+            private=run / KEYS,
+            stop=interrupt.caught,
+            say=lambda text: tell(Notice(text=text)),
+            advance=advance,
         )
 
     return make
 
 
-def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts]) -> Executor:
+def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts], advance: Advance) -> Executor:
     """Units in this process; the accelerators that it sees are what it has."""
     if demands:
         import torch
@@ -228,7 +249,7 @@ def _serial(interrupt: Interrupt, demands: Mapping[str, Amounts]) -> Executor:
         here = {GPU: float(torch.cuda.device_count())}
         advice = "run on a cluster whose workers declare it"
         require(demands, here, where=f"this process sees {here[GPU]:g} GPUs", advice=advice)
-    return SerialExecutor(interrupt.caught)
+    return SerialExecutor(interrupt.caught, advance)
 
 
 def notices(context: RunContext) -> list[str]:
@@ -242,10 +263,11 @@ def notices(context: RunContext) -> list[str]:
     return []
 
 
-def _bar() -> tuple[Observer, ...]:
+def progress_bar(n_runs: int = 1) -> ProgressBar:
+    """Return a bar of the steps of so many runs."""
     from psfscale.pipeline.events.bar import ProgressBar
 
-    return (ProgressBar(),)
+    return ProgressBar(n_runs=n_runs)
 
 
 def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> None:
@@ -253,7 +275,15 @@ def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> Non
     reason = "all units are finished"
     for text in notices(context):
         driver.tell(Notice(text=text))
-    driver.tell(RunStarted(run=str(driver.run), n_units=plan.n_todo, n_done=plan.n_done))
+    n_units, n_ccds = (plan.why > 0).sum(axis=0).tolist(), context.sizes["ccd"]
+    driver.tell(
+        RunStarted(
+            run=str(driver.run),
+            n_units=plan.n_todo,
+            n_done=plan.n_done,
+            steps={s: n * n_ccds for s, n in zip(plan.wanted.stages, n_units, strict=True) if n},
+        )
+    )
     try:
         driver.go(plan)
         if driver.stop():

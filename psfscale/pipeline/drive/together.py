@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import queue
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import ConfigError, RunError
+from psfscale.mainguard import UNGUARDED, end_if_imported_again, missing_guard
 from psfscale.pipeline.drive.blocks import BlocksSummary, configs, is_index, run_blocks
-from psfscale.pipeline.drive.launch import RunSummary, run
+from psfscale.pipeline.drive.launch import RunSummary, progress_bar, run
+from psfscale.pipeline.events import Event
 from psfscale.pipeline.workers.profiles import LocalProfile, SlurmProfile
 from psfscale.processes import STOPPING, Interrupt, deaf_children, on_parent_death
 
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from psfscale.config import RunConfig
+    from psfscale.pipeline.events.bar import ProgressBar
     from psfscale.pipeline.workers.profiles import ClusterProfile
 
+Told = BlocksSummary | str | tuple[int, Event]
+"""What a driver sends its parent: events with its number, at last how it ended."""
 WAIT = 0.2
 """Longest single wait for a driver's end [s]: how soon an interruption is passed on."""
 
@@ -82,23 +88,24 @@ def run_together(
     RunError
         A driver could not go on; the others have ended.
     """
+    end_if_imported_again()
     n = max(min(drivers, len(configs(config))), 1)
     share = None if serial else _share(cluster or LocalProfile(), n)
     options: dict[str, Any] = {"cluster": share, "serial": serial, "wait_lease": wait_lease}
-    options |= {**again, "observers": ()}
+    options |= again
     context = multiprocessing.get_context("spawn")
-    told: multiprocessing.Queue[BlocksSummary | str] = context.Queue()
+    told: multiprocessing.Queue[Told] = context.Queue()
     stop = context.RawValue("i", 0)
     started: list[BaseProcess] = [
-        context.Process(target=_drive, args=(config, options, told, stop, os.getpid()))
-        for _ in range(n)
+        context.Process(target=_drive, args=(config, options, number, told, stop, os.getpid()))
+        for number in range(n)
     ]
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, progress_bar(len(configs(config))) as bar:
         try:
             with deaf_children():
                 for process in started:
                     process.start()
-            endings = _endings(started, told, interrupt, stop)
+            endings = _endings(started, told, interrupt, stop, bar)
             for process in started:
                 process.join()
         except BaseException:
@@ -121,7 +128,8 @@ def _share(profile: ClusterProfile, n: int) -> ClusterProfile:
 def _drive(
     config: RunConfig,
     options: dict[str, Any],
-    told: multiprocessing.Queue[BlocksSummary | str],
+    number: int,
+    told: multiprocessing.Queue[Told],
     stop: c_int,
     parent: int,
 ) -> None:
@@ -133,23 +141,34 @@ def _drive(
     on_parent_death(parent, orphaned)
     interrupt = Interrupt(lambda: stop.value)
     try:
-        told.put(run_blocks(config, **options, interrupt=interrupt))
+        observer = partial(_pass_on, told, number)
+        told.put(run_blocks(config, **options, observers=(observer,), interrupt=interrupt))
     except Exception as error:  # noqa: BLE001 (the parent raises it)
         told.put(f"{type(error).__name__}: {error}")
 
 
+def _pass_on(told: multiprocessing.Queue[Told], number: int, event: Event) -> None:
+    """Tell the parent an event of this driver."""
+    told.put((number, event))
+
+
 def _endings(
     started: Sequence[BaseProcess],
-    told: multiprocessing.Queue[BlocksSummary | str],
+    told: multiprocessing.Queue[Told],
     interrupt: Interrupt,
     stop: c_int,
+    bar: ProgressBar,
 ) -> list[BlocksSummary | str]:
-    """What the drivers said as they ended; a signal is passed on to them."""
+    """What the drivers said as they ended; events are shown, a signal is passed on to them."""
     endings: list[BlocksSummary | str] = []
     while len(endings) < len(started):
         lost = [p for p in started if p.exitcode not in (None, 0)]
         try:
-            endings.append(told.get(timeout=WAIT))
+            said = told.get(timeout=WAIT)
+            if isinstance(said, tuple):
+                bar.take(said[1], said[0])
+            else:
+                endings.append(said)
         except queue.Empty:
             if len(endings) + len(lost) == len(started):
                 return [*endings, *(_of_lost(p.exitcode, interrupt.signal) for p in lost)]
@@ -161,7 +180,7 @@ def _of_lost(code: int | None, number: int | None) -> BlocksSummary | str:
     """What a driver would have said: one that held no block yet dies of the signal passed on."""
     if number is not None and code is not None and -code in STOPPING:
         return BlocksSummary(ended={}, held={}, signal=number)
-    return f"a driver ended with exit code {code}"
+    return f"a driver ended with exit code {code}{missing_guard() if code == UNGUARDED else ''}"
 
 
 def _together(endings: Sequence[BlocksSummary | str], n: int) -> BlocksSummary:

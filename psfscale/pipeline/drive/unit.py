@@ -96,8 +96,19 @@ class Task:
         return self.stage, self.exposure
 
 
-def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
+def execute(
+    task: Task,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Marker:
     """Run a unit in this process; input and output errors are tried again, with pauses.
+
+    Parameters
+    ----------
+    task : what to run
+    stop : whether the run was interrupted
+    advance : takes the number of CCDs gone over so far
 
     Raises
     ------
@@ -111,12 +122,12 @@ def execute(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker:
     """
     for n in range(1, IO_ATTEMPTS):
         try:
-            return _execute(task, stop, last=False)
+            return _execute(task, stop, advance, last=False)
         except OSError as error:
             if isinstance(error, PsfscaleError) or error.errno in HOPELESS:
                 raise
         time.sleep(random.uniform(0.5, 1) * PAUSE * 2**n)
-    return _execute(task, stop, last=True)
+    return _execute(task, stop, advance, last=True)
 
 
 def execute_alone(task: Task, *, stop: Callable[[], bool] = lambda: False) -> Marker | str:
@@ -175,7 +186,9 @@ def _cause(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _execute(task: Task, stop: Callable[[], bool], *, last: bool) -> Marker:
+def _execute(
+    task: Task, stop: Callable[[], bool], advance: Callable[[int], None], *, last: bool
+) -> Marker:
     run, meter = Path(task.run), Meter()
     session = session_of(run, task.lease, task.device)
     stage = session.stages[task.stage]
@@ -185,7 +198,12 @@ def _execute(task: Task, stop: Callable[[], bool], *, last: bool) -> Marker:
     guard = partial(_require_lease, run, task)
     writer = ExposureWriter(reader.stage, session, task.exposure, keep=keep, guard=guard)
     how = Mapped(
-        stop=stop, guard=guard, keep=task.keep, checkpoint=_checkpoint(task), last_attempt=last
+        stop=stop,
+        guard=guard,
+        keep=task.keep,
+        checkpoint=_checkpoint(task),
+        last_attempt=last,
+        advance=advance,
     )
     run_all = map_exposure if reader.stage.whole else map_ccds
     outcomes = run_all(reader, writer, meter, how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +18,7 @@ __all__ = [
     "Observer",
     "RunFinished",
     "RunStarted",
+    "UnitAdvanced",
     "UnitDied",
     "UnitFinished",
     "UnitSubmitted",
@@ -40,11 +41,13 @@ class RunStarted(Event):
     run : path of the run store
     n_units : to do now
     n_done : done before
+    steps : CCDs to go over, by stage; one CCD in one stage is a step
     """
 
     run: str
     n_units: int
     n_done: int
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,21 @@ class UnitSubmitted(Event):
     exposure: int
     attempt: int
     alone: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitAdvanced(Event):
+    """A running unit has gone over some of its CCDs; told every few seconds, and not logged.
+
+    Attributes
+    ----------
+    stage, exposure : the unit
+    n_ccds : gone over so far
+    """
+
+    stage: str
+    exposure: int
+    n_ccds: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Self
 
+from psfscale.pipeline.events import UnitAdvanced
 from psfscale.store.layout import STATE_DIRECTORY
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class EventLog:
         self._close()
 
     def __call__(self, event: Event) -> None:
-        """Append the event as one line."""
-        if self._file is not None:
+        """Append the event as one line; steps within a unit are none of those."""
+        if self._file is not None and not isinstance(event, UnitAdvanced):
             line = {"event": type(event).__name__, **asdict(event)}
             try:
                 self._file.write(json.dumps(line) + "\n")

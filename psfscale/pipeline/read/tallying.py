@@ -46,7 +46,7 @@ from psfscale.store.layout import STATE_DIRECTORY, open_root
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from psfscale.pipeline.workers.executor import Executor, Outcome, Parcel
+    from psfscale.pipeline.workers.executor import Advance, Executor, Outcome, Parcel
     from psfscale.pipeline.workers.profiles import ClusterProfile
 
 PART = 256
@@ -91,7 +91,7 @@ def tallies(
             yield reader.tally(first, rho=rho)
 
 
-def count_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
+def count_on_worker(parcel: Parcel, _advance: Advance) -> list[dict[str, Any]]:
     """Tally parts in a worker; the tallies stay on the disk."""
     return [_counted(task) for task in parcel]
 

@@ -48,6 +48,7 @@ class Mapped:
     checkpoint : where a fit of all CCDs keeps itself between two phases
     last_attempt : whether errors of input and output that concern one CCD are its failure, as
         trying again has not helped
+    advance : takes the number of CCDs gone over so far
     """
 
     stop: Callable[[], bool]
@@ -55,6 +56,7 @@ class Mapped:
     keep: tuple[int, ...]
     checkpoint: CheckpointFile
     last_attempt: bool
+    advance: Callable[[int], None] = lambda _: None
 
     def is_failure(self, error: Exception) -> bool:
         """Whether an error is the failure of what was computed, not of the whole unit."""
@@ -131,6 +133,7 @@ def map_ccds(
         if how.stop():
             raise UnitInterrupted
         how.guard()
+        how.advance(ccd)
         if how.keep and how.keep[ccd] in final:
             found.states.append(how.keep[ccd])
             continue

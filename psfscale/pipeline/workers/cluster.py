@@ -24,9 +24,11 @@ from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from psfscale.errors import RunError
+from psfscale.mainguard import end_if_imported_again
 from psfscale.pipeline.workers.connect import client_of, hushed, make_supply
 from psfscale.pipeline.workers.dask_settings import SETTINGS
 from psfscale.pipeline.workers.executor import (
+    Advance,
     ExecutorLostError,
     Outcome,
     Parcel,
@@ -68,6 +70,7 @@ class DaskExecutor:
     private : folder for keys that jobs on other nodes read, which only this user may enter
     stop : whether the run was interrupted
     say : takes sentences for whoever started the run
+    advance : takes units that run, and the numbers of CCDs that they have gone over
 
     Raises
     ------
@@ -85,9 +88,11 @@ class DaskExecutor:
         private: Path | None = None,
         stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda _: None,
+        advance: Advance = lambda *_: None,
     ) -> None:
+        end_if_imported_again()
         self.profile, self._work, self._demands = profile, work or run_on_worker, demands or {}
-        self._private, self._stop, self._say = private, stop, say
+        self._private, self._stop, self._say, self._advance = private, stop, say, advance
         self._told: queue.SimpleQueue[tuple[int, list[dict[str, Any]]]] = queue.SimpleQueue()
         self._sent: dict[int, _Sent] = {}
         self._topic = f"unit-{uuid.uuid4().hex}"
@@ -214,7 +219,12 @@ class DaskExecutor:
         """Take what a worker tells, in the client's own thread."""
         self._told.put(event[1])
 
-    def _hear(self, number: int, ended: list[dict[str, Any]]) -> list[Outcome]:
+    def _hear(self, number: int, ended: list[dict[str, Any]] | dict[str, int]) -> list[Outcome]:
+        if isinstance(ended, dict):
+            if number in self._sent:
+                task = self._sent[number].parcel[ended["index"]]
+                self._advance(task, ended["n_ccds"])
+            return []
         sent = self._sent.pop(number, None)
         if sent is None:
             return []

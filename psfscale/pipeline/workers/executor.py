@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 Parcel = tuple[Task, ...]
 """Units run one after the other by one worker, each after those it needs."""
+Advance = Callable[[Task, int], None]
+"""Takes a unit that runs, and the number of CCDs that it has gone over."""
 _STDERR = 2
 HARD_END = 60.0
 """Seconds beyond its time after which a unit that cannot be interrupted ends its process."""
@@ -103,8 +106,8 @@ class SerialExecutor:
 
     n_workers = window = 1
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
+    def __init__(self, stop: Callable[[], bool], advance: Advance = lambda *_: None) -> None:
+        self._stop, self._advance = stop, advance
         self._parcels: deque[Parcel] = deque()
 
     def submit(self, parcels: Sequence[Parcel]) -> None:
@@ -115,7 +118,8 @@ class SerialExecutor:
         """Run the next parcel; of a unit in which the run was interrupted nothing is returned."""
         ended: list[Outcome] = []
         try:
-            for outcome in run_parcel(self._parcels.popleft(), guard=alarm, stop=self._stop):
+            parcel = self._parcels.popleft()
+            for outcome in run_parcel(parcel, guard=alarm, stop=self._stop, advance=self._advance):
                 ended.append(outcome)  # noqa: PERF402 (what ended before an interruption is kept)
         except UnitInterrupted:
             pass
@@ -130,6 +134,7 @@ def run_parcel(
     *,
     guard: Callable[[Task], AbstractContextManager[None]],
     stop: Callable[[], bool] = lambda: False,
+    advance: Advance = lambda *_: None,
 ) -> Iterator[Outcome]:
     """Run units in order; those that need one that did not end well are not tried.
 
@@ -138,20 +143,24 @@ def run_parcel(
     parcel : the units
     guard : ends a unit that takes too long
     stop : whether the run was interrupted
+    advance : takes a unit and the number of CCDs that it has gone over
     """
     lost: set[Key] = set()
     for task in parcel:
         if any((need, task.exposure) in lost for need in NEEDS[task.stage]):
             outcome = Outcome(task=task)
         else:
-            outcome = _attempt(task, guard, stop)
+            outcome = _attempt(task, guard, stop, partial(advance, task))
         if outcome.counts is None:
             lost.add(task.key)
         yield outcome
 
 
 def _attempt(
-    task: Task, guard: Callable[[Task], AbstractContextManager[None]], stop: Callable[[], bool]
+    task: Task,
+    guard: Callable[[Task], AbstractContextManager[None]],
+    stop: Callable[[], bool],
+    advance: Callable[[int], None],
 ) -> Outcome:
     try:
         if task.alone:
@@ -159,7 +168,7 @@ def _attempt(
         else:
             prepare(task)
             with guard(task):
-                ended = execute(task, stop=stop)
+                ended = execute(task, stop=stop, advance=advance)
     except UnitOverdue:
         return Outcome(task=task, died=overdue(task))
     except Exception as error:  # noqa: BLE001 (a failing unit is quarantined, the run goes on)

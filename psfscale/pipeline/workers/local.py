@@ -11,6 +11,7 @@ import psutil
 from distributed import LocalCluster, Nanny, Status
 
 from psfscale.errors import RunError
+from psfscale.mainguard import missing_guard
 from psfscale.pipeline.workers.security import security_of
 from psfscale.processes import deaf_children
 
@@ -76,7 +77,7 @@ class LocalWorkers:
                 self.cluster.worker_spec.pop(name)
                 self._n_failed += 1
         if not self._n_connected and self._n_failed >= max(LEAST_TRIES, self.n_wanted):
-            msg = f"all of {self._n_failed} worker processes ended as they started"
+            msg = f"all of {self._n_failed} worker processes ended as they started{missing_guard()}"
             raise RunError(msg)
         self.cluster.scale(self.n_wanted)
 

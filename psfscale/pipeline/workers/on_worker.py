@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from distributed import get_worker
 
 from psfscale.pipeline.drive.unit import MEMORY_LIMIT, OVERDUE, Task
-from psfscale.pipeline.workers.executor import Parcel, run_parcel
+from psfscale.pipeline.workers.executor import Advance, Parcel, run_parcel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3); the largest mmap threshold that glibc takes is 32 MiB."""
-Work = Callable[[Parcel], list[dict[str, Any]]]
+ADVANCE_EVERY = 5.0
+"""Seconds between two messages of a worker how far its unit is."""
+Work = Callable[[Parcel, Advance], list[dict[str, Any]]]
+"""What a worker does with a parcel: returns of each task what of its `Outcome` is set."""
 
 
 @cache
@@ -43,10 +47,18 @@ def tune() -> None:
 def report(work: Work, topic: str, number: int, parcel: Parcel) -> None:
     """Do the work on a worker, and send the scheduler what it came to."""
     tune()
-    get_worker().log_event(topic, (number, work(parcel)))
+    send, latest = get_worker().log_event, time.monotonic()
+
+    def advance(task: Task, n_ccds: int) -> None:
+        nonlocal latest
+        if time.monotonic() - latest > ADVANCE_EVERY:
+            latest = time.monotonic()
+            send(topic, (number, {"index": parcel.index(task), "n_ccds": n_ccds}))
+
+    send(topic, (number, work(parcel, advance)))
 
 
-def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
+def run_on_worker(parcel: Parcel, advance: Advance) -> list[dict[str, Any]]:
     """Run units on a worker; returns for each what of its `Outcome` is set."""
     limit = get_worker().memory_manager.memory_limit
     if limit:
@@ -54,7 +66,7 @@ def run_on_worker(parcel: Parcel) -> list[dict[str, Any]]:
     names = ("counts", "died", "error", "hopeless")
     return [
         {name: getattr(outcome, name) for name in names if getattr(outcome, name) is not None}
-        for outcome in run_parcel(parcel, guard=_deadline)
+        for outcome in run_parcel(parcel, guard=_deadline, advance=advance)
     ]
 
 
