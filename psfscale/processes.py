@@ -22,6 +22,7 @@ __all__ = [
     "comes_true",
     "deaf_children",
     "end_with_parent",
+    "kept_handlers",
     "on_parent_death",
 ]
 
@@ -124,6 +125,18 @@ class Stoppable(Interrupt):
         self._got, self._since = self._got or number, time.monotonic()
         if not repeated:
             raise Interrupted(number)
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Put back the handlers of signals that a library replaces as it is imported."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 @contextmanager

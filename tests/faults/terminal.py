@@ -67,11 +67,14 @@ class Terminal:
     def end(self, *, seconds: float = 120.0) -> int:
         """Return the exit code once the command has ended by itself."""
         try:
-            return self.process.wait(timeout=seconds)
+            code = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             pytest.fail(f"still runs after {seconds} s; it said: {self.said}")
+        else:
+            self._reader.join(timeout=seconds)  # all that it said
+            return code
         finally:
             self._closing.set()
 

@@ -66,7 +66,7 @@ def test_bar__shows_progress_and_every_failure(terminal) -> None:
     assert "fit of exposure 1 killed its process (death 1): its worker died" in said
     assert "cluster lost, building a new one: no workers" in said
     assert "run 2/8 CCD steps" in said
-    assert "1 CCDs failed" in said
+    assert "1 failed" in said
     assert "elapsed" in said
 
 

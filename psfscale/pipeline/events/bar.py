@@ -133,7 +133,7 @@ class ProgressBar:
         done = self._done + Counter()
         for (_, stage, _), n_ccds in self._running.items():
             done[stage] += n_ccds
-        note = f"{self._n_failed} CCDs failed, {len(self._running)} units in flight"
+        note = f"{self._n_failed} failed, {len(self._running)} units in flight"
         if self._n_runs > 1:
             note += f", {self._n_over} of {self._n_runs} blocks over"
         total = self._total.total()

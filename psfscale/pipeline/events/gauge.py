@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Gauge:
         self._share = 0.0
         self._began: float | None = None
         self._bar = Progress(
-            BarColumn(bar_width=20), _Line(self), console=self.console, disable=not self.is_live
+            BarColumn(bar_width=10), _Line(self), console=self.console, disable=not self.is_live
         )
         self._task: TaskID | None = None
         self._ended = threading.Event()
@@ -109,7 +110,7 @@ class _Line(ProgressColumn):
     """The line of a gauge beside its bar."""
 
     def __init__(self, gauge: Gauge) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
         self._gauge = gauge
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 (rich calls it so)

@@ -167,8 +167,8 @@ class DaskExecutor:
         if kill:
             with contextlib.suppress(Exception):
                 self._client.cancel([sent.future for sent in self._sent.values()], force=True)
-            if self._supply is not None:
-                self._supply.kill()
+        if self._supply is not None:
+            self._supply.kill(starting=not kill)
         self._sent.clear()
         self._stack.close()
 

@@ -24,7 +24,7 @@ from psfscale.pipeline.workers.profiles import (
 )
 from psfscale.pipeline.workers.security import keys_in_files, require_safe_address, security_of
 from psfscale.pipeline.workers.slurm import SlurmJobs, refusable
-from psfscale.processes import deaf_children
+from psfscale.processes import deaf_children, kept_handlers
 
 LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 """Loggers of Dask, and those below them to which it gives a level of their own."""
@@ -69,8 +69,9 @@ def make_supply(
 
 def _slurm_cluster(profile: SlurmProfile, private: Path, stack: contextlib.ExitStack) -> Any:
     try:
-        from dask_jobqueue import SLURMCluster
-        from dask_jobqueue.slurm import SLURMJob
+        with kept_handlers():  # dask-jobqueue exits with 0 on SIGINT, by a handler of its own
+            from dask_jobqueue import SLURMCluster
+            from dask_jobqueue.slurm import SLURMJob
     except ImportError as error:
         msg = "a slurm profile needs dask-jobqueue: pip install 'psfscale[slurm]'"
         raise ConfigError(msg) from error

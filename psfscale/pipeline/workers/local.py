@@ -81,11 +81,16 @@ class LocalWorkers:
             raise RunError(msg)
         self.cluster.scale(self.n_wanted)
 
-    def kill(self) -> None:
-        """End the worker processes at once, also those that are starting."""
+    def kill(self, *, starting: bool = False) -> None:
+        """End the worker processes at once.
+
+        Parameters
+        ----------
+        starting : those alone that are starting, for which Dask waits before it closes
+        """
         for nanny in self._nannies:
             pid = nanny.pid  # none where the process has ended
-            if pid:
+            if pid and (not starting or nanny.status == Status.init):
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
 

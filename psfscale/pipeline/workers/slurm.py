@@ -111,7 +111,7 @@ class SlurmJobs:
             self._require_a_worker()
         self.cluster.scale(self.n_wanted if self._accepted else 1)
 
-    def kill(self) -> None:
+    def kill(self, *, starting: bool = False) -> None:
         """Leave the jobs to the closing of the cluster, which cancels them."""
 
     def has_processes(self) -> bool:
@@ -184,6 +184,10 @@ def refusable(job_class: Any) -> Any:
             except (RuntimeError, ValueError, OSError) as error:
                 self.refused = _words(error)
                 self.status = Status.running  # to Dask a job like any other, until it is replaced
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed  # which dask-jobqueue leaves out, and Dask asserts
 
     return Refusable
 
