@@ -155,9 +155,7 @@ def run(
         again.
     """
     end_if_imported_again()
-    if serial and cluster is not None:
-        msg = "a serial run takes no cluster: leave out one of the two"
-        raise ConfigError(msg)
+    _require_one_place(cluster, serial=serial)
     start = time.time()
     context = RunContext.build(config)
     stages = {name: stage.resources for name, stage in stages_of(context).items()}
@@ -174,25 +172,32 @@ def run(
         plan = _plan(context, books, retry_failed=retry_failed, learn_again=learn_again)
         seen = (stack.enter_context(progress_bar()),) if observers is None else observers
         told: tuple[Observer, ...] = (log, *seen)
+        wanted, tell, profile = (
+            _still(demands, plan),
+            partial(_tell, told),
+            cluster or LocalProfile(),
+        )
         driver = Driver(
             run=context.run,
             books=books,
             lease=lease,
             limits=config.limits,
             make_executor=_executors(
-                context.run,
-                None if serial else cluster or LocalProfile(),
-                interrupt,
-                _still(demands, plan),
-                partial(_tell, told),
+                context.run, None if serial else profile, interrupt, wanted, tell
             ),
             resources={name: {**wish, **demands.get(name, {})} for name, wish in stages.items()},
-            restarts=(cluster or LocalProfile()).restarts,
+            restarts=profile.restarts,
             stop=interrupt.caught,
             observers=told,
         )
         _drive(driver, plan, context, start)
         return _summarise(context, plan, driver, interrupt, start)
+
+
+def _require_one_place(cluster: ClusterProfile | None, *, serial: bool) -> None:
+    if serial and cluster is not None:
+        msg = "a serial run takes no cluster: leave out one of the two"
+        raise ConfigError(msg)
 
 
 def _tell(observers: Iterable[Observer], event: Event) -> None:

@@ -92,7 +92,7 @@ class ProgressBar:
     @take.register
     def _(self, event: UnitFinished, driver: int) -> None:
         self._running.pop((driver, event.stage, event.exposure), None)
-        self._done[event.stage] += event.n_done + event.n_empty + event.n_failed + event.n_blocked
+        self._done[event.stage] += _n_ccds(event)
         self._seconds[event.stage] += event.seconds
         self._show()
 
@@ -147,3 +147,8 @@ class ProgressBar:
         usual = sum(each.values()) / len(each)
         work = sum(n * each.get(stage, usual) for stage, n in self._total.items())
         return sum(n * each.get(stage, usual) for stage, n in done.items()) / work if work else None
+
+
+def _n_ccds(event: UnitFinished) -> int:
+    n_without = event.n_empty + event.n_failed + event.n_blocked
+    return event.n_done + event.n_doubtful + n_without
