@@ -155,7 +155,7 @@ def test_command__takes_one_galaxy_and_one_psf(field):
         (["--mode", "grad", "--no_grad"], "nothing to solve"),
         (["-c", "psfs.npy", "-r", "1", "-i", "short.npy"], "psfs have shape"),
         (["-c", "short.npy"], "holds galaxies of shape (3, 21, 21)"),
-        (["-o", "none/out"], "no such folder: none"),
+        (["-o", "none/out"], "out_primal.npy cannot be written, there is no such folder"),
         (["-p", "twice.npy"], "PSFs do not sum to 1"),
         (["-i", "nan.npy"], "NaN or infinite pixels"),
     ],

@@ -142,8 +142,8 @@ def predict_stack(
         The model, the points or the output are wrong.
     """
     _require_psf_place(output, overwrite=overwrite)
-    points = read_points(at)
     model = load_model(path)
+    points = read_points(at)
     side = size if size is not None else model.stamp_shape[0] * oversampling
     grid = PixelGrid(shape=(side, side), oversampling=oversampling, pixel=pixel, centre=centre)
     psf = model.predict(points, grid)

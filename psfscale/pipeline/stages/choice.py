@@ -39,7 +39,7 @@ def choose_model(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     if not fitted:
         msg = "no model could be fitted to this CCD"
         raise FitError(msg)
-    scores = {model.name: _score(ccd, context, model) for model in fitted}
+    scores = {model.name: _score(ccd, context, model) for model in usable}
     chosen = _choice(fitted, scores, context)
     told = {
         f"stars/fit_{name}": ccd[f"models/{chosen.name}/fit_{name}"].variable for name in RESULTS

@@ -19,8 +19,14 @@ CODES = {"rca": 1, "wavediff": 3}
 STAGES = ["fit_rca", "fit_wavediff", "choose", "psf", "metrics"]
 
 
+LIMITS = ("mean_star_excess", "clipped_fraction", "chi2_maximum", "chi2_minimum", "position_offset")
+UNCHECKED = dict.fromkeys((*LIMITS, "starless_fraction", "sky", "weight_factor"))
+"""The plane is a wrong model of these stars, on purpose."""
+
+
 def config_of(folder, **changes):
-    return toy.make_config(folder, **{"models": [RCA, WAVEDIFF], "choice": "reserved", **changes})
+    usual = {"models": [RCA, WAVEDIFF], "choice": "reserved", "quality": UNCHECKED}
+    return toy.make_config(folder, **{**usual, **changes})
 
 
 def go(folder, **changes):
