@@ -282,7 +282,7 @@ class DaskExecutor:
 
     def _who_ended(self, jobs: SlurmJobs, sent: _Sent, worker: Any) -> Ended:
         """Who ended a worker's job; where Slurm does not say for long, it is the worker itself."""
-        sent.job, ended = jobs.who_ended(worker, sent.job)
+        ended = jobs.who_ended(worker)
         sent.finished = sent.finished or self._sifted
         late = self._sifted - sent.finished > SITE_SAYS_WITHIN
         return "by itself" if late and ended == "not known yet" else ended
@@ -338,14 +338,12 @@ class _Sent:
     parcel, future : what, and Dask's hold on it
     wants : resources of the workers that it was handed to
     finished : when it was first seen to be finished, as told by `time.monotonic`
-    job : in which its worker died
     """
 
     parcel: Parcel
     future: Future
     wants: Mapping[str, float] = field(default_factory=dict)
     finished: float | None = None
-    job: str | None = None
 
 
 def most_of(workers: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -88,6 +88,7 @@ class SlurmJobs:
         self._n_connected = self._n_ended = 0
         self._accepted = self._said = False
         self._asked = -math.inf
+        self._jobs: dict[Any, str] = {}
 
     def fill(self, connected: Collection[Any]) -> None:
         """Submit jobs that are missing, in place of those neither in the queue nor connected.
@@ -102,8 +103,8 @@ class SlurmJobs:
             Slurm refuses the jobs, or all jobs end before their workers connect.
         """
         self._n_connected = max(self._n_connected, len(connected))
-        jobs = dict(self.cluster.workers)
-        self._accepted |= any(job.job_id for job in jobs.values())
+        jobs = self._look()
+        self._accepted |= bool(self._jobs)
         self._take_refusals(jobs)
         if time.monotonic() - self._asked > ASK_EVERY:
             self._asked = time.monotonic()
@@ -118,16 +119,16 @@ class SlurmJobs:
         """Whether there may be workers; only the queue knows."""
         return True
 
-    def who_ended(self, worker: Any, job: str | None) -> tuple[str | None, Ended]:
-        """Return the job of a worker that is gone, and who ended it.
+    def who_ended(self, worker: Any) -> Ended:
+        """Say who ended a worker that is gone, by its name."""
+        self._look()
+        return how_ended(self._jobs.get(worker))
 
-        Parameters
-        ----------
-        worker : its name
-        job : where it is known from an earlier look
-        """
-        job = getattr(self.cluster.workers.get(worker), "job_id", None) or job
-        return job, how_ended(job)
+    def _look(self) -> dict[Any, Any]:
+        """Return the jobs that Dask has by worker; their numbers are kept when it forgets them."""
+        jobs = dict(self.cluster.workers)
+        self._jobs |= {name: job.job_id for name, job in jobs.items() if job.job_id}
+        return jobs
 
     def _take_refusals(self, jobs: Mapping[Any, Any]) -> None:
         """Give the places of refused jobs to later ones; without any job there is no run."""
