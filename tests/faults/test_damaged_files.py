@@ -16,7 +16,7 @@ from psfscale.pipeline.storage.session import NEVER_FILL, session_of
 from psfscale.store.seal import write_seal
 
 SEED = 20261201
-N_FILES = 24
+N_FILES = 10
 """Files of a run that are damaged in CI, of some 250; the campaign damages all."""
 
 
