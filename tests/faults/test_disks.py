@@ -56,11 +56,11 @@ def test_passing_read_error__is_tried_again(survey, monkeypatch) -> None:
     errors = iter([OSError(errno.EIO, "once"), OSError(errno.ESTALE, "twice")])
     real = unit._execute
 
-    def execute(task, stop, **rest):
+    def execute(*args, **options):
         error = next(errors, None)
         if error is not None:
             raise error
-        return real(task, stop, **rest)
+        return real(*args, **options)
 
     monkeypatch.setattr(unit, "_execute", execute)
     assert run(toy.make_config(survey), serial=True, observers=[]).exit_code == 0
