@@ -167,7 +167,7 @@ def open_tree(path: Path) -> xr.DataTree:
     return unpacked(tree, root)
 
 
-def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndarray) -> None:
+def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndarray) -> int | None:
     """Write ``array[index] = values`` if that is one whole stored object.
 
     Parameters
@@ -176,12 +176,17 @@ def write_region(array: zarr.Array[Any], index: tuple[int, ...], values: np.ndar
     index : leading indices (exposure) or (exposure, ccd)
     values : of shape ``array.shape[len(index):]``
 
+    Returns
+    -------
+    int or None
+        `StoredArray.checksum` of what is stored; None where that is fill values alone
+
     Raises
     ------
     StoreError
         The region is not one whole stored object, or the values have another shape.
     """
-    StoredArray(array).write(index, values)
+    return StoredArray(array).write(index, values)
 
 
 def n_exposures_of(root: zarr.Group) -> int:

@@ -141,7 +141,7 @@ def _damages(
             if reason:
                 reasons.append(reason)
             else:
-                checksums[stored.key(index)] = stored.checksum(index)
+                checksums[stored.key((0, *index[1:]))] = stored.checksum(index)
     if digest and not reasons and int(digest_of(checksums), 16) != digest:
         files = ", ".join(absent) or "none is absent"
         reasons.append(

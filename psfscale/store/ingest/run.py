@@ -30,6 +30,7 @@ from psfscale.store.ingest.state import drop_refusals, file_line, object_lines, 
 from psfscale.store.ingest.target import prepared
 from psfscale.store.ingest.writer import ExposureWriter
 from psfscale.store.layout import open_root
+from psfscale.store.versions import METADATA
 from psfscale.survey.geometry import field_position
 from psfscale.survey.recipe import ImagesRecipe, LdacRecipe
 
@@ -115,11 +116,12 @@ def read_plan(
 
 def _complete(output: Path) -> set[str]:
     """Exposures that stand complete in a store; none where there is no store."""
-    if not output.exists():
+    if not (output / METADATA).exists():
         return set()
     root: Any = open_root(output)
     ids, complete = root["exposures/id"][...].tolist(), root["exposures/complete"][...]
-    return {str(i) for i, whole in zip(ids, complete, strict=True) if whole}
+    # of different lengths where an ingest was killed as it made room
+    return {str(i) for i, whole in zip(ids, complete, strict=False) if whole}
 
 
 def write_plan(

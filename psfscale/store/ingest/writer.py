@@ -33,7 +33,6 @@ class ExposureWriter:
         self._digest = hashlib.blake2b(target.spectra, digest_size=16)
         self._counts: dict[int, CcdCount] = {}
         self._wcs = np.full(survey.instrument.focal_plane.n_ccds, "", object)
-        self._checksums: dict[str, int] = {}
         self._written: set[tuple[Kind, int]] = set()
         self._columns = {
             spec.path: np.full(target.array(spec.path).shape[1:], spec.fill, spec.dtype)
@@ -83,7 +82,7 @@ class ExposureWriter:
         """
         self._clear_leftovers()
         for path, values in self._columns.items():
-            self._write(path, (self._row,), values)
+            write_region(self._target.array(path), (self._row,), values)
         facts = self._exposure.facts
         content = self._digest.hexdigest() if whole else ""
         for name, value in (
@@ -92,7 +91,7 @@ class ExposureWriter:
             ("ra", facts.ra),
             ("dec", facts.dec),
             ("content", content),
-            ("digest", int(digest_of(self._checksums), 16)),
+            ("digest", self._file_digest()),
             ("source", self._exposure.source),
             ("n_off_ccds", n_off_ccds),
             ("wcs", self._wcs),
@@ -140,14 +139,19 @@ class ExposureWriter:
             array = self._target.array(f"{GROUPS[kind]}/{name}")
             padded = np.full(array.shape[2:], np.nan, np.float32)
             padded[: len(values)] = values
-            self._write(f"{GROUPS[kind]}/{name}", (self._row, index), padded)
+            write_region(array, (self._row, index), padded)
         self._written.add((kind, index))
 
-    def _write(self, path: str, index: tuple[int, ...], values: np.ndarray) -> None:
-        stored = StoredArray(self._target.array(path))
-        checksum = stored.write(index, values)
-        if checksum is not None:
-            self._checksums[stored.key(index)] = checksum
+    def _file_digest(self) -> int:
+        """Digest of the files of the exposure, as they lie on the disk; not of its row."""
+        checksums = {}
+        for spec in self._target.specs:
+            stored = StoredArray(self._target.array(spec.path))
+            by_ccd = stored.shard[1] == 1 and stored.shape[1] > 1
+            for rest in [(ccd,) for ccd in range(stored.shape[1])] if by_ccd else [()]:
+                if stored.path((self._row, *rest)).exists():
+                    checksums[stored.key((0, *rest))] = stored.checksum((self._row, *rest))
+        return int(digest_of(checksums), 16)
 
     def _clear_leftovers(self) -> None:
         """Remove stamps that an earlier attempt wrote and this one did not."""
