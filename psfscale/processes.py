@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ STOPPING = (*TERMINAL, signal.SIGTERM)
 """Signals that ask a command to stop."""
 SAME_SIGNAL = 1.0
 """Seconds within which signals to several processes, or repeated ones, are taken as one."""
+AGAIN_AFTER = 0.05
+"""Seconds after which a signal is sent again whose exception was dropped."""
 PARENT_EVERY = 0.5
 """Seconds between two looks at whether the parent lives."""
 
@@ -118,7 +122,29 @@ class Interrupt:
 
 
 class Stoppable(Interrupt):
-    """Raise `Interrupted` for signals that ask to stop, so that all that is open is closed."""
+    """Raise `Interrupted` for signals that ask to stop, so that all that is open is closed.
+
+    Python drops exceptions that are raised while it deletes an object: the signal is then sent
+    once more, a moment later.
+    """
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._take_dropped
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        sys.unraisablehook = self._hook
+        super().__exit__(*reason)
+
+    def _take_dropped(self, dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            self._hook(dropped)
+            return
+        self._since = -math.inf
+        again = (os.getpid(), dropped.exc_value.number)
+        threading.Timer(AGAIN_AFTER, os.kill, again).start()
 
     def _catch(self, number: int, _frame: FrameType | None) -> None:
         repeated = self._got is not None and time.monotonic() - self._since <= SAME_SIGNAL
