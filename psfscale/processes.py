@@ -171,13 +171,15 @@ def deaf_children() -> Iterator[None]:
 
     A thread hands the signals that it blocks on to its threads and child processes, through exec
     too, so that there is no moment in which a child would die of Ctrl-C. What the parent does
-    with the signal, it does to them.
+    with the signal, it does to them. The process in which multiprocessing keeps account of its
+    semaphores is one of them: it ignores Ctrl-C, and would die as the terminal closes.
     """
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # as it starts, it unblocks SIGINT in the calling thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
     try:
+        resource_tracker.ensure_running()  # as it starts, it unblocks SIGINT in this thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -33,10 +33,10 @@ INPUTS = {
     "migrate": ["migrate", "BAD"],
     "metrics": ["metrics", "BAD", "--serial"],
     "report": ["report", "BAD", "-o", "page.html"],
-    "fit": ["fit", "rca", "BAD", "-o", "m.zarr"],
-    "fit-survey": ["fit", "rca", "stars.npz", "-o", "m.zarr", "--survey", "BAD"],
-    "fit-pupil": ["fit", "wavediff", "stars.npz", "-o", "m.zarr", "--set", "pupil=BAD"],
-    "fit-prior": ["fit", "wavediff", "stars.npz", "-o", "m.zarr", "--set", "prior=BAD"],
+    "fit": ["fit", "rca", "BAD", "-o", "new.zarr"],
+    "fit-survey": ["fit", "rca", "stars.npz", "-o", "new.zarr", "--survey", "BAD"],
+    "fit-pupil": ["fit", "wavediff", "stars.npz", "-o", "new.zarr", "--set", "pupil=BAD"],
+    "fit-prior": ["fit", "wavediff", "stars.npz", "-o", "new.zarr", "--set", "prior=BAD"],
     "predict-model": ["predict", "BAD", "at.npz", "-o", "psf.npz"],
     "predict-at": ["predict", "m.zarr", "BAD", "-o", "psf.npz"],
     "deconvolve-images": ["deconvolve", "-i", "BAD", "-p", "psf.npy", "-o", "out"],
@@ -70,8 +70,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good stacks, and one bad path of every kind."""
     folder = tmp_path_factory.mktemp("paths")
     rng = np.random.default_rng(2)
-    np.savez(folder / "stars.npz", image=rng.normal(0, 1, (3, 9, 9)), x=[1, 2, 3], y=[1, 2, 3])
+    x, y = rng.uniform(0, 100, (2, 12))
+    profile = np.exp(-0.3 * (np.arange(-4, 5) - rng.uniform(-0.5, 0.5, (2, 12, 1))) ** 2)
+    stars = 1000 * profile[0][:, :, None] * profile[1][:, None] + rng.normal(0, 1, (12, 9, 9))
+    np.savez(folder / "stars.npz", image=stars, x=x, y=y)
     np.savez(folder / "at.npz", x=[1.0], y=[1.0])
+    assert call(["fit", "rca", str(folder / "stars.npz"), "-o", str(folder / "m.zarr")], "")[0] == 0
     np.save(folder / "image.npy", rng.normal(0, 1, (2, 16, 16)))
     np.save(folder / "psf.npy", np.full((5, 5), 0.04))
     (folder / "run.yaml").write_text("survey: none.zarr\noutput: run.zarr\n")

@@ -61,8 +61,8 @@ def stand_out(
     for shift, position in ((columns["shift_x"], x), (columns["shift_y"], y)):
         outlier |= _moved(shift - (position - np.floor(position + 0.5)), typical)
     blended = _has_neighbour(image, weight, measured.at.model)
-    if blended.mean() > _MANY:  # the model, not the stars: a bad one must not empty its own figures
-        blended[:] = False
+    if blended.sum() > _MANY * len(blended):
+        blended[:] = False  # it is the model: a bad one must not empty its own figures
     flags = np.where(outlier, int(ObjectFlag.OUTLIER), 0)
     return (flags | np.where(blended, int(ObjectFlag.BLENDED), 0)).astype(np.uint32)
 

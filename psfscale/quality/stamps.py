@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-
-from psfscale.kernels.centroid import matched_width, windowed_centroid
-from psfscale.kernels.noise import stamp_noise
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -135,6 +131,10 @@ def variance_ratio(image: Stamps, weight: Stamps) -> PerStar:
     image, weight : (star, y, x); a plane with objects may be cut into stamps. Pixels of weight 0
         are not read
     """
+    import torch  # not above: what only names the checks needs no torch
+
+    from psfscale.kernels.noise import stamp_noise
+
     good = weight > 0
     clean = np.where(good, image, 0.0).astype(np.float64)
     border = good & border_of(image.shape[1:])
@@ -158,6 +158,10 @@ def centroids(image: Stamps, weight: Stamps) -> tuple[PerStar, PerStar, PerStar]
 
 def _centroids(image: Stamps, weight: Stamps, border: PerStar) -> tuple[PerStar, PerStar]:
     """Windowed centroids (y, x) from the stamps' centres, the window as wide as the median star."""
+    import torch
+
+    from psfscale.kernels.centroid import matched_width, windowed_centroid
+
     level = np.nan_to_num(border)[:, None, None]
     stamps = torch.from_numpy(np.where(weight > 0, image - level, 0.0).astype(np.float64))
     if not len(stamps):

@@ -149,8 +149,9 @@ def attributes_of(root: zarr.Group) -> dict[str, Any]:
 
 
 def set_attributes(root: zarr.Group, attributes: Mapping[str, Any]) -> None:
-    """Set attributes of an open store; others stay."""
-    root.attrs.update(to_stored({**attributes_of(root), **attributes}))
+    """Set attributes of an open store in one change; others stay, and so do gathered metadata."""
+    whole = zarr.open_group(root.store, mode="r+")
+    whole.update_attributes(to_stored({**attributes_of(root), **attributes}))
 
 
 def open_tree(path: Path) -> xr.DataTree:
@@ -162,8 +163,14 @@ def open_tree(path: Path) -> xr.DataTree:
         There is no store at `path`, or it is of a later schema version.
     """
     root = open_root(path)
+    gathered = bool(consolidated(path))
     with _named_damage(path):
-        tree = xr.open_datatree(root.store, engine="zarr", chunks=None)  # type: ignore[arg-type]
+        tree = xr.open_datatree(
+            root.store,  # type: ignore[arg-type]
+            engine="zarr",
+            chunks=None,
+            consolidated=gathered,
+        )
     return unpacked(tree, root)
 
 

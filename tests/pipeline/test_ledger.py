@@ -72,7 +72,7 @@ def test_books__hold_what_the_markers_held(survey) -> None:
     run(toy.make_config(survey), serial=True, observers=[])
     tree = open_run(path)
     assert (tree["units/fingerprint"] == tree["units/wanted"]).all()
-    units = {name: tree[f"units/{name}"].sel(stage=list(toy.STAGES)) for name in tree["units"]}
+    units = tree["units"].to_dataset().sel(stage=list(toy.STAGES))
     assert (units["finished"] > 1e9).all()
     assert (units["peak_memory"] > 1e6).all()
     assert (units["attempt"] == 1).all()
@@ -348,7 +348,8 @@ def test_status__is_read_from_the_store_without_a_cluster(survey) -> None:
         "changed": 0,
         "pending": 0,
     }
-    assert stands["ccds"]["psf"] == {"DONE": 3, "EMPTY": 0, "QUARANTINED": 0, "BLOCKED": 1}
+    ccds = {name: n for name, n in stands["ccds"]["psf"].items() if n}
+    assert ccds == {"DONE": 3, "BLOCKED": 1}
     assert stands["failures"][0]["type"] == "FitError"
 
 

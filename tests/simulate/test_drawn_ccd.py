@@ -130,6 +130,8 @@ def test_catalogue__flags_a_core_that_the_edge_cuts(tiny: Tiny) -> None:
     survey = tiny(
         "instrument.detector.columns=24",
         "instrument.detector.rows=24",
+        "ingest.stars.stamp_size=21",
+        "ingest.galaxies.stamp_size=21",
         "simulate.margin.value=0",
         "simulate.size.stars=20",
         "simulate.size.galaxies=0",

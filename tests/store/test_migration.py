@@ -111,11 +111,13 @@ def test_earlier_stores__are_inputs_and_say_how_to_be_added_to(golden) -> None:
     config = config_of(golden)
     with pytest.raises(StoreError, match=r"run `psfscale migrate run\.zarr` first"):
         run(config, serial=True, observers=[])
-    other = config.model_copy(update={"output": Path("other.zarr")})
+    every = config.stars.model_copy(update={"leave_out": ()})  # as the fits were made
+    other = config.model_copy(update={"output": Path("other.zarr"), "stars": every})
     assert run(other, serial=True, observers=[]).exit_code == 1  # the CCD of one star
     old, new = open_run("run.zarr"), open_run("other.zarr")
     for array in ("stars/fit_flux", "galaxies/psf", "galaxies/restored", "stars/e1_model"):
-        np.testing.assert_allclose(new[array], old[array], rtol=1e-4, atol=1e-4, err_msg=array)
+        scale = float(np.abs(old[array]).max())
+        np.testing.assert_allclose(new[array], old[array], atol=2e-3 * scale, err_msg=array)
 
 
 def test_migrate__keeps_out_of_a_run_that_a_driver_holds(golden) -> None:

@@ -134,6 +134,8 @@ class Driver:
                 try:
                     self._use_one_executor(frontier)
                 except ExecutorLostError as error:
+                    if self.stop():  # which may have ended the executor: no unit is blamed
+                        break
                     lost = 1 if self.n_finished > before else lost + 1
                     if lost > self.restarts:
                         msg = f"gave up after {lost} clusters without progress: {error}"
@@ -290,7 +292,7 @@ class Driver:
             self._quarantine(frontier, task, outcome.error)
         elif outcome.counts is not None:
             self._finish(frontier, outcome)
-        else:
+        elif not self.stop():  # else it stays in flight, to be forgotten with the others
             self._return(frontier, task.key)
 
     def _take_death(self, frontier: Frontier, task: Task, reason: str) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.store.layout import STATE_DIRECTORY
 
@@ -65,7 +66,7 @@ def read_history(run: Path, key: Key) -> History:
         if content is None:
             return History()
         return History(attempts=tuple(content["attempts"]), deaths=tuple(content["deaths"]))
-    except (ValueError, KeyError, TypeError):
+    except (StoreError, KeyError, TypeError):
         return History()
 
 

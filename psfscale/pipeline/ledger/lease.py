@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
-from psfscale.errors import HeldError
+from psfscale.errors import HeldError, StoreError
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.pipeline.ledger.identity import born, is_hidden, place
 from psfscale.store.layout import STATE_DIRECTORY
@@ -88,7 +88,7 @@ def read_holder(run: Path) -> Holder | None:
     try:
         content = read_json(_path(run))
         return None if content is None else Holder(**content)
-    except (ValueError, TypeError):
+    except (StoreError, TypeError):
         return None
 
 

@@ -10,7 +10,6 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError
-from psfscale.models.judged import explained
 from psfscale.models.stored import widened
 from psfscale.pipeline.stages.ccd import ccd_place, group_of, model_of, pad
 from psfscale.pipeline.stages.focal import CcdPlace, half_turn
@@ -171,6 +170,8 @@ def _bins(stars: xr.Dataset, names: tuple[str, ...]) -> np.ndarray | None:
 def _fitted(
     batch: StarBatch, context: RunContext, model: FittedModel
 ) -> tuple[PsfModel, FitReport]:
+    from psfscale.models.judged import explained
+
     field: Any = model.build(context.device)
     if context.checkpoint is not None and hasattr(field, "checkpoint"):
         field.checkpoint = context.checkpoint

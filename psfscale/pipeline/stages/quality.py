@@ -9,7 +9,6 @@ import numpy as np
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
 from psfscale.errors import PsfCheckError
-from psfscale.metrics.against_mean import MeanStarComparison, compare_with_mean_star
 from psfscale.pipeline.stages.ccd import group_of
 from psfscale.quality import (
     Doubt,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from psfscale.config import Quality
     from psfscale.metrics import PsfField
+    from psfscale.metrics.against_mean import MeanStarComparison
     from psfscale.pipeline.stages.context import FittedModel, RunContext
 
 VERDICT = "verdict"
@@ -87,6 +87,8 @@ def judge(
     field : as it is seen on the CCD
     results : ``flags`` and ``chi2`` of the fit, (star,)
     """
+    from psfscale.metrics.against_mean import compare_with_mean_star
+
     limits, stars = context.config.quality, group_of(ccd, "stars")
     role, flags = stars["role"].values, results["flags"]
     free = (flags & int(ObjectFlag.LEFT_OUT)) == 0
@@ -147,6 +149,8 @@ def pooled_doubt(verdicts: Iterable[Verdict], limits: Quality) -> Doubt | None:
 
     A CCD of it has the doubt where its own verdict has `few`.
     """
+    from psfscale.metrics.against_mean import MeanStarComparison
+
     parts = [verdict.few for verdict in verdicts if verdict.few is not None]
     if not parts:
         return None
