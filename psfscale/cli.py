@@ -30,10 +30,11 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key.sub=value items laid over the file")
+    list[str] | None, typer.Argument(help="key.sub=value items that replace values of the file")
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key.sub=value laid over the file; repeatable")
+    list[str] | None,
+    typer.Option("--set", help="key.sub=value replaces a value of the file; repeatable"),
 ]
 
 Cluster = Annotated[str, typer.Option(help="profile: a name in deploy/ or a YAML file")]

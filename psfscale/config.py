@@ -227,7 +227,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Parameters
     ----------
     path : YAML file
-    overrides : ``key.sub=value`` items laid over the file
+    overrides : ``key.sub=value`` items that replace values of the file
 
     Raises
     ------

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -99,3 +100,47 @@ def test_imports__from_inside_other_packages_stand_in_one_place() -> None:
     assert {path: names for path, names in found.items() if names} == {
         "store/lazy.py": ["xarray.core.indexing"]
     }
+
+
+CIRCLES = {
+    "models.rca.field models.rca.prior",
+    "pipeline.drive.unit pipeline.workers.executor",
+    "pipeline.stages.ccd pipeline.stages.context pipeline.stages.given pipeline.stages.learning",
+}
+"""Groups of files that import each other; this list and the next ones may only get shorter."""
+LARGEST_CIRCLE = 18
+ROOMS = {"drive", "events", "ledger", "read", "stages", "storage", "workers"}
+TWICE = {
+    "CatalogueRecipe", "DualTerm", "ExposureWriter", "FieldFunctions", "Packing", "Pointing",
+    "Posterior", "Prior", "PsfField", "Quantity", "Reader", "StarPixels", "Stars",
+}  # fmt: skip
+WRITERS = {
+    "files.write_whole", "pipeline.ledger.files.write_json", "pipeline.read.aggregation._write",
+    "pipeline.read.tallying._keep", "pipeline.storage.runstore.create_run_store",
+    "simulate.files._join", "simulate.files._write", "store.checkpoint.save",
+    "store.index.list_stores", "store.ingest.target._create", "store.models._whole_store",
+    "store.objects.replace_file", "store.renewal._move_in", "store.seal.write_seal",
+    "store.stacks._write_zarr",
+}  # fmt: skip
+QUESTIONS = 317
+
+
+def test_files__import_each_other_in_no_new_circle() -> None:
+    graph = house.import_graph()
+    found = [" ".join(group).replace("psfscale.", "") for group in house.circles(graph)]
+    largest = max(found, key=len)
+    assert len(largest.split()) <= LARGEST_CIRCLE
+    assert {*found} - {largest} <= CIRCLES
+    assert {room for group in house.room_circles(graph) for room in group} <= ROOMS
+
+
+def test_names__of_classes_mean_one_thing() -> None:
+    assert {*house.class_names()} <= TWICE
+
+
+def test_files__are_put_in_the_place_of_others_by_few_functions() -> None:
+    assert {name.removeprefix("psfscale.") for name in house.renames()} <= WRITERS
+
+
+def test_docstrings__that_ask_a_question_get_fewer() -> None:
+    assert len(house.questions()) <= QUESTIONS

@@ -67,7 +67,7 @@ def load_survey(path: Path | str, overrides: Sequence[str] = ()) -> Survey:
     Parameters
     ----------
     path : of the YAML file
-    overrides : ``key.sub=value`` items laid over the file
+    overrides : ``key.sub=value`` items that replace values of the file
 
     Raises
     ------

@@ -160,7 +160,7 @@ def test_survey_file__that_is_missing_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_survey_file__that_is_not_yaml_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("name: [toy")
-    with pytest.raises(ConfigError, match=r"broken\.yaml is not a readable YAML file"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml is not readable YAML"):
         load_survey(tmp_path / "broken.yaml")
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
@@ -29,6 +27,7 @@ from psfscale.store.models import (
 from psfscale.store.stacks import PSF_FORMATS, read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
 from psfscale.survey.hull import hull_corners, outside_hull
+from psfscale.yamlfile import replace_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +68,7 @@ def fit_stack(
         The settings, the stack or the output are wrong, or the stars do not fix the model.
     """
     instrument = None if survey is None else load_survey(survey).instrument
-    given = _parse(settings)
+    given = replace_values({}, settings)
     parts = {**_pupil(name, given), **_prior(name, given)}
     chosen = resolve_settings(name, given, instrument)
     require_model_place(output, overwrite=overwrite)
@@ -191,16 +190,3 @@ def model_schema() -> Iterable[ArraySpec]:
     for name, settings in SETTINGS.items():
         arrays = load_model_class(name).state_arrays(settings(), (32, 32))
         yield from run_specs(name, arrays, of_exposure=name in CHROMATIC)
-
-
-def _parse(items: Sequence[str]) -> dict[str, Any]:
-    bad = [item for item in items if "=" not in item]
-    if bad:
-        msg = f"expected setting=value, got {', '.join(bad)}"
-        raise ConfigError(msg)
-    try:
-        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(items)), resolve=True)
-    except OmegaConfBaseException as error:
-        msg = f"settings cannot be read: {error}"
-        raise ConfigError(msg) from error
-    return dict(parsed)
