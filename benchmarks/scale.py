@@ -76,7 +76,7 @@ def overhead(scratch: Path, *, n_ccds: int, serial: bool, workers: int) -> None:
 def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
     """Planning a survey, opening its run store, and resuming when 99 % of it is done."""
     from psfscale.pipeline import open_run, plan_run
-    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.runs.context import build_context
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 
     config = blank_run(scratch, n_exposures, n_ccds)
@@ -86,7 +86,7 @@ def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
         f"measured: plan of {n_exposures} exposures x {n_ccds} CCDs, {planned.n_todo} units: "
         f"{time.time() - start:.1f} s, {resident() - before:.0f} MB more, {resident():.0f} in all"
     )
-    context = RunContext.build(config)
+    context = build_context(config)
     create_run_store(context)
     prepare_run_store(context)
     n_files = fill_run(config.output, planned)

@@ -79,14 +79,14 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
     from psfscale.pipeline.events import UnitFinished
     from psfscale.pipeline.ledger.books import Books, Known
     from psfscale.pipeline.ledger.lease import Lease
-    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.runs.context import build_context
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
     from psfscale.pipeline.workers import cluster
     from psfscale.pipeline.workers.profiles import LocalProfile
 
     os.environ["SLEEP"] = str(mean)
     config = blank_run(scratch, n_exposures, 1)
-    context = RunContext.build(config)
+    context = build_context(config)
     create_run_store(context)
     naps: list[tuple[str, float, float]] = []
     began: list[float] = []

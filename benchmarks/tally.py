@@ -32,7 +32,7 @@ def fill(folder: Path, n_exposures: int, n_ccds: int, *, n_galaxies: int) -> Pat
     """A survey store and a run store that says all its metrics are done."""
     from psfscale.arrays import UnitState
     from psfscale.config import RunConfig
-    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.runs.context import build_context
     from psfscale.pipeline.stages.declared import STAGE_NAMES
     from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
     from psfscale.pipeline.storage.session import Session
@@ -50,7 +50,7 @@ def fill(folder: Path, n_exposures: int, n_ccds: int, *, n_galaxies: int) -> Pat
             "restore": {"at_galaxies": n_galaxies > 0},
         }
     )
-    context = RunContext.build(config)
+    context = build_context(config)
     create_run_store(context)
     prepare_run_store(context)
     session = Session(context)

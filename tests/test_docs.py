@@ -65,7 +65,7 @@ def test_readme_run_file__is_valid(tmp_path: Path) -> None:
 )
 def test_run_files__of_the_catalogue_are_valid(path: Path) -> None:
     from psfscale.config import load_config
-    from psfscale.pipeline.stages.context import FittedModel
+    from psfscale.models.fitted import FittedModel
     from psfscale.survey import load_survey
 
     config = load_config(path)

@@ -164,3 +164,8 @@ class DeconvolutionSettings(BaseModel):
         if self.mode == "sparse" and (self.wavelet == "biorthogonal" or self.boundary == "zero"):
             return "parity of mode sparse holds for à trous wavelets and the circular boundary"
         return None
+
+    @property
+    def fine_pixels(self) -> int:
+        """Pixels of a restored galaxy per CCD pixel, along an axis."""
+        return self.learnt.oversampling if self.mode == "learnt" else 1

@@ -12,7 +12,7 @@ from mortal import Killed, Mortal
 from psfscale.pipeline import plan_run, run, status, verify
 from psfscale.pipeline.events import UnitSubmitted
 from psfscale.pipeline.ledger.marker import read_markers
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.storage.runstore import create_run_store
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def resume(config, **again: bool) -> set:
 def test_run__killed_at_any_moment_ends_as_if_it_had_not_been(survey, mortal) -> None:
     shutil.rmtree(survey / "survey.zarr")
     toy.make_survey(survey / "survey.zarr", 1)
-    create_run_store(RunContext.build(toy.make_config(survey, output=survey / "fresh.zarr")))
+    create_run_store(build_context(toy.make_config(survey, output=survey / "fresh.zarr")))
     quiet = toy.make_config(survey, output=survey / "quiet.zarr")
     mortal.changes = []
     run(quiet, serial=True, observers=[])

@@ -9,8 +9,8 @@ from astropy.table import Table
 from pydantic import ValidationError
 
 from psfscale.errors import ConfigError, InputError
+from psfscale.models.fitted import resolve_settings
 from psfscale.models.wavediff.settings import OpticsSettings
-from psfscale.pipeline.stages.context import resolve_settings
 from psfscale.store.ingest import ingest
 from psfscale.store.layout import open_tree
 from psfscale.survey import Survey, load_survey, write_template

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from psfscale.deconvolve.learnt.profile import WIDTHS
@@ -26,11 +27,12 @@ from psfscale.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["Prior", "ProfileSums", "vague_prior"]
+    from psfscale.deconvolve.learnt.settings import PriorNumbers
+
+__all__ = ["Prior", "ProfileSums", "prior_of_numbers", "shared_prior", "vague_prior"]
 
 VAGUE_WEIGHT = 3.0
 """Galaxies that the vague prior counts for beside those it is learnt from."""
@@ -257,3 +259,21 @@ def vague_prior(log_size: float, *, twist: bool = True) -> Prior:
         alignment=0.0,
         centre=VAGUE_CENTRE**2,
     )
+
+
+def shared_prior(sums: np.ndarray) -> Prior | None:
+    """Return the prior of sums (exposure, ccd, sum), NaN where a CCD has none; None where all are.
+
+    Added up one after another: the order is part of the result.
+    """
+    rows = sums.reshape(-1, sums.shape[-1])
+    total = np.zeros(sums.shape[-1])
+    for row in rows[np.isfinite(rows).all(axis=1)]:
+        total += row
+    joined = ProfileSums.from_vector(torch.from_numpy(total))
+    return joined.prior() if joined.count else None
+
+
+def prior_of_numbers(numbers: PriorNumbers) -> Prior:
+    """Return the prior that was kept with a run as numbers."""
+    return Prior.from_arrays({name: np.asarray(value) for name, value in numbers.items()})

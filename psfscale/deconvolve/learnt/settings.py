@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["N_GAUSSIANS", "N_SUMS", "LearntSettings"]
+__all__ = ["N_GAUSSIANS", "N_SUMS", "LearntSettings", "PriorNumbers"]
 
 N_GAUSSIANS = 7
 """That a profile is made of."""
 N_SUMS = (N_GAUSSIANS + 1) * (N_GAUSSIANS + 2) + 11
 """Numbers in the sums that a prior is learnt from."""
+PriorNumbers = dict[str, list[float] | list[list[float]] | float]
+"""The arrays of a prior by name, as numbers that JSON can hold."""
 
 
 class LearntSettings(BaseModel):

@@ -18,15 +18,14 @@ from psfscale.models.graph_choice import function_degrees
 from psfscale.models.rca.atoms import atoms_of, principal_amplitudes
 from psfscale.models.rca.field import (
     Field,
-    FieldProblem,
     WhiteFunctions,
     leading,
     noise_limits,
     on_grid,
     rotated,
-    solve_ridge,
 )
 from psfscale.models.rca.prior import FieldPrior, RadialVariance, RowPrior
+from psfscale.models.rca.ridge import FieldProblem, solve_ridge
 from psfscale.models.rca.sparse import solve_sparse
 from psfscale.models.rca.stars import (
     StarPixels,

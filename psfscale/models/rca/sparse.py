@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.kernels.spectral import FrequencyGrid
-    from psfscale.models.rca.field import Field, FieldProblem
+    from psfscale.models.rca.field import Field
     from psfscale.models.rca.prior import FieldPrior, RowPrior
+    from psfscale.models.rca.ridge import FieldProblem
     from psfscale.models.rca.settings import RCASettings
 
 __all__ = ["PositionImages", "SparseSolution", "solve_sparse"]

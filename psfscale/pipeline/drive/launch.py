@@ -29,6 +29,7 @@ from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.files import sweep
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, read_markers
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
@@ -157,7 +158,7 @@ def run(
     end_if_imported_again()
     _require_one_place(cluster, serial=serial)
     start = time.time()
-    context = RunContext.build(config)
+    context = build_context(config)
     stages = {name: stage.resources for name, stage in stages_of(context).items()}
     demands = demanded(context, stages)
     create_run_store(context)

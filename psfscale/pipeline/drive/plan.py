@@ -18,6 +18,7 @@ from psfscale.arrays import USABLE, UnitState
 from psfscale.config import fingerprint
 from psfscale.pipeline.ledger.books import Known, code, read_known
 from psfscale.pipeline.ledger.marker import Key
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import (
     DECLARED,
@@ -221,7 +222,7 @@ def plan_run(config: RunConfig, *, retry_failed: bool = False, learn_again: bool
     StoreError
         There is no survey store, or the output is the run of another survey.
     """
-    context = RunContext.build(config)
+    context = build_context(config)
     wanted = wanted_units(context)
     n_exposures, n_stages = wanted.fingerprints.shape
     if (config.output / "zarr.json").exists():

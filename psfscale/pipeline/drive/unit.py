@@ -31,7 +31,7 @@ from psfscale.pipeline.drive.cost import Meter, device
 from psfscale.pipeline.ledger.journal import note_end, note_start
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, Marker, read_marker, write_marker
-from psfscale.pipeline.stages.context import versions
+from psfscale.pipeline.runs.context import versions
 from psfscale.pipeline.stages.mapping import (
     CcdOutcomes,
     Mapped,

@@ -13,9 +13,9 @@ from psfscale.arrays import PixelGrid
 from psfscale.errors import ConfigError, FitError, InputError, StoreError
 from psfscale.files import named, require_new, require_place
 from psfscale.models import CHROMATIC, SETTINGS, load_model_class
+from psfscale.models.fitted import resolve_settings
 from psfscale.models.judged import explained
 from psfscale.npzfile import read_npz
-from psfscale.pipeline.stages.context import resolve_settings
 from psfscale.store.checkpoint import CheckpointFile
 from psfscale.store.models import (
     hull_of,

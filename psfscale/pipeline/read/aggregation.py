@@ -19,7 +19,7 @@ from psfscale.metrics.survey.axes import axes_of
 from psfscale.metrics.survey.results import as_frame, results
 from psfscale.metrics.survey.tally import NOTHING, merge
 from psfscale.pipeline.read.tallying import tallies
-from psfscale.pipeline.stages.context import read_context
+from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import STATE_DIRECTORY, consolidate, open_root
 from psfscale.store.objects import replace_file

@@ -15,10 +15,11 @@ from psfscale.errors import InputError, StoreError
 from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.aggregation import read_aggregates
 from psfscale.pipeline.read.levels import Level, rows_of
+from psfscale.pipeline.runs.context import read_context
+from psfscale.pipeline.runs.prior import read_prior
 from psfscale.pipeline.stages.ccd import stored_model
-from psfscale.pipeline.stages.context import RunContext, read_context
+from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.drawing import PREDICT_BLOCK
-from psfscale.pipeline.stages.given import prior_of, read_prior
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import open_root, open_tree
 from psfscale.store.stacked import stacked
@@ -232,8 +233,10 @@ class Run:
         if len(self.stores) > 1:
             msg = f"every block of {self.path} has a prior of its own: open one, {self.stores[0]}"
             raise StoreError(msg)
+        from psfscale.deconvolve.learnt.prior import prior_of_numbers
+
         given = self._context.given_prior
-        return prior_of(given) if given else read_prior(self.stores[0])
+        return prior_of_numbers(given) if given else read_prior(self.stores[0])
 
     def metrics(self, level: Level = "survey") -> xr.Dataset:
         """Return the numbers of every star, galaxy, CCD or exposure, or of the survey.

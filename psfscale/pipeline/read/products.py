@@ -17,7 +17,8 @@ from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.read.consume import Run
 from psfscale.pipeline.read.state_blocks import status_of
-from psfscale.pipeline.stages.context import RunContext, read_context
+from psfscale.pipeline.runs.context import read_context
+from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.storage import array_of
 from psfscale.pipeline.storage.session import Session
 from psfscale.store.layout import open_root, open_tree

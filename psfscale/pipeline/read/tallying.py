@@ -34,7 +34,7 @@ from psfscale.metrics.survey.objects import (
 from psfscale.metrics.survey.tally import Tally
 from psfscale.pipeline.drive.unit import Task
 from psfscale.pipeline.ledger.books import read_known
-from psfscale.pipeline.stages.context import read_context
+from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.stages.mapping import explain
 from psfscale.pipeline.storage import values_of

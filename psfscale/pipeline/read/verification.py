@@ -23,7 +23,7 @@ from psfscale.pipeline.ledger.marker import (
 from psfscale.pipeline.read.aggregation import GROUP, aggregate_stores
 from psfscale.pipeline.read.damage import Damage, Repair, Verification
 from psfscale.pipeline.read.products import write_aggregates
-from psfscale.pipeline.stages.context import read_context
+from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import Session

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from psfscale.models.base import PsfModel
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 EXPOSURE = "exposure/"
 """Before the path of an array that a stage of a CCD reads of all CCDs, with an axis ``ccd``."""

@@ -16,7 +16,8 @@ from psfscale.quality import Doubt
 from psfscale.store.schema import MODEL_CODES
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 STATES = "states/"
 """Before the name of a stage: what became of the CCD in it."""

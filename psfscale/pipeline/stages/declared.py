@@ -29,7 +29,8 @@ from psfscale.store.schema import RUN_SCHEMA, STAR_RESULTS, ArraySpec, star_resu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 
 def settings_of(name: str, context: RunContext) -> dict[str, Any]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psfscale.models.base import FitReport, PsfModel
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 _SHIFTS = ("shift_x", "shift_y")
 RESULTS = ("flux", *_SHIFTS, "flux_error", "shift_x_error", "shift_y_error", "chi2", "flags")

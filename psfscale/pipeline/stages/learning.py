@@ -30,27 +30,12 @@ def sample_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
 
 def learn_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     """What the same galaxies tell under the prior of all samples."""
+    from psfscale.deconvolve.learnt.prior import shared_prior
+
     prior = shared_prior(ccd["prior/sample_sums"].values)
     once = context.restore_settings.learnt.model_copy(update={"n_rounds": 1})
     sums = _sums(ccd, context, prior=prior, settings=once)
     return xr.Dataset({"prior/sums": ("prior.sum", sums)})
-
-
-def shared_prior(sums: np.ndarray) -> Prior | None:
-    """The prior of sums (exposure, ccd, sum), NaN where a CCD has none; None where all are.
-
-    Added up one after another: the order is part of the result.
-    """
-    import torch
-
-    from psfscale.deconvolve.learnt.prior import ProfileSums
-
-    rows = sums.reshape(-1, sums.shape[-1])
-    total = np.zeros(sums.shape[-1])
-    for row in rows[np.isfinite(rows).all(axis=1)]:
-        total += row
-    found = ProfileSums.from_vector(torch.from_numpy(total))
-    return found.prior() if found.count else None
 
 
 def _sums(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from psfscale.config import Quality
     from psfscale.metrics import PsfField
     from psfscale.metrics.against_mean import MeanStarComparison
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 VERDICT = "verdict"
 """Attribute of what a stage returns of a CCD: its `Verdict`."""

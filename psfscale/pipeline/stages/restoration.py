@@ -9,8 +9,6 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.pipeline.stages.ccd import extrapolation, group_of, pad, restoring_psfs, seen_galaxies
-from psfscale.pipeline.stages.given import prior_of
-from psfscale.pipeline.stages.learning import shared_prior
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.stack import Restoration
@@ -84,12 +82,13 @@ def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Resto
 
     With a prior of the run galaxies are independent, and go a block at a time.
     """
+    from psfscale.deconvolve.learnt.prior import prior_of_numbers, shared_prior
     from psfscale.deconvolve.restore import deconvolve
     from psfscale.deconvolve.stack import join
 
     galaxies = group_of(ccd, "galaxies")
     prior = shared_prior(ccd["prior/sums"].values) if "prior/sums" in ccd else None
-    prior = prior_of(context.given_prior) if context.given_prior else prior
+    prior = prior_of_numbers(context.given_prior) if context.given_prior else prior
     size = len(chosen) if prior is None else BLOCK
     return join(
         [

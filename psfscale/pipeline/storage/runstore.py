@@ -14,7 +14,7 @@ from psfscale.config import fingerprint
 from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.books import Books, read_known, stages_in
 from psfscale.pipeline.ledger.marker import read_markers, remove_marker
-from psfscale.pipeline.stages.context import require_run
+from psfscale.pipeline.runs.context import context_attributes, require_run
 from psfscale.pipeline.stages.declared import STAGE_NAMES, stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.belonging import CONTENT, difference, require_own_survey
@@ -74,7 +74,7 @@ def create_run_store(context: RunContext) -> None:
     new = run.with_name(f".{run.name}.{os.getpid()}.new")
     shutil.rmtree(new, ignore_errors=True)
     packing = run_packing(context)
-    create_store(new, packing.stored, sizes=packing.sizes, attributes=context.attributes())
+    create_store(new, packing.stored, sizes=packing.sizes, attributes=context_attributes(context))
     root = open_root(new, mode="r+")
     for path, names in _names(packing).items():
         array_of(root, path)[...] = names
@@ -126,7 +126,9 @@ def prepare_run_store(context: RunContext, *, overwrite: bool = False) -> None:
     array_of(root, CONTENT)[...] = np.asarray(content, dtype=object)
     states = enumeration_attributes(dict(UnitState.__members__))
     array_of(root, "ccds/state").attrs.update(states)  # a store of before has fewer
-    set_attributes(root, {**context.attributes(), "survey_fingerprint": fingerprint(content)})
+    set_attributes(
+        root, {**context_attributes(context), "survey_fingerprint": fingerprint(content)}
+    )
     consolidate(run)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from psfscale.pipeline.stages.context import RunContext, read_context
+from psfscale.pipeline.runs.context import read_context
+from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.runstore import run_packing

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from psfscale.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from psfscale.pipeline.stages.context import FittedModel, RunContext
+    from psfscale.models.fitted import FittedModel
+    from psfscale.pipeline.stages.context import RunContext
 
 GPU = "GPU"
 """The resource of a worker that has an accelerator to itself, by Dask's custom."""

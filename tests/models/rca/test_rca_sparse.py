@@ -7,8 +7,9 @@ import torch
 
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.models.dictionary import dictionary
-from psfscale.models.rca.field import Field, FieldProblem
+from psfscale.models.rca.field import Field
 from psfscale.models.rca.prior import FieldPrior, RowPrior
+from psfscale.models.rca.ridge import FieldProblem
 from psfscale.models.rca.settings import RCASettings
 from psfscale.models.rca.sparse import PositionImages, solve_sparse
 from psfscale.models.rca.stars import StarPixels, StarValues

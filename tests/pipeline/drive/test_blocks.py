@@ -13,7 +13,7 @@ from psfscale.errors import ConfigError, HeldError, InputError
 from psfscale.pipeline import open_run, run, status_of
 from psfscale.pipeline.drive.blocks import configs, run_blocks, run_stores, write_index
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.storage.runstore import create_run_store
 from psfscale.store.index import list_stores
 
@@ -43,7 +43,7 @@ def test_run_blocks__runs_every_block_as_a_run_of_its_own(survey, blocks) -> Non
 def test_run_blocks__passes_by_what_another_driver_holds(survey, blocks) -> None:
     first = configs(blocks)["first"]
     blocks.output.mkdir()
-    create_run_store(RunContext.build(first))
+    create_run_store(build_context(first))
     with Lease(first.output):
         summary = run_blocks(blocks, serial=True, observers=[])
     assert list(summary.ended) == ["second"]

@@ -21,7 +21,7 @@ from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.journal import begun_units, note_start
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import Failure, Marker
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.declared import NEEDS
 from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
 from psfscale.pipeline.workers.executor import ExecutorLostError, Outcome, run_parcel, summary
@@ -65,7 +65,7 @@ def drive(survey):
 
     def go(fault, *, restarts=3, **limits):
         config = toy.make_config(survey, limits=limits)
-        context = RunContext.build(config)
+        context = build_context(config)
         create_run_store(context)
         events = []
         with Lease(context.run) as lease:

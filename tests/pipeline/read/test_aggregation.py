@@ -223,11 +223,11 @@ def test_metrics__from_the_command_line_writes_every_table(finished) -> None:
 
 
 def test_aggregate_stores__refuse_what_has_no_metrics(survey) -> None:
-    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.runs.context import build_context
     from psfscale.pipeline.storage.runstore import create_run_store
 
     config = toy.make_config(survey)
-    create_run_store(RunContext.build(config))
+    create_run_store(build_context(config))
     with pytest.raises(InputError, match="has metrics yet; `psfscale run` makes them"):
         aggregate_stores([config.output], config.output)
     with pytest.raises(StoreError, match=r"no run store at .*, and no folder of run stores"):

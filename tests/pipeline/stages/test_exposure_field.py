@@ -11,7 +11,7 @@ from psfscale.config import fingerprint
 from psfscale.errors import StoreError
 from psfscale.pipeline import open_run, run
 from psfscale.pipeline.drive.plan import plan_run
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.exposure import ExposureReader
 from psfscale.pipeline.storage.session import Session
@@ -34,7 +34,7 @@ def in_field(folder, ccd, x, y):
 
 
 def test_reader__gives_each_object_its_spectrum(coloured) -> None:
-    context = RunContext.build(toy.make_config(coloured, **WAVEDIFF))
+    context = build_context(toy.make_config(coloured, **WAVEDIFF))
     reader = ExposureReader(stages_of(context)["fit"], Session(context), 0)
     ccd, whole = reader.ccd(1), reader.whole()
     ids = open_root(coloured / "survey.zarr")["stars/sed_id"][0, 1]
@@ -229,7 +229,6 @@ def test_killed_fit__goes_on_from_its_last_phase(coloured, monkeypatch) -> None:
 
 def test_run__says_once_that_spectra_are_flat(coloured) -> None:
     from psfscale.pipeline.events import Notice
-    from psfscale.pipeline.stages.context import RunContext
     from psfscale.store.layout import consolidate
 
     told = []
@@ -240,7 +239,7 @@ def test_run__says_once_that_spectra_are_flat(coloured) -> None:
         del root[path]
     consolidate(coloured / "survey.zarr")
     config = toy.make_config(coloured, **WAVEDIFF, output=coloured / "flat.zarr")
-    assert not RunContext.build(config).has_spectra
+    assert not build_context(config).has_spectra
     summary = run(config, serial=True, observers=[told.append])
     assert summary.exit_code == 0
     (notice,) = [event for event in told if isinstance(event, Notice)]

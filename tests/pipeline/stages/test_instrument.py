@@ -11,7 +11,7 @@ import yaml
 
 from psfscale.errors import ConfigError, InputError
 from psfscale.pipeline import plan_run, run
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.store.layout import consolidate, open_root, set_attributes
 from psfscale.survey import load_survey
 from psfscale.survey.quantity import WITH_SOURCES
@@ -39,7 +39,7 @@ def named(folder, *path, value) -> None:
 
 def test_run__uses_the_instrument_of_the_survey_store(kept) -> None:
     config = toy.make_config(kept, instrument=None)
-    assert RunContext.build(config).instrument == load_survey(kept / "toy.yaml").instrument
+    assert build_context(config).instrument == load_survey(kept / "toy.yaml").instrument
     assert run(config, serial=True, observers=[]).exit_code == 0
     assert plan_run(toy.make_config(kept)).n_todo == 0, "the same instrument, named by a file"
 
@@ -54,7 +54,7 @@ def test_run__refuses_another_instrument_and_says_what_differs(kept) -> None:
 
 def test_run__takes_limits_of_the_psf_from_a_file(kept) -> None:
     named(kept, "psf", "fwhm_maximum", value=toy.quantity(2.0, "arcsec"))
-    assert RunContext.build(toy.make_config(kept)).instrument.psf.fwhm_maximum == 2.0
+    assert build_context(toy.make_config(kept)).instrument.psf.fwhm_maximum == 2.0
 
 
 def test_run__needs_a_file_where_an_earlier_store_keeps_no_instrument(survey) -> None:

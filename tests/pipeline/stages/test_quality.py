@@ -138,12 +138,12 @@ def test_run__pools_reserved_stars_that_are_few(survey, monkeypatch) -> None:
 
 def test_run__asks_about_catalogues_whose_objects_lie_outside(survey) -> None:
     root = open_root(survey / "survey.zarr", mode="r+")
-    from psfscale.pipeline.stages.context import RunContext
+    from psfscale.pipeline.runs.context import build_context
     from psfscale.pipeline.stages.declared import stages_of
     from psfscale.pipeline.storage.exposure import ExposureReader
     from psfscale.pipeline.storage.session import Session
 
-    context = RunContext.build(toy.make_config(survey))
+    context = build_context(toy.make_config(survey))
     stage = stages_of(context)["fit"]
     ccd = ExposureReader(stage, Session(context), 0).ccd(1)
     assert int(ccd["exposures/n_stars"]) == root["exposures/n_stars"][0, 1] == toy.N_FILLED

@@ -7,14 +7,14 @@ import xarray as xr
 
 import psfscale
 from psfscale.arrays import ObjectFlag, Role
+from psfscale.deconvolve.learnt.prior import shared_prior
 from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.errors import ConfigError
 from psfscale.pipeline import plan_run, run
+from psfscale.pipeline.runs.context import build_context, read_context
 from psfscale.pipeline.stages import restoration
 from psfscale.pipeline.stages.ccd import restoring_psfs
-from psfscale.pipeline.stages.context import RunContext, read_context
 from psfscale.pipeline.stages.declared import stages_of
-from psfscale.pipeline.stages.learning import shared_prior
 from psfscale.pipeline.storage.exposure import ExposureReader
 from psfscale.pipeline.storage.session import Session
 
@@ -39,7 +39,7 @@ def one_ccd(context):
     [({"learnt": {"n_rounds": 2}}, 60), ({"mode": "sparse", "n_iter": 40}, 120)],
 )
 def test_restore__returns_the_galaxies_flux_without_the_psf(survey, settings, bias) -> None:
-    context = RunContext.build(restoring(survey, settings=settings))
+    context = build_context(restoring(survey, settings=settings))
     ccd = one_ccd(context)
     result = stages_of(context)["restore"].run(ccd, context)
     assert set(result) == {spec.path for spec in stages_of(context)["restore"].outputs}
@@ -56,7 +56,7 @@ def test_restore__returns_the_galaxies_flux_without_the_psf(survey, settings, bi
 
 
 def test_restore__measures_the_shape_of_what_it_restored(survey) -> None:
-    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 2}}))
+    context = build_context(restoring(survey, settings={"learnt": {"n_rounds": 2}}))
     ccd = one_ccd(context)
     y, x = np.mgrid[: toy.SIDE, : toy.SIDE] - toy.SIDE // 2
     image = ccd["galaxies/image"].copy(deep=True)
@@ -77,7 +77,7 @@ def test_restore__measures_the_shape_of_what_it_restored(survey) -> None:
 
 def test_restore__keeps_the_flux_on_a_finer_grid(survey) -> None:
     settings = {"learnt": {"n_rounds": 1, "oversampling": 2}}
-    context = RunContext.build(restoring(survey, settings=settings))
+    context = build_context(restoring(survey, settings=settings))
     assert context.restored_grid.oversampling == 2
     ccd = one_ccd(context)
     result = stages_of(context)["restore"].run(ccd, context)
@@ -87,7 +87,7 @@ def test_restore__keeps_the_flux_on_a_finer_grid(survey) -> None:
 
 
 def test_restore__flags_a_galaxy_without_a_pixel_and_keeps_the_others(survey) -> None:
-    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    context = build_context(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
     ccd = one_ccd(context)
     weight = ccd["galaxies/weight"].copy(deep=True)
     weight[0] = 0
@@ -132,7 +132,7 @@ def test_run__restores_all_exposures_by_the_prior_that_the_first_ones_teach(surv
 
 
 def test_restore__does_not_depend_on_the_blocks_of_a_ccd(survey, monkeypatch) -> None:
-    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    context = build_context(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
     ccd = one_ccd(context)
     sums = stages_of(context)["sample"].run(ccd, context)["prior/sample_sums"].values
     ccd = ccd.assign({"prior/sums": (("a", "b", "c"), sums[None, None])})
@@ -202,7 +202,7 @@ def test_run__that_learns_again_is_as_if_nothing_had_failed(mended) -> None:
 
 
 def test_sample__leaves_out_a_galaxy_that_is_not_finite(survey) -> None:
-    context = RunContext.build(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
+    context = build_context(restoring(survey, settings={"learnt": {"n_rounds": 1}}))
     ccd = one_ccd(context)
     image = ccd["galaxies/image"].copy(deep=True)
     image[2, 5, 5] = np.nan
@@ -219,4 +219,4 @@ def test_run__draws_no_restored_arrays_unless_asked(survey) -> None:
 
 def test_restore__refuses_unknown_settings(survey) -> None:
     with pytest.raises(ConfigError, match="n_turns"):
-        RunContext.build(restoring(survey, settings={"n_turns": 1}))
+        build_context(restoring(survey, settings={"n_turns": 1}))

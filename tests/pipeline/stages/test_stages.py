@@ -6,8 +6,9 @@ import toy
 
 from psfscale.arrays import Role
 from psfscale.errors import FitError
+from psfscale.models.fitted import resolve_settings
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.ccd import group_of
-from psfscale.pipeline.stages.context import RunContext, resolve_settings
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.storage.exposure import ExposureReader
 from psfscale.pipeline.storage.session import Session
@@ -16,7 +17,7 @@ from psfscale.survey import load_survey
 
 @pytest.fixture
 def context(survey):
-    return RunContext.build(toy.make_config(survey))
+    return build_context(toy.make_config(survey))
 
 
 def test_stage__runs_on_one_ccd_without_a_run_store(context) -> None:

@@ -12,7 +12,7 @@ from distributed import Nanny, Scheduler, SpecCluster
 from psfscale.errors import ConfigError, RunError
 from psfscale.pipeline import open_run, plan_run, run
 from psfscale.pipeline.drive.frontier import Frontier
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.declared import stages_of
 from psfscale.pipeline.workers.connect import slurm_options
 from psfscale.pipeline.workers.profiles import AddressProfile, LocalProfile, SlurmProfile
@@ -29,7 +29,7 @@ def children(monkeypatch):
 
 
 def wishes(folder, **changes):
-    context = RunContext.build(toy.make_config(folder, **changes))
+    context = build_context(toy.make_config(folder, **changes))
     stages = {name: stage.resources for name, stage in stages_of(context).items()}
     return stages, demanded(context, stages)
 

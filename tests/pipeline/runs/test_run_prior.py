@@ -11,8 +11,8 @@ import psfscale
 from psfscale.config import load_config
 from psfscale.errors import ConfigError, StoreError
 from psfscale.pipeline import plan_run, run, run_blocks, write_index
-from psfscale.pipeline.stages import given
-from psfscale.pipeline.stages.context import RunContext
+from psfscale.pipeline.runs import prior as run_prior
+from psfscale.pipeline.runs.context import build_context
 
 FAST = {"learnt": {"n_rounds": 1, "fast": True}}
 
@@ -106,13 +106,13 @@ def test_context__refuses_a_prior_that_is_of_no_use(survey) -> None:
         ({"prior": survey_alone.output, "settings": {"mode": "sparse"}}, ConfigError, "not sparse"),
     ):
         with pytest.raises(error, match=message):
-            RunContext.build(restoring(survey, "mine", **restore))
+            build_context(restoring(survey, "mine", **restore))
 
 
 def test_read_prior__refuses_sums_of_another_layout(learnt, monkeypatch) -> None:
-    monkeypatch.setattr(given, "N_SUMS", 3)
+    monkeypatch.setattr(run_prior, "N_SUMS", 3)
     with pytest.raises(StoreError, match=r"the prior in .* is of another psfscale"):
-        given.read_prior(learnt.output)
+        run_prior.read_prior(learnt.output)
 
 
 def test_load_config__finds_the_prior_beside_the_run_file(tmp_path) -> None:

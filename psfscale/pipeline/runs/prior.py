@@ -15,13 +15,11 @@ from psfscale.store.layout import open_root
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.learnt.prior import Prior
-
-Numbers = dict[str, list[float] | list[list[float]] | float]
-"""The arrays of a prior, by name, JSON-able."""
+    from psfscale.deconvolve.learnt.settings import PriorNumbers
 
 
 def read_prior(path: Path) -> Prior:
-    """The prior that a run has learnt, or that a file holds.
+    """Return the prior that a run has learnt, or that a file holds.
 
     Parameters
     ----------
@@ -37,16 +35,9 @@ def read_prior(path: Path) -> Prior:
     return _of_file(path) if path.suffix == ".npz" else _of_run(path)
 
 
-def numbers_of(prior: Prior) -> Numbers:
-    """The prior, to be kept with a run."""
+def prior_numbers(prior: Prior) -> PriorNumbers:
+    """Return the arrays of a prior as numbers, to be kept with a run."""
     return {name: array.tolist() for name, array in prior.arrays().items()}
-
-
-def prior_of(numbers: Numbers) -> Prior:
-    """The prior whose `numbers_of` these are."""
-    from psfscale.deconvolve.learnt.prior import Prior
-
-    return Prior.from_arrays({name: np.asarray(value) for name, value in numbers.items()})
 
 
 def _of_file(path: Path) -> Prior:
@@ -62,7 +53,7 @@ def _of_file(path: Path) -> Prior:
 
 def _of_run(path: Path) -> Prior:
     """By the sums of the sample as the run's latest settings have it."""
-    from psfscale.pipeline.stages.learning import shared_prior
+    from psfscale.deconvolve.learnt.prior import shared_prior
 
     root = open_root(path)
     if "prior/sums" in root and "learn" in stages_in(root):

@@ -1,0 +1,1 @@
+"""A run: its context and the prior it may be given."""
