@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from psfscale.errors import ConfigError, InputError
+from psfscale.errors import ConfigError, InputError, StoreError
+from psfscale.files import write_whole
 from psfscale.store.layout import open_root
 from psfscale.yamlfile import read_yaml
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SUFFIXES = (".yaml", ".yml")
+INDEX = "index.yaml"
+"""In the folder of a run in blocks: its run stores in order, those not begun too."""
 
 
 class _IndexFile(BaseModel):
@@ -80,9 +82,26 @@ def list_stores(path: Path, stores: Sequence[Path]) -> None:
     text = yaml.safe_dump(
         {"blocks": [_from(here, store.resolve()) for store in stores]}, sort_keys=False
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        partial.write_text(text)
+
+
+def run_stores(path: Path) -> list[Path]:
+    """Return the run store at `path`, or those of the folder of a run in blocks, in its order.
+
+    Raises
+    ------
+    StoreError
+        There is neither.
+    """
+    if (path / "zarr.json").is_file():
+        return [path]
+    listed = read_index(path / INDEX) if (path / INDEX).is_file() else sorted(path.glob("*.zarr"))
+    stores = [store for store in listed if (store / "zarr.json").is_file()]
+    if not stores:
+        msg = f"no run store at {path}, and no folder of run stores"
+        raise StoreError(msg)
+    return stores
 
 
 def exposures_of(store: Path) -> list[str]:

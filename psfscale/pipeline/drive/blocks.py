@@ -12,16 +12,22 @@ from dataclasses import dataclass, replace
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from psfscale.errors import ExitCode, HeldError, StoreError
+from psfscale.errors import ExitCode, HeldError
 from psfscale.pipeline.drive.launch import INTERRUPTED, progress_bar, run
 from psfscale.pipeline.drive.plan import plan_run
 from psfscale.pipeline.ledger.lease import LOOK_EVERY, read_holder
 from psfscale.processes import Interrupt
-from psfscale.store.index import is_index, list_stores, read_index, write_index
+from psfscale.store.index import (
+    INDEX,
+    is_index,
+    list_stores,
+    read_index,
+    run_stores,
+    write_index,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from psfscale.config import RunConfig
     from psfscale.pipeline.drive.launch import RunSummary
@@ -37,9 +43,6 @@ __all__ = [
     "run_stores",
     "write_index",
 ]
-
-INDEX = "index.yaml"
-"""In the folder of a run in blocks: its run stores in order, those not begun too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,24 +92,6 @@ def configs(config: RunConfig) -> dict[str, RunConfig]:
         )
         for block in read_index(config.survey)
     }
-
-
-def run_stores(path: Path) -> list[Path]:
-    """The run store at `path`, or those of the folder of a run in blocks, in its order.
-
-    Raises
-    ------
-    StoreError
-        There is neither.
-    """
-    if (path / "zarr.json").is_file():
-        return [path]
-    listed = read_index(path / INDEX) if (path / INDEX).is_file() else sorted(path.glob("*.zarr"))
-    found = [store for store in listed if (store / "zarr.json").is_file()]
-    if not found:
-        msg = f"no run store at {path}, and no folder of run stores"
-        raise StoreError(msg)
-    return found
 
 
 def plan_blocks(config: RunConfig, **again: bool) -> Iterator[tuple[str, Plan]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS, ConfigError, RunError
 from psfscale.mainguard import end_if_imported_again
+from psfscale.pipeline.drive.aggregates import write_aggregates
 from psfscale.pipeline.drive.cost import peak_memory
 from psfscale.pipeline.drive.driver import Driver
 from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
@@ -314,8 +315,6 @@ def _drive(driver: Driver, plan: Plan, context: RunContext, start: float) -> Non
             )
         )
     if not driver.stop():
-        from psfscale.pipeline.read.products import write_aggregates
-
         write_aggregates(context)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from psfscale.arrays import Role, UnitState
 from psfscale.errors import HOPELESS, LostLeaseError, PsfscaleError
 from psfscale.pipeline.drive.cost import Meter, device
+from psfscale.pipeline.drive.deadline import UnitOverdue, alarm
 from psfscale.pipeline.ledger.journal import note_end, note_start
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, Marker, read_marker, write_marker
@@ -277,8 +278,6 @@ def quarantine(task: Task, reason: Reason) -> Marker:
 
 def _main() -> None:
     """Run the task given as JSON; a crash leaves a native traceback on standard error."""
-    from psfscale.pipeline.workers.executor import UnitOverdue, alarm
-
     if MEMORY_LIMIT in os.environ:
         limit = int(os.environ[MEMORY_LIMIT])
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -289,7 +288,7 @@ def _main() -> None:
     task = Task(**{**content, **lists})
     prepare(task)
     try:
-        with alarm(task):
+        with alarm(task.timeout):
             execute(task)
     except UnitOverdue:
         sys.exit(OVERDUE)

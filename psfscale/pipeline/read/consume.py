@@ -12,7 +12,6 @@ import xarray as xr
 from psfscale.arrays import FieldPoints, PixelGrid, Role, UnitState
 from psfscale.attributes import from_stored
 from psfscale.errors import InputError, StoreError
-from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.aggregation import read_aggregates
 from psfscale.pipeline.read.levels import Level, rows_of
 from psfscale.pipeline.runs.context import read_context
@@ -21,6 +20,7 @@ from psfscale.pipeline.stages.ccd import stored_model
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.stages.drawing import PREDICT_BLOCK
 from psfscale.pipeline.storage import values_of
+from psfscale.store.index import run_stores
 from psfscale.store.layout import open_root, open_tree
 from psfscale.store.stacked import stacked
 from psfscale.survey.instrument import GridLayout

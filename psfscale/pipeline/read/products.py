@@ -11,17 +11,16 @@ import xarray as xr
 
 from psfscale.errors import HeldError, InputError
 from psfscale.files import write_whole
-from psfscale.pipeline.drive.blocks import run_stores
+from psfscale.pipeline.drive.aggregates import write_aggregates
 from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.read.consume import Run
 from psfscale.pipeline.read.state_blocks import status_of
 from psfscale.pipeline.runs.context import read_context
-from psfscale.pipeline.stages.context import RunContext
-from psfscale.pipeline.storage import array_of
 from psfscale.pipeline.storage.session import Session
-from psfscale.store.layout import open_root, open_tree
+from psfscale.store.index import run_stores
+from psfscale.store.layout import open_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -105,20 +104,6 @@ def read_summary(path: Path) -> MetricsSummary:
         meanings={str(k): v.attrs["long_name"] for k, v in summary.items()},
         doubts=tuple(status_of(path).as_dict()["doubts"]),
     )
-
-
-def write_aggregates(context: RunContext) -> None:
-    """Write the metrics of every exposure and of the survey; the driver's alone."""
-    from psfscale.metrics import aggregate
-
-    tree, survey = open_tree(context.run), open_tree(context.config.survey)
-    groups = aggregate(
-        tree["stars"].to_dataset(), survey["stars"].to_dataset(), tree["ccds"].to_dataset()
-    )
-    root = open_root(context.run, mode="r+")
-    for group, arrays in groups.items():
-        for name, values in arrays.items():
-            array_of(root, f"{group}/{name}")[...] = values.values
 
 
 def metrics_of_stars(path: Path, table: Path) -> int:

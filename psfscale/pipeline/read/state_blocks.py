@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psfscale.pipeline.drive.blocks import INDEX, run_stores
 from psfscale.pipeline.read.cost import HostCost, StageCost, added
 from psfscale.pipeline.read.state import Pace, RunStatus, status
-from psfscale.store.index import read_index
+from psfscale.store.index import INDEX, read_index, run_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

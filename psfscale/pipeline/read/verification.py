@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.errors import StoreError
+from psfscale.pipeline.drive.aggregates import write_aggregates
 from psfscale.pipeline.drive.plan import downstream
 from psfscale.pipeline.ledger.books import Books, read_known, stages_in
 from psfscale.pipeline.ledger.files import PARTIAL
@@ -22,7 +23,6 @@ from psfscale.pipeline.ledger.marker import (
 )
 from psfscale.pipeline.read.aggregation import GROUP, aggregate_stores
 from psfscale.pipeline.read.damage import Damage, Repair, Verification
-from psfscale.pipeline.read.products import write_aggregates
 from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.stages.declared import STAGE_NAMES
 from psfscale.pipeline.storage import array_of, values_of

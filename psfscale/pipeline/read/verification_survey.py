@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.errors import StoreError
-from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.read.damage import Damage, Verification
 from psfscale.pipeline.read.verification import look, verify
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import NEVER_FILL
+from psfscale.store.index import run_stores
 from psfscale.store.ingest.state import locked, write_owed
 from psfscale.store.layout import consolidated, open_root
 from psfscale.store.objects import StoredArray, digest_of

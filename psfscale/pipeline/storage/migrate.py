@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from psfscale.pipeline.drive.blocks import run_stores
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.store.index import is_index, read_index
+from psfscale.store.index import is_index, read_index, run_stores
 from psfscale.store.ingest.state import locked
 from psfscale.store.layout import attributes_of, open_root
 from psfscale.store.migration import migrate_store

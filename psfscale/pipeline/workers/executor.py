@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS
+from psfscale.pipeline.drive.deadline import UnitOverdue, alarm
 from psfscale.pipeline.drive.unit import (
     Task,
     execute,
@@ -28,25 +25,16 @@ from psfscale.pipeline.stages.declared import NEEDS
 from psfscale.pipeline.stages.mapping import Reason, UnitInterrupted, explain
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from psfscale.pipeline.ledger.marker import Key, Marker
 
 Parcel = tuple[Task, ...]
 """Units run one after the other by one worker, each after those it needs."""
 Advance = Callable[[Task, int], None]
 """Takes a unit that runs, and the number of CCDs that it has gone over."""
-_STDERR = 2
-HARD_END = 60.0
-"""Seconds beyond its time after which a unit that cannot be interrupted ends its process."""
 
 
 class ExecutorLostError(Exception):
     """The executor can run nothing more; a new one may."""
-
-
-class UnitOverdue(BaseException):
-    """A unit takes longer than it may."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +107,7 @@ class SerialExecutor:
         ended: list[Outcome] = []
         try:
             parcel = self._parcels.popleft()
-            for outcome in run_parcel(parcel, guard=alarm, stop=self._stop, advance=self._advance):
+            for outcome in run_parcel(parcel, guard=_alarm, stop=self._stop, advance=self._advance):
                 ended.append(outcome)  # noqa: PERF402 (what ended before an interruption is kept)
         except UnitInterrupted:
             pass
@@ -127,6 +115,10 @@ class SerialExecutor:
 
     def close(self, *, kill: bool) -> None:
         """Nothing is left running."""
+
+
+def _alarm(task: Task) -> AbstractContextManager[None]:
+    return alarm(task.timeout)
 
 
 def run_parcel(
@@ -201,27 +193,3 @@ def summary(marker: Marker) -> dict[str, Any]:
         "peak_memory": marker.cost.peak_memory,
         "host": marker.host,
     }
-
-
-def alarm(task: Task) -> AbstractContextManager[None]:
-    """Interrupts a unit in the main thread when its time is over."""
-    if task.timeout is None or threading.current_thread() is not threading.main_thread():
-        return nullcontext()
-    return _alarmed(task.timeout)
-
-
-@contextmanager
-def _alarmed(seconds: float) -> Iterator[None]:
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise UnitOverdue
-
-    handler, start = signal.signal(signal.SIGALRM, end), time.monotonic()
-    waiting, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + HARD_END, exit=True, file=_STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        left = waiting and max(waiting - (time.monotonic() - start), 1e-3)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, left, interval)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-import psfscale
 from psfscale.errors import ConfigError
 from psfscale.yamlfile import read_yaml
 
@@ -142,7 +141,7 @@ def load_profile(name_or_path: str | Path, *, workers: int | None = None) -> Clu
 def _read(name: str) -> ClusterProfile:
     if Path(name).suffix in (".yaml", ".yml"):
         return _relative(read_yaml(Path(name), _ProfileFile).root, Path(name).resolve().parent)
-    folders = (Path("deploy"), Path(psfscale.__file__).parents[1] / "deploy")
+    folders = (Path("deploy"), Path(__file__).parents[3] / "deploy")
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return _read(str(folder / f"{name}.yaml"))
