@@ -76,7 +76,7 @@ def parity(data: Path, peer: Path | None) -> None:
         if peer is not None:
             with np.load(peer / f"peer_{mode}.npz") as file:
                 answer = file["primal"]
-            distance = np.linalg.norm(found.image.numpy() - answer) / np.linalg.norm(answer)
+            distance = np.linalg.norm(found.image - answer) / np.linalg.norm(answer)
             gap = f"relative difference {distance:.1e}, "
         print(f"parity {mode}: {gap}iterations {n}, {seconds:.2f} CPU s", flush=True)
 
@@ -118,11 +118,9 @@ def modes(data: Path, levels: list[int], names: list[str], n: int) -> None:
             start = time.process_time()
             found = psfscale.deconvolve(images, psfs, mode=name)
             seconds = time.process_time() - start
-            done = float(found.converged.double().mean())
-            tail = (
-                f"converged {done:.2f}, chi² {float(found.chi2.median()):.3f}, {seconds:.1f} CPU s"
-            )
-            line(f"{level:3d} {name}", found.image.numpy(), truth, tail)
+            done = found.converged.mean()
+            tail = f"converged {done:.2f}, chi² {np.median(found.chi2):.3f}, {seconds:.1f} CPU s"
+            line(f"{level:3d} {name}", found.image, truth, tail)
 
 
 def mixed(data: Path, names: list[str], levels: list[int], options: dict[str, object]) -> None:
@@ -133,11 +131,11 @@ def mixed(data: Path, names: list[str], levels: list[int], options: dict[str, ob
     truth = held["truth"].astype(np.float64)
     for name in names:
         chosen = {"mode": name, **(options if name == "learnt" else {})}
-        together = psfscale.deconvolve(held["images"], held["psfs"], **chosen).image.numpy()
+        together = psfscale.deconvolve(held["images"], held["psfs"], **chosen).image
         for level in levels:
             group = held["snr"] == level
             images = (held["clean"] + uniform[level] * noise).astype(np.float32)
-            alone = psfscale.deconvolve(images, held["psfs"], **chosen).image.numpy()
+            alone = psfscale.deconvolve(images, held["psfs"], **chosen).image
             tail = f"n = {group.sum()}"
             line(f"{level:3d} {name}, mixed", together[group], truth[group], tail)
             line(f"{level:3d} {name}, one noise", alone[group], truth[group], tail)
@@ -154,8 +152,8 @@ def simulation(seed: int, levels: list[int], names: list[str], n: int) -> None:
             start = time.process_time()
             found = psfscale.deconvolve(images, galaxies.psfs, mode=name, sigma=float(sigma))
             seconds = time.process_time() - start
-            tail = f"converged {float(found.converged.double().mean()):.2f}, {seconds:.1f} CPU s"
-            line(f"{level:3d} {name}", found.image.numpy(), galaxies.truth, tail)
+            tail = f"converged {found.converged.mean():.2f}, {seconds:.1f} CPU s"
+            line(f"{level:3d} {name}", found.image, galaxies.truth, tail)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def restored(mode, images, psfs, sigma):
         found = deconvolve(images, psfs, sigma=sigma, fast=mode == "fast")
     else:
         found = psfscale.deconvolve(images, psfs, sigma=sigma, mode=mode)
-    return found.image.numpy(), None if found.error is None else found.error.numpy()
+    return found.image, found.error
 
 
 def flux_error(found, truth):

@@ -120,7 +120,7 @@ def row_accuracy(galaxies, settings):
         start = time.process_time()
         found = deconvolve(images, galaxies.psfs, sigma=sigma, settings=settings)
         seconds = time.process_time() - start
-        image = found.image.numpy()
+        image = found.image
         name = "fast  " if settings.fast else "learnt"
         print(f"{level:3d} {name}  ", scores(image, galaxies.truth), f"{seconds:6.1f}", flush=True)
         kinds = [pixel_error(image, galaxies.truth)[galaxies.kind == k] for k in range(3)]
@@ -131,13 +131,13 @@ def row_mixed(galaxies):
     level = np.random.default_rng(1).choice(LEVELS, len(galaxies.truth))
     sigma = np.median(galaxies.clean.std((1, 2))) / level
     images = (galaxies.clean + sigma[:, None, None] * galaxies.noise).astype(np.float32)
-    found = deconvolve(images, galaxies.psfs, sigma=sigma.astype(np.float32)).image.numpy()
+    found = deconvolve(images, galaxies.psfs, sigma=sigma.astype(np.float32)).image
     print("\nmixed: pixel error and e5 of each group, in the mixed stack / in a stack of its S/N")
     light = window(images.shape[1:])
     for one in LEVELS:
         own = level == one
         plain, noise = galaxies.at_snr(one)
-        alone = deconvolve(plain, galaxies.psfs, sigma=noise).image.numpy()
+        alone = deconvolve(plain, galaxies.psfs, sigma=noise).image
         columns = []
         for x in (found, alone):
             gap = ellipticity(x[own] * light) - ellipticity(galaxies.truth[own] * light)

@@ -43,7 +43,7 @@ def added(n, seed):
                     found = deconvolve(
                         images + level / pixels, galaxies.psfs, sigma=sigma, fast=fast, sky=sky
                     )
-                    off = found.image.sum((1, 2)).numpy() / flux - 1
+                    off = found.flux / flux - 1
                     if sky:
                         told += f"  {found.profile.prior.sky_mean * pixels:5.3f}"
                     told += f"  {np.median(off):7.4f} ± {off.std() / np.sqrt(n):.4f}"

@@ -122,15 +122,15 @@ def main() -> None:
             sprite = SPRITE(upsampling=case.upsampling, band_limit=limit, **options)
             result = sprite.fit(images.astype(np.float32))
             seconds = (time.process_time() - start) / len(truth)
-            error = aligned_errors(result.psf.double().numpy(), fine)
-            found = torch.stack([result.shift_y, result.shift_x], -1).numpy() - shifts
+            error = aligned_errors(result.psf.astype(np.float64), fine)
+            found = np.stack([result.shift_y, result.shift_x], -1) - shifts
             found -= found.mean(1, keepdims=True)
             print(
                 f"{case.upsampling} {case.exposures:2d} {case.snr:4.0f} | "
                 f"{'known ' if limit else 'unknown'[:6]} | {error.mean():.4f} ± "
                 f"{error.std() / np.sqrt(len(error)):.4f}   {error.max():.4f} | "
                 f"{case.goal:.3f} {case.reference:12s} | {np.sqrt((found**2).mean()):.4f}    "
-                f" {float(result.chi2.mean()):.3f}   {float(result.converged.double().mean()):.2f}"
+                f" {result.chi2.mean():.3f}   {result.converged.mean():.2f}"
                 f"      | {seconds:.3f}",
                 flush=True,
             )

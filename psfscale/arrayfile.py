@@ -9,7 +9,7 @@ import numpy as np
 from psfscale.errors import InputError
 from psfscale.files import require_file, require_place, write_whole
 
-__all__ = ["read_array", "write_array"]
+__all__ = ["dump_array", "read_array", "write_array"]
 
 
 def read_array(path: Path | str) -> np.ndarray:
@@ -52,8 +52,14 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
     """
     path = Path(path)
     require_place(path, suffixes=(".npy", ".fits"))
-    with write_whole(path) as partial, partial.open("wb") as file:
-        if path.suffix == ".npy":
+    with write_whole(path) as partial:
+        dump_array(partial, array, path.suffix)
+
+
+def dump_array(path: Path, array: np.ndarray, suffix: str) -> None:
+    """Write an array to a file of any name, in the format of a suffix: ``.npy`` or ``.fits``."""
+    with path.open("wb") as file:
+        if suffix == ".npy":
             np.save(file, array)
         else:
             from astropy.io import fits

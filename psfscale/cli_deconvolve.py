@@ -126,11 +126,19 @@ Psfs = Annotated[
     Path, typer.Option("-p", "--psf", "--psf_file", help="PSFs, one a galaxy or one for all")
 ]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="writes OUTPUT_primal, _dual, _psf")
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help=".npz, .fits or .zarr: one file with all; else OUTPUT_primal, _error, _flux, _chi2, "
+        "_flags, _dual, _psf [INPUT_MODE]",
+    ),
 ]
 OutputFormat = Annotated[
-    Literal["npy", "fits"], typer.Option("--output_format", help="of the output")
+    Literal["npy", "fits"] | None,
+    typer.Option("--output_format", help="of OUTPUT_primal and the others [npy]"),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="print nothing")]
 CurrentRes = Annotated[
     Path | None, typer.Option("-k", "--current_res", help="earlier _primal to start from")
@@ -214,7 +222,8 @@ def deconvolve(
     images: Images,
     psfs: Psfs,
     output: Output = None,
-    output_format: OutputFormat = "npy",
+    output_format: OutputFormat = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     current_res: CurrentRes = None,
     weight: Weight = None,
@@ -256,7 +265,14 @@ def deconvolve(
     settings = _settings(given)
     files = DeconvolutionFiles(**{name: given[name] for name in FILES})
     start = process_time()
-    done = deconvolve_files(files, settings, random_seed=random_seed, kernel=kernel, metric=metric)
+    done = deconvolve_files(
+        files,
+        settings,
+        random_seed=random_seed,
+        kernel=kernel,
+        metric=metric,
+        overwrite=overwrite,
+    )
     if not quiet:
         _report(done, settings.mode, process_time() - start)
 
@@ -290,6 +306,8 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(done: Deconvolved, mode: str, seconds: float) -> None:
+    import numpy as np
+
     found = done.restoration
     steps = ""
     if found.convergence:
@@ -298,7 +316,7 @@ def _report(done: Deconvolved, mode: str, seconds: float) -> None:
     typer.echo(
         f"mode {mode}: {len(found)} galaxies, {steps}"
         f"{int(found.converged.sum())} galaxies converged, "
-        f"chi² {float(found.chi2.median()):.3f} a pixel, {seconds:.1f} CPU s"
+        f"chi² {float(np.median(found.chi2)):.3f} a pixel, {seconds:.1f} CPU s"
     )
     if done.score is not None:
         typer.echo(f"galaxies: {done.score}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import TYPE_CHECKING
 from psfscale.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "named",
+    "require_apart",
     "require_file",
     "require_folder",
     "require_new",
     "require_place",
     "require_room",
     "write_whole",
+    "write_whole_folder",
 ]
 
 
@@ -70,6 +73,51 @@ def write_whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_whole_folder(path: Path) -> Iterator[Path]:
+    """Give a path to make a folder at; it takes the place of `path` when all is written.
+
+    After an error the old folder, or none, is at `path`. The target of a link is replaced, not the
+    link.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written; it is named in the error.
+    """
+    path = path.resolve()
+    partial, old = (
+        path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("partial", "old")
+    )
+    try:
+        with named(path):
+            yield partial
+            if path.exists():
+                path.rename(old)  # quick, where removing takes its time
+            partial.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def require_apart(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse, before the work, an output that would replace an input.
+
+    Raises
+    ------
+    InputError
+        One path is both.
+    """
+    for path in inputs:
+        if path is not None and path.resolve() == output.resolve():
+            msg = f"{output} is an input: writing would replace it, choose another output"
+            raise InputError(msg)
 
 
 def require_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from typer.testing import CliRunner
 
@@ -66,6 +67,70 @@ def test_command__writes_what_python_returns(field):
     assert not Path("out_psf.npy").exists()
 
 
+def contents(path):
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return dict(file)
+    if path.suffix == ".zarr":
+        with xr.open_zarr(path, consolidated=False) as group:
+            return {name: array.values for name, array in group.variables.items()}
+    with fits.open(path) as hdus:
+        arrays = {hdu.name.lower(): hdu.data for hdu in hdus if hdu.is_image}
+        table = hdus["OBJECTS"].data
+        return {"primal": arrays.pop("primary"), **arrays, **{n: table[n] for n in table.names}}
+
+
+def test_command__writes_all_that_is_known_in_files_or_in_one(field):
+    found = psfscale.deconvolve(field.images, field.psfs)
+    names = ("image", "error", "flux", "chi2", "flags")
+    expected = {name: getattr(found, name) for name in names}
+    expected["primal"] = expected.pop("image")
+    code, out = call(*RUN[:4], "-o", "out.npy")
+    assert code == 0, out
+    parts = {path.stem[4:]: np.load(path) for path in Path().glob("out_*.npy")}
+    for name in ("out.npz", "out.fits", "out.zarr"):
+        code, out = call(*RUN[:4], "-o", name)
+        assert code == 0, out
+        assert f"written: {name}" in out
+        assert contents(Path(name)).keys() == expected.keys()
+    for arrays in (parts, *(contents(Path(f"out.{end}")) for end in ("npz", "fits", "zarr"))):
+        assert arrays.keys() == expected.keys()
+        for key, values in expected.items():
+            np.testing.assert_allclose(arrays[key], values, rtol=1e-6, atol=1e-12)
+
+
+def test_command__without_an_output_takes_the_published_name(field):
+    code, out = call(*RUN)
+    assert code == 0, out
+    assert {path.name for path in Path().glob("stack_*")} == {
+        f"stack_lowr_{name}.npy" for name in ("primal", "dual", "flux", "chi2", "flags")
+    }
+
+
+def test_command__leaves_nothing_of_an_earlier_result(field):
+    assert call(*RUN, "-o", "out", "--mode", "sparse")[0] == 0
+    np.save("out_other.npy", [1])
+    Path("out_dual.fits").touch()
+    before = {path: path.stat().st_mtime_ns for path in Path().iterdir()}
+    code, out = call(*RUN, "-o", "out", "--mode", "grad")
+    assert code == 2
+    assert "out_primal.npy" in out
+    assert "--overwrite" in out
+    assert {path: path.stat().st_mtime_ns for path in Path().iterdir()} == before
+    assert call(*RUN, "-o", "out", "--mode", "grad", "--overwrite")[0] == 0
+    names = ("primal", "flux", "chi2", "flags", "other")
+    assert {path.name for path in Path().glob("out*")} == {f"out_{name}.npy" for name in names}
+
+
+def test_command__never_replaces_its_input(field):
+    fits.PrimaryHDU(field.images).writeto("stack.fits")
+    np.save("out_primal.npy", field.images)
+    for words in (["-i", "stack.fits", "-o", "stack.fits"], ["-i", "out_primal.npy", "-o", "out"]):
+        code, out = call(*words, "-p", "psfs.npy", "--overwrite")
+        assert code == 2
+        assert "is an input" in out
+
+
 def test_command__reads_and_writes_fits(field):
     fits.PrimaryHDU(field.images).writeto("stack.fits")
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(field.psfs)]).writeto("psfs.fits")
@@ -108,7 +173,7 @@ def test_command__takes_an_ini_file(field):
 
 def test_command__takes_bare_and_given_steps(field):
     for steps in (["--condat_sigma", "--condat_tau"], ["--condat_sigma", 0.4, "--condat_tau", 0.6]):
-        code, out = call(*RUN, *steps, "--relax", 0.8, "--no_plots")
+        code, out = call(*RUN, *steps, "--relax", 0.8, "--no_plots", "--overwrite")
         assert code == 0, out
 
 
@@ -120,7 +185,7 @@ def test_command__measures_against_the_truth(field):
     words = [*RUN, "--noise_est", field.sigma, "--kernel", 4, "--metric", "mean"]
     code, known = call(*words, "-c", "truth.npy")
     assert code == 0, known
-    code, seeded = call(*words, "-c", "catalogue.npy", "-r", 4)
+    code, seeded = call(*words, "-c", "catalogue.npy", "-r", 4, "-o", "seeded")
     assert code == 0, seeded
     line = next(text for text in known.splitlines() if text.startswith("galaxies: pixel error"))
     assert line in seeded
@@ -154,6 +219,10 @@ def test_command__takes_one_galaxy_and_one_psf(field):
         (["--parity", "--mode", "all"], "cannot run it"),
         (["--mode", "grad", "--no_grad"], "nothing to solve"),
         (["-c", "psfs.npy", "-r", "1", "-i", "short.npy"], "psfs have shape"),
+        (["-k", "short.npy", "--mode", "grad"], "current_res has the images' shape"),
+        (["--true_psf", "none.npy"], "no such file: none.npy"),
+        (["-o", ""], "is no name of a file"),
+        (["-o", "out.fits", "--output_format", "npy"], "contradict each other"),
         (["-c", "short.npy"], "holds galaxies of shape (3, 21, 21)"),
         (["-o", "none/out"], "out_primal.npy cannot be written, there is no such folder"),
         (["-p", "twice.npy"], "PSFs do not sum to 1"),
@@ -216,7 +285,7 @@ def test_command__learns_its_prior(field):
     code, out = call(*RUN[:4], "-o", "out", "-c", "truth.npy")
     assert code == 0, out
     assert "8 galaxies, 8 galaxies converged" in out
-    expected = psfscale.deconvolve(field.images, field.psfs).image.numpy()
+    expected = psfscale.deconvolve(field.images, field.psfs).image
     np.testing.assert_allclose(np.load("out_primal.npy"), expected)
     code, out = call(*RUN, "-o", "out", "--mode", "learnt")
     assert code == 2

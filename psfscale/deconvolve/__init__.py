@@ -20,7 +20,7 @@ __all__ = ["DeconvolutionSettings"]
 
 
 class _Room(ModuleType):
-    def __call__(self, images: Any, psfs: Any, **options: Any) -> Restoration:
+    def __call__(self, images: Any, psfs: Any, **options: Any) -> Restoration[Any]:
         """Restore a stack of galaxies; see `psfscale.deconvolve.restore.deconvolve`."""
         from psfscale.deconvolve.restore import deconvolve
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -52,6 +52,16 @@ BLOCK = 128
 """Galaxies solved together where each has its own problem."""
 
 
+@overload
+def deconvolve(images: Tensor, psfs: ArrayLike | Tensor, **options: Any) -> Restoration[Tensor]: ...
+
+
+@overload
+def deconvolve(
+    images: ArrayLike, psfs: ArrayLike | Tensor, **options: Any
+) -> Restoration[np.ndarray]: ...
+
+
 def deconvolve(
     images: ArrayLike | Tensor,
     psfs: ArrayLike | Tensor,
@@ -63,8 +73,10 @@ def deconvolve(
     prior: GalaxyPrior | None = None,
     settings: DeconvolutionSettings | None = None,
     **options: Any,
-) -> Restoration:
+) -> Restoration[Any]:
     """Restore a stack of galaxies, each seen through its own PSF.
+
+    The result holds tensors where `images` is a tensor, on its device, and NumPy arrays else.
 
     Parameters
     ----------
@@ -92,7 +104,7 @@ def deconvolve(
     >>> import numpy as np
     >>> psf = np.full((3, 3), 1 / 9)
     >>> deconvolve(np.eye(9)[None], psf, mode="grad", sigma=0.1).image.shape
-    torch.Size([1, 9, 9])
+    (1, 9, 9)
     """
     chosen = _settings(settings, options)
     if chosen.noise_est is not None:
@@ -112,7 +124,8 @@ def deconvolve(
     stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask, unit=unit)
     start = None if current_res is None else _start(current_res, stack, unit)
     prior = None if prior is None else prior.times(1 / unit)
-    return restore(stack, settings=chosen, start=start, prior=prior).times(unit)
+    found = restore(stack, settings=chosen, start=start, prior=prior).times(unit)
+    return found if isinstance(images, torch.Tensor) else found.numpy()
 
 
 def _start(
@@ -134,7 +147,7 @@ def restore(
     settings: DeconvolutionSettings,
     start: Float[Tensor, "object y x"] | None = None,
     prior: GalaxyPrior | None = None,
-) -> Restoration:
+) -> Restoration[Tensor]:
     """Restore a checked stack; galaxies without a joint prior are taken a block at a time.
 
     Parameters
@@ -174,7 +187,7 @@ def _learnt(
     settings: DeconvolutionSettings,
     start: Tensor | None,
     prior: GalaxyPrior | None,
-) -> Restoration:
+) -> Restoration[Tensor]:
     if start is not None:
         msg = "mode learnt finds its own start: leave current_res out, or name another mode"
         raise ConfigError(msg)
@@ -220,7 +233,7 @@ class _Block:
         if not settings.parity and not stack.uniform:
             self.weight = stack.weight * stack.sigma.square()[:, None, None]
 
-    def restored(self, start: Tensor | None) -> Restoration:
+    def restored(self, start: Tensor | None) -> Restoration[Tensor]:
         """The solution, back in the images' unit."""
         scale = self.scale[:, None, None]
         data = self._data()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import torch
 
 from psfscale.arrays import ObjectFlag
 from psfscale.errors import InputError
 from psfscale.kernels.noise import stamp_noise
-from psfscale.kernels.user_tensors import finite_tensor, read_tensor
+from psfscale.kernels.user_tensors import Array, array_fields, finite_tensor, read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Float, Int
+    import numpy as np
+    from jaxtyping import Bool, Float
     from numpy.typing import ArrayLike
     from torch import Tensor
 
@@ -88,8 +89,8 @@ class GalaxyStack:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Restoration:
-    """Restored galaxies and what is known of each.
+class Restoration(Generic[Array]):
+    """Restored galaxies and what is known of each, in tensors or in NumPy arrays.
 
     Attributes
     ----------
@@ -104,13 +105,13 @@ class Restoration:
     convergence : why the solver stopped, last pass last
     """
 
-    image: Float[Tensor, "object y x"]
-    flags: Int[Tensor, " object"]
-    sigma: Float[Tensor, " object"]
-    chi2: Float[Tensor, " object"]
-    error: Float[Tensor, "object y x"] | None = None
-    dual: tuple[Tensor, ...] = ()
-    psf: Float[Tensor, "object ky kx"] | None = None
+    image: Array
+    flags: Array
+    sigma: Array
+    chi2: Array
+    error: Array | None = None
+    dual: tuple[Array, ...] = ()
+    psf: Array | None = None
     cost: tuple[float, ...] = ()
     convergence: tuple[Ending, ...] = ()
 
@@ -118,9 +119,20 @@ class Restoration:
         return len(self.image)
 
     @property
-    def converged(self) -> Bool[Tensor, " object"]:
-        """Galaxies whose solution reached its tolerance."""
-        return (self.flags & ObjectFlag.NOT_CONVERGED) == 0
+    def converged(self) -> Array:
+        """(object,) whether the solution of a galaxy reached its tolerance."""
+        found: Array = (self.flags & int(ObjectFlag.NOT_CONVERGED)) == 0
+        return found
+
+    @property
+    def flux(self) -> Array:
+        """(object,) sums of the restored images [as the input]."""
+        total: Array = self.image.sum((1, 2))
+        return total
+
+    def numpy(self) -> Restoration[np.ndarray]:
+        """Return the same in NumPy arrays."""
+        return Restoration(**array_fields(self))
 
     def times(self, unit: float) -> Self:
         """The same in a flux unit `unit` times smaller: fluxes are multiplied by it."""
@@ -194,7 +206,7 @@ def galaxy_stack(
     return GalaxyStack(image=image, weight=inverse_variance, psf=psf)
 
 
-def join(parts: Sequence[Restoration]) -> Restoration:
+def join(parts: Sequence[Restoration[Tensor]]) -> Restoration[Tensor]:
     """Restorations of parts of a stack as one, in their order."""
     first = parts[0]
     whole: dict[str, Any] = {}

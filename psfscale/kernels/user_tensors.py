@@ -1,9 +1,11 @@
-"""The door for users' arrays into torch: tensors stay on their device, all else is copied."""
+"""The door for users' arrays into torch and out of it: tensors stay where they are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from psfscale.errors import InputError
@@ -12,7 +14,10 @@ from psfscale.user_arrays import finite_numbers, flux_unit, read_numbers
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["finite_tensor", "read_tensor", "unit_of_images"]
+__all__ = ["Array", "array_fields", "finite_tensor", "read_tensor", "unit_of_images"]
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
+"""The arrays of a result: tensors of a user's tensors, NumPy arrays of all else."""
 
 
 def read_tensor(values: Any, name: str, *, unit: Any = None) -> tuple[Tensor, Tensor | None]:
@@ -59,6 +64,24 @@ def finite_tensor(values: Any, name: str, *, unit: Any = None) -> Tensor:
         msg = f"{name} must be finite: {n} of {tensor.numel()} values are NaN or infinite"
         raise InputError(msg)
     return tensor
+
+
+def array_fields(record: Any, *, of: type | None = None) -> dict[str, Any]:
+    """Return what a dataclass holds by name, tensors as NumPy arrays.
+
+    Parameters
+    ----------
+    record : any dataclass
+    of : dataclass whose fields are taken from `record`; its own where None
+    """
+    names = (field.name for field in fields(of or record))
+    return {name: _array(getattr(record, name)) for name in names}
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_array, value))
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def unit_of_images(values: Any) -> float:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from math import prod
@@ -14,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psfscale.errors import StoreError
-from psfscale.files import named, require_new
+from psfscale.files import require_new, write_whole_folder
 from psfscale.store.layout import attributes_of, create_store, open_root
 from psfscale.store.schema import ArraySpec
 from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def run_specs(
@@ -123,7 +120,8 @@ def save_model(
         "hull": None if hull is None else np.asarray(hull, np.float64).tolist(),
         "history": [asdict(phase) for phase in getattr(model, "history", ())],
     }
-    with _whole_store(path, overwrite=overwrite) as partial:
+    require_model_place(path, overwrite=overwrite)
+    with write_whole_folder(path) as partial:
         root = create_store(partial, specs, sizes=sizes, attributes=attributes)
         for name, values in state.items():
             root[name][...] = values  # type: ignore[index]
@@ -150,21 +148,6 @@ def _is_model(path: Path) -> bool:
         return attributes_of(open_root(path)).get("kind") == "model"
     except StoreError:
         return False
-
-
-@contextmanager
-def _whole_store(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a path to make a store at, which takes the place of `path` when it is whole."""
-    require_model_place(path, overwrite=overwrite)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with named(path):
-            yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def hull_of(path: Path | str) -> np.ndarray | None:

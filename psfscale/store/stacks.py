@@ -13,24 +13,25 @@ rest is the table ``OBJECTS``; npy holds the PSFs alone.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.stats import mad_std
 
+from psfscale.arrayfile import write_array
 from psfscale.arrays import FieldPoints, StarBatch
 from psfscale.errors import InputError
-from psfscale.files import write_whole
 from psfscale.npzfile import read_npz
+from psfscale.store.groups import GROUP_FORMATS, write_group
 from psfscale.user_arrays import read_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-PSF_FORMATS = (".npz", ".npy", ".fits", ".zarr")
+PSF_FORMATS = (*GROUP_FORMATS, ".npy")
 """Endings of a file of PSFs; each is a format."""
+PSF_KIND = "PSFs"
 
 
 def read_stars(path: Path | str) -> StarBatch:
@@ -95,46 +96,18 @@ def write_psfs(
     extrapolated: Bool[np.ndarray, " object"],
 ) -> None:
     """Write PSFs and their positions, whole or not at all, in the format of the path's ending."""
-    path = Path(path)
-    table = {"x": at.x, "y": at.y, "extrapolated": np.asarray(extrapolated, dtype=bool)}
-    if path.suffix == ".zarr":
-        _write_zarr(path, psf, table)
-        return
-    with write_whole(path) as partial, partial.open("wb") as file:
-        if path.suffix == ".npz":
-            np.savez(file, allow_pickle=False, psf=psf, **table)
-        elif path.suffix == ".npy":
-            np.save(file, psf)
-        else:
-            _write_fits(file, psf, table)
-
-
-def _write_fits(file: Any, psf: np.ndarray, table: dict[str, np.ndarray]) -> None:
-    from astropy.io import fits
-    from astropy.table import Table
-
-    objects = fits.BinTableHDU(Table(table), name="OBJECTS")
-    fits.HDUList([fits.PrimaryHDU(psf), objects]).writeto(file)
-
-
-def _write_zarr(path: Path, psf: np.ndarray, table: dict[str, np.ndarray]) -> None:
-    """Write a zarr group that xarray opens; one that is there is replaced."""
     import xarray as xr
 
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    dims = ("object", "psf_y", "psf_x")
+    path = Path(path)
+    if path.suffix == ".npy":
+        write_array(path, psf)
+        return
+    beyond = np.asarray(extrapolated, dtype=bool)
     group = xr.Dataset(
-        {"psf": (dims, psf), "extrapolated": ("object", table["extrapolated"])},
-        coords={name: ("object", table[name], {"units": "pixel"}) for name in ("x", "y")},
+        {"psf": (("object", "psf_y", "psf_x"), psf), "extrapolated": ("object", beyond)},
+        coords={name: ("object", getattr(at, name), {"units": "pixel"}) for name in ("x", "y")},
     )
-    try:
-        group.to_zarr(partial, zarr_format=3, consolidated=False)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    write_group(path, group, image="psf", kind=PSF_KIND)
 
 
 def border_sigma(image: Float[np.ndarray, "star y x"]) -> Float[np.ndarray, " star"]:

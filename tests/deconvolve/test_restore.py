@@ -34,14 +34,12 @@ def test_deconvolve__every_combination_runs_or_is_refused(mode, optimiser, gradi
         return
     found = deconvolve(field.images, field.psfs, sigma=field.sigma, **options)
     assert found.image.shape == field.images.shape
-    assert bool(torch.isfinite(found.image).all())
+    assert np.isfinite(found.image).all()
     assert bool((found.image >= -1e-12).all())
-    assert bool(torch.isfinite(found.chi2).all())
+    assert np.isfinite(found.chi2).all()
     assert (found.psf is not None) == (gradient == "psf_unknown")
     if found.psf is not None:
-        torch.testing.assert_close(
-            found.psf.sum((1, 2)), torch.ones(len(found.psf), dtype=torch.float64)
-        )
+        np.testing.assert_allclose(found.psf.sum((1, 2)), 1, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +67,7 @@ def test_deconvolve__restores_galaxies_in_every_manner(options):
     after = np.median(pixel_error(found.image, field.truth))
     # n = 24, seed 3: what is seen is off by 0.08; the worst manner, without positivity, by 0.056
     assert after < 0.75 * before
-    assert float(found.chi2.median()) == pytest.approx(1, abs=0.25)
+    assert np.median(found.chi2) == pytest.approx(1, abs=0.25)
 
 
 def test_deconvolve__is_the_identity_without_blur_and_noise():
@@ -128,8 +126,8 @@ def test_deconvolve__soft_low_rank_optimisers_agree_at_convergence():
     ]
     for answer in answers[1:]:
         assert answer.cost[-1] == pytest.approx(answers[0].cost[-1], rel=1e-3)
-        gap = (answer.image - answers[0].image).norm() / answers[0].image.norm()
-        assert float(gap) < 0.02
+        gap = np.linalg.norm(answer.image - answers[0].image) / np.linalg.norm(answers[0].image)
+        assert gap < 0.02
 
 
 @pytest.mark.parametrize("mode", ["sparse", "grad"])
@@ -140,7 +138,7 @@ def test_deconvolve__galaxies_without_a_joint_prior_do_not_see_each_other(mode):
     few = deconvolve(
         field.images[[4, 1]], field.psfs[[4, 1]], current_res=field.images[[4, 1]], **options
     )
-    torch.testing.assert_close(few.image, whole.image[[4, 1]], atol=1e-12, rtol=0)
+    np.testing.assert_allclose(few.image, whole.image[[4, 1]], atol=1e-12, rtol=0)
 
 
 def test_all__gains_on_sparsity_alone():
@@ -159,7 +157,7 @@ def test_deconvolve__low_rank_commutes_with_the_order_of_the_galaxies():
     options = {"mode": "lowr", "sigma": field.sigma, "n_iter": 40}
     there = deconvolve(field.images[order], field.psfs[order], **options)
     here = deconvolve(field.images, field.psfs, **options)
-    torch.testing.assert_close(there.image, here.image[order], atol=1e-10, rtol=0)
+    np.testing.assert_allclose(there.image, here.image[order], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -168,7 +166,7 @@ def test_deconvolve__scales_with_the_flux_unit(mode):
     options = {"mode": mode, "n_iter": 30}
     one = deconvolve(field.images, field.psfs, sigma=field.sigma, **options)
     many = deconvolve(1000 * field.images, field.psfs, sigma=1000 * field.sigma, **options)
-    torch.testing.assert_close(many.image, 1000 * one.image, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(many.image, 1000 * one.image, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -180,7 +178,7 @@ def test_deconvolve__leaves_masked_pixels_out_and_flags_them(mode):
     found = deconvolve(spoiled, field.psfs, mode=mode, sigma=field.sigma, mask=mask, n_iter=100)
     clean = deconvolve(field.images, field.psfs, mode=mode, sigma=field.sigma, n_iter=100)
     flagged = (found.flags & ObjectFlag.MASKED) != 0
-    assert torch.nonzero(flagged).flatten().tolist() == [2]
+    assert np.flatnonzero(flagged).tolist() == [2]
     error = [float(pixel_error(r.image, field.truth)[2]) for r in (found, clean)]
     assert error[0] < 3 * error[1] + 0.01
 
@@ -215,7 +213,7 @@ def test_deconvolve__starts_from_an_earlier_result():
     far = deconvolve(field.images, field.psfs, n_iter=600, **options)
     again = deconvolve(field.images, field.psfs, n_iter=5, current_res=far.image, **options)
     fresh = deconvolve(field.images, field.psfs, n_iter=5, **options)
-    gaps = [float((r.image - far.image).norm() / far.image.norm()) for r in (again, fresh)]
+    gaps = [np.linalg.norm(r.image - far.image) for r in (again, fresh)]
     assert gaps[0] < 0.1 * gaps[1]
     assert far.cost[-1] < again.cost[-1] < fresh.cost[-1]
 
@@ -233,7 +231,7 @@ def test_deconvolve__refined_psfs_restore_better_than_wrong_ones(fixed):
     kept = deconvolve(field.images, wrong, **options)
     assert refined.psf is not None
     assert refined.psf.shape == (1 if fixed else 8, 21, 21)
-    gap = [float(np.square(psf - field.psfs).sum()) for psf in (refined.psf.numpy(), wrong)]
+    gap = [float(np.square(psf - field.psfs).sum()) for psf in (refined.psf, wrong)]
     assert gap[0] < gap[1]
     error = [np.median(pixel_error(r.image, field.truth)) for r in (refined, kept)]
     assert error[0] < 0.8 * error[1]
@@ -247,7 +245,7 @@ def test_deconvolve__shape_constraint_brings_moments_back():
     options = {"mode": "sparse", "sigma": field.sigma, "n_iter": 500}
 
     def misfit(found):
-        residual = circular(found.image.numpy(), field.psfs) - field.images
+        residual = circular(found.image, field.psfs) - field.images
         return float((torch.from_numpy(residual).flatten(1) @ windows.T).square().mean())
 
     plain = deconvolve(field.images, field.psfs, **options)
@@ -255,10 +253,32 @@ def test_deconvolve__shape_constraint_brings_moments_back():
     assert misfit(held) < 0.7 * misfit(plain)
 
 
+@pytest.mark.parametrize("mode", ["learnt", "lowr"])
+def test_deconvolve__returns_arrays_of_arrays_and_tensors_of_tensors(mode):
+    field = scene(6)
+    arrays = deconvolve(field.images.tolist(), field.psfs, mode=mode)
+    tensors = deconvolve(torch.from_numpy(field.images), field.psfs, mode=mode)
+    pairs = [
+        (getattr(arrays, name), getattr(tensors, name))
+        for name in ("image", "flags", "sigma", "chi2", "flux", "converged")
+    ]
+    if mode == "learnt":
+        pairs += [(arrays.error, tensors.error), (arrays.clumpiness, tensors.clumpiness)]
+        pairs += [
+            (getattr(arrays.profile, name), getattr(tensors.profile, name))
+            for name in ("flux", "flux_error", "size", "ellipticity", "ellipticity_error")
+        ]
+    else:
+        pairs += [(arrays.dual[0], tensors.dual[0])]
+    for array, tensor in pairs:
+        assert (type(array), type(tensor)) == (np.ndarray, torch.Tensor)
+        np.testing.assert_allclose(array, tensor)
+
+
 def test_deconvolve__keeps_float32():
     field = scene(6, dtype=np.float32)
     found = deconvolve(field.images, field.psfs)
-    assert found.image.dtype == found.sigma.dtype == torch.float32
+    assert found.image.dtype == found.sigma.dtype == np.float32
 
 
 def test_deconvolve__means_it_where_it_says_converged():
@@ -266,10 +286,11 @@ def test_deconvolve__means_it_where_it_says_converged():
     options = {"mode": "sparse", "sigma": field.sigma, "n_reweights": 0}
     found = deconvolve(field.images, field.psfs, **options)
     far = deconvolve(field.images, field.psfs, n_iter=2000, convergence=1e-9, **options)
-    assert float(found.converged.double().mean()) > 0.5
-    gap = (found.image - far.image).flatten(1).norm(dim=1) / far.image.flatten(1).norm(dim=1)
+    assert found.converged.mean() > 0.5
+    gap = np.linalg.norm(found.image - far.image, axis=(1, 2))
+    gap /= np.linalg.norm(far.image, axis=(1, 2))
     # a squared distance of 1e-4 is the bound
-    assert float(gap[found.converged].median()) < 0.015
+    assert np.median(gap[found.converged]) < 0.015
 
 
 def test_deconvolve__gains_on_steps_that_are_the_same_for_all_detail():

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from psfscale.deconvolve.learnt.arrays import Profiles
 from psfscale.deconvolve.learnt.prior import Prior, ProfileSums
 from psfscale.deconvolve.learnt.profile import Layout, ProfileBasis
 from psfscale.deconvolve.learnt.sky import MISFIT, NO_SKY, level_moments
 from psfscale.deconvolve.learnt.trust import excess_of, trust_in
+from psfscale.kernels.user_tensors import array_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +106,10 @@ class ProfileFit:
         where = self.layout.ellipticity
         spread = self.covariance.diagonal(dim1=1, dim2=2)[:, where].sqrt()
         return 2 * spread
+
+    def numpy(self) -> Profiles:
+        """Return what describes the profiles in NumPy arrays."""
+        return Profiles(**array_fields(self, of=Profiles))
 
     def select(self, chosen: Tensor) -> ProfileFit:
         """The fits picked by indices."""

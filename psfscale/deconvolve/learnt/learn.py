@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
+    from psfscale.deconvolve.learnt.arrays import LearntArrays
     from psfscale.deconvolve.learnt.fit import ProfileFit
     from psfscale.deconvolve.stack import GalaxyStack
 
@@ -131,6 +132,14 @@ def learn_sums(
     return total
 
 
+@overload
+def deconvolve(images: Tensor, psfs: ArrayLike | Tensor, **options: Any) -> LearntRestoration: ...
+
+
+@overload
+def deconvolve(images: ArrayLike, psfs: ArrayLike | Tensor, **options: Any) -> LearntArrays: ...
+
+
 def deconvolve(
     images: ArrayLike | Tensor,
     psfs: ArrayLike | Tensor,
@@ -141,8 +150,10 @@ def deconvolve(
     prior: Prior | None = None,
     settings: LearntSettings | None = None,
     **options: Any,
-) -> LearntRestoration:
+) -> LearntRestoration | LearntArrays:
     """Restore a stack of galaxies by a prior learnt from the stack itself, or given.
+
+    The result holds tensors where `images` is a tensor, on its device, and NumPy arrays else.
 
     Parameters
     ----------
@@ -163,7 +174,7 @@ def deconvolve(
     >>> import numpy as np
     >>> psf = np.full((3, 3), 1 / 9)
     >>> deconvolve(np.eye(9)[None], psf, sigma=0.1).image.shape
-    torch.Size([1, 9, 9])
+    (1, 9, 9)
     """
     try:
         base = (settings or LearntSettings()).model_dump()
@@ -174,8 +185,10 @@ def deconvolve(
     unit = unit_of_images(images)
     stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask, unit=unit)
     if prior is None:
-        return restore_by_own_prior(stack, settings=chosen).times(unit)
-    return restore(stack, prior.times(1 / unit), settings=chosen).times(unit)
+        found = restore_by_own_prior(stack, settings=chosen).times(unit)
+    else:
+        found = restore(stack, prior.times(1 / unit), settings=chosen).times(unit)
+    return found if isinstance(images, torch.Tensor) else found.numpy()
 
 
 def restore_by_own_prior(stack: GalaxyStack, *, settings: LearntSettings) -> LearntRestoration:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from psfscale.arrays import ObjectFlag
+from psfscale.deconvolve.learnt.arrays import LearntArrays
 from psfscale.deconvolve.learnt.band import WIDE, Band, BandSight
 from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
@@ -18,6 +19,7 @@ from psfscale.deconvolve.learnt.settings import LearntSettings
 from psfscale.deconvolve.learnt.sight import Sight
 from psfscale.deconvolve.learnt.strewn import StrewnField
 from psfscale.deconvolve.stack import Restoration
+from psfscale.kernels.user_tensors import array_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +52,7 @@ FWHM = 2.3548200450309493
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LearntRestoration(Restoration):
+class LearntRestoration(Restoration[torch.Tensor]):
     """Restored galaxies, the profiles fitted to them and their clumpiness.
 
     Attributes
@@ -67,6 +69,10 @@ class LearntRestoration(Restoration):
         if unit == 1.0:
             return self
         return replace(super().times(unit), profile=self.profile.times(unit))
+
+    def numpy(self) -> LearntArrays:
+        """Return the same in NumPy arrays."""
+        return LearntArrays(**{**array_fields(self), "profile": self.profile.numpy()})
 
     def select(self, chosen: Tensor) -> LearntRestoration:
         """The galaxies picked by indices."""

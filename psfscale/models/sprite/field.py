@@ -23,6 +23,7 @@ from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from torch import Tensor
 
     from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 
@@ -187,7 +188,11 @@ class SpriteField(StoredField[SpriteFieldSettings]):
         )
 
     def _report(
-        self, stars: StarBatch, stamps: Stamps, used: Bool[np.ndarray, " star"], fit: SpriteResult
+        self,
+        stars: StarBatch,
+        stamps: Stamps,
+        used: Bool[np.ndarray, " star"],
+        fit: SpriteResult[Tensor],
     ) -> FitReport:
         """The field's PSF put on every star."""
         drawing = self._drawing()
@@ -276,7 +281,7 @@ def _fit_cells(
     usable: Bool[np.ndarray, " star"],
     snr: Float[np.ndarray, " star"],
     settings: SpriteFieldSettings,
-) -> tuple[SpriteResult, Int[np.ndarray, "cell exposure"]]:
+) -> tuple[SpriteResult[Tensor], Int[np.ndarray, "cell exposure"]]:
     """The cells' PSFs, and which stars (−1 = none) served as their exposures."""
     members = [
         _members(row, usable, snr, least=settings.min_stars, most=settings.max_stars)
@@ -311,7 +316,11 @@ def _members(
 
 
 def _outliers(
-    result: SpriteResult, members: Int[np.ndarray, "cell exposure"], n_stars: int, *, clip: float
+    result: SpriteResult[Tensor],
+    members: Int[np.ndarray, "cell exposure"],
+    n_stars: int,
+    *,
+    clip: float,
 ) -> Bool[np.ndarray, " star"]:
     """Stars whose reduced χ² in their cell stands out of all others'."""
     present = members >= 0

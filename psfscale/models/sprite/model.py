@@ -8,13 +8,13 @@ Paper: Ngolè Mboula, Starck, Ronayette, Okumura & Amiaux 2015, A&A 575, A86
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 import torch
 
 from psfscale.errors import ConfigError, FitError, InputError
 from psfscale.kernels.spectral import frequency_grid
-from psfscale.kernels.user_tensors import read_tensor, unit_of_images
+from psfscale.kernels.user_tensors import Array, array_fields, read_tensor, unit_of_images
 from psfscale.models.sprite.bayes import norms
 from psfscale.models.sprite.data import Stamps, StampTerm
 from psfscale.models.sprite.fit import register
@@ -25,7 +25,8 @@ from psfscale.models.sprite.sparse import corrected
 from psfscale.models.sprite.stars import Fixed, stamp_noise
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    import numpy as np
+    from jaxtyping import Float
     from numpy.typing import ArrayLike
     from torch import Tensor
 
@@ -41,8 +42,8 @@ CHUNK_GPU = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpriteResult:
-    """Super-resolved PSFs and what was learned of their stamps.
+class SpriteResult(Generic[Array]):
+    """Super-resolved PSFs and their stamps, in tensors or in NumPy arrays.
 
     Attributes
     ----------
@@ -58,20 +59,24 @@ class SpriteResult:
     converged : (psf,) whether rounds and correction both reached their tolerance
     """
 
-    psf: Float[Tensor, "psf y x"]
-    psf_error: Float[Tensor, "psf y x"]
-    flux: Float[Tensor, "psf exposure"]
-    flux_error: Float[Tensor, "psf exposure"]
-    shift_y: Float[Tensor, "psf exposure"]
-    shift_x: Float[Tensor, "psf exposure"]
-    shift_error: Float[Tensor, "psf exposure 2"]
-    noise: Float[Tensor, "psf exposure"]
-    chi2: Float[Tensor, "psf exposure"]
-    n_rounds: Float[Tensor, " psf"]
-    n_iterations: Float[Tensor, " psf"]
-    converged: Bool[Tensor, " psf"]
+    psf: Array
+    psf_error: Array
+    flux: Array
+    flux_error: Array
+    shift_y: Array
+    shift_x: Array
+    shift_error: Array
+    noise: Array
+    chi2: Array
+    n_rounds: Array
+    n_iterations: Array
+    converged: Array
 
-    def times(self, unit: float) -> SpriteResult:
+    def numpy(self) -> SpriteResult[np.ndarray]:
+        """Return the same in NumPy arrays."""
+        return SpriteResult(**array_fields(self))
+
+    def times(self, unit: float) -> SpriteResult[Array]:
         """The same in a flux unit `unit` times smaller: fluxes and noise are multiplied by it."""
         scaled = {name: getattr(self, name) * unit for name in ("flux", "flux_error", "noise")}
         return replace(self, **scaled)
@@ -104,6 +109,30 @@ class SPRITE:
         """The frozen settings."""
         return self._settings
 
+    @overload
+    def fit(
+        self,
+        images: Tensor,
+        *,
+        weight: ArrayLike | Tensor | None = None,
+        sigma: ArrayLike | Tensor | None = None,
+        mask: ArrayLike | Tensor | None = None,
+        shifts: ArrayLike | Tensor | None = None,
+        flux: ArrayLike | Tensor | None = None,
+    ) -> SpriteResult[Tensor]: ...
+
+    @overload
+    def fit(
+        self,
+        images: ArrayLike,
+        *,
+        weight: ArrayLike | Tensor | None = None,
+        sigma: ArrayLike | Tensor | None = None,
+        mask: ArrayLike | Tensor | None = None,
+        shifts: ArrayLike | Tensor | None = None,
+        flux: ArrayLike | Tensor | None = None,
+    ) -> SpriteResult[np.ndarray]: ...
+
     def fit(
         self,
         images: ArrayLike | Tensor,
@@ -113,9 +142,10 @@ class SPRITE:
         mask: ArrayLike | Tensor | None = None,
         shifts: ArrayLike | Tensor | None = None,
         flux: ArrayLike | Tensor | None = None,
-    ) -> SpriteResult:
+    ) -> SpriteResult[Any]:
         """Super-resolve each PSF from its stamps.
 
+        The result holds tensors where `images` is a tensor, on its device, and NumPy arrays else.
         All that is not given is estimated. A PSF of the batch comes out as it would alone, and
         does not depend on the order of its exposures.
 
@@ -163,10 +193,13 @@ class SPRITE:
             for chunk in (slice(i, i + size) for i in range(0, len(image), size))
         ]
         names = [field.name for field in fields(SpriteResult)]
-        whole = SpriteResult(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
-        return whole.times(unit)
+        whole: SpriteResult[Tensor] = SpriteResult(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        )
+        found = whole.times(unit)
+        return found if isinstance(images, torch.Tensor) else found.numpy()
 
-    def _fit_chunk(self, stamps: Stamps, fixed: Fixed, grid: FrequencyGrid) -> SpriteResult:
+    def _fit_chunk(self, stamps: Stamps, fixed: Fixed, grid: FrequencyGrid) -> SpriteResult[Tensor]:
         settings = self._settings
         registered = register(stamps, fixed, grid=grid, settings=settings)
         values = registered.values

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from psfscale.arrayfile import read_array, write_array
+from psfscale.arrayfile import read_array
 from psfscale.deconvolve import DeconvolutionSettings
 from psfscale.errors import ConfigError, InputError
+from psfscale.pipeline.drop_in.restored_files import Format, RestoredFiles, restored_arrays
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.score import Score
     from psfscale.deconvolve.stack import Restoration
 
 __all__ = ["DeconvolutionFiles", "Deconvolved", "deconvolve_files", "make_settings"]
-
-Format = Literal["npy", "fits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,9 @@ class DeconvolutionFiles:
     ----------
     images : (object, y, x), or (y, x) for one
     psfs : (object, y, x), or (y, x) for all
-    output : written as ``<output>_primal``, ``<output>_dual`` and ``<output>_psf``
-    output_format : of the output
+    output : one file that holds all (.npz, .fits, .zarr), or what the names of several begin with
+        (``<output>_primal.npy``, ...), see `RestoredFiles`; ``<images>_<mode>`` where None
+    output_format : of several files; npy where None
     current_res : earlier ``_primal`` to start from
     weight : inverse variances, 0 = masked
     clean_data : true galaxies
@@ -40,7 +40,7 @@ class DeconvolutionFiles:
     images: Path
     psfs: Path
     output: Path | None = None
-    output_format: Format = "npy"
+    output_format: Format | None = None
     current_res: Path | None = None
     weight: Path | None = None
     clean_data: Path | None = None
@@ -59,7 +59,7 @@ class Deconvolved:
     psf_score : of refined PSFs against the true ones, where given
     """
 
-    restoration: Restoration
+    restoration: Restoration[np.ndarray]
     written: tuple[Path, ...]
     score: Score | None = None
     psf_score: Score | None = None
@@ -87,6 +87,7 @@ def deconvolve_files(
     random_seed: int | None = None,
     kernel: float | None = None,
     metric: Literal["median", "mean"] = "median",
+    overwrite: bool = False,
 ) -> Deconvolved:
     """Restore the stack of a file.
 
@@ -95,19 +96,26 @@ def deconvolve_files(
     random_seed : the images are the first ones of the clean stack shuffled with this seed
     kernel : window of the scores, see `psfscale.deconvolve.score`
     metric : average of the scores
+    overwrite : whether an earlier result is replaced
 
     Raises
     ------
-    InputError, ConfigError
-        A file cannot be read, or its arrays or the settings are wrong.
+    InputError, ConfigError, StoreError
+        A file cannot be read or written, or its arrays or the settings are wrong.
     """
     from psfscale.deconvolve.restore import deconvolve
     from psfscale.deconvolve.score import score
 
+    output = RestoredFiles.of(
+        files.output, images=files.images, mode=settings.mode, output_format=files.output_format
+    )
+    known = (files.images, files.psfs, files.weight, files.clean_data, files.true_psf)
+    output.require(apart=[path for path in known if path is not None], overwrite=overwrite)
     images = _stack(files.images)
     clean = (
         None if files.clean_data is None else _clean(files.clean_data, images.shape, random_seed)
     )
+    true_psf = None if files.true_psf is None else _stack(files.true_psf)
     found = deconvolve(
         images,
         read_array(files.psfs),
@@ -115,15 +123,12 @@ def deconvolve_files(
         current_res=None if files.current_res is None else _stack(files.current_res),
         settings=settings,
     )
-    written = () if files.output is None else _write(found, files.output, files.output_format)
-    primal = found.image.cpu().numpy()
-    result = None
+    written = output.write(restored_arrays(found))
+    result = psf_score = None
     if clean is not None:
-        result = score(primal, clean, kernel=kernel, metric=metric)
-    psf_score = None
-    if files.true_psf is not None and found.psf is not None:
-        true_psf = _stack(files.true_psf)
-        psf_score = score(found.psf.cpu().numpy(), true_psf, kernel=kernel, metric=metric)
+        result = score(found.image, clean, kernel=kernel, metric=metric)
+    if true_psf is not None and found.psf is not None:
+        psf_score = score(found.psf, true_psf, kernel=kernel, metric=metric)
     return Deconvolved(restoration=found, written=written, score=result, psf_score=psf_score)
 
 
@@ -141,20 +146,3 @@ def _clean(path: Path, shape: tuple[int, ...], seed: int | None) -> np.ndarray:
         msg = f"{path} holds galaxies of shape {clean.shape}, the images have shape {shape}"
         raise InputError(msg)
     return clean
-
-
-def _write(found: Restoration, output: Path, kind: Format) -> tuple[Path, ...]:
-    """One file a product; the dual variables of two priors get a number each."""
-    named = {"primal": found.image}
-    if len(found.dual) == 1:
-        named["dual"] = found.dual[0]
-    else:
-        named.update({f"dual{i}": dual for i, dual in enumerate(found.dual)})
-    if found.psf is not None:
-        named["psf"] = found.psf
-    written = []
-    for name, array in named.items():
-        path = output.with_name(f"{output.name}_{name}.{kind}")
-        write_array(path, array.cpu().numpy())
-        written.append(path)
-    return tuple(written)

@@ -10,13 +10,14 @@ import numpy as np
 
 from psfscale.arrayfile import read_array
 from psfscale.arrays import PixelGrid
-from psfscale.errors import ConfigError, FitError, InputError, StoreError
-from psfscale.files import named, require_new, require_place
+from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.files import named, require_apart
 from psfscale.models import CHROMATIC, SETTINGS, load_model_class
 from psfscale.models.fitted import resolve_settings
 from psfscale.models.judged import explained
 from psfscale.npzfile import read_npz
 from psfscale.store.checkpoint import CheckpointFile
+from psfscale.store.groups import require_group_place
 from psfscale.store.models import (
     hull_of,
     load_model,
@@ -24,7 +25,7 @@ from psfscale.store.models import (
     run_specs,
     save_model,
 )
-from psfscale.store.stacks import PSF_FORMATS, read_points, read_stars, write_psfs
+from psfscale.store.stacks import PSF_FORMATS, PSF_KIND, read_points, read_stars, write_psfs
 from psfscale.survey import load_survey
 from psfscale.survey.hull import hull_corners, outside_hull
 from psfscale.yamlfile import replace_values
@@ -140,6 +141,7 @@ def predict_stack(
     InputError, StoreError
         The model, the points or the output are wrong.
     """
+    require_apart(output, (path, at))
     _require_psf_place(output, overwrite=overwrite)
     model = load_model(path)
     points = read_points(at)
@@ -161,12 +163,7 @@ def _require_psf_place(output: Path, *, overwrite: bool) -> None:
             "the format of the ending"
         )
         raise InputError(msg)
-    if output.suffix != ".zarr":
-        require_place(output)
-    elif output.exists() and not (output / "zarr.json").is_file():
-        msg = f"{output} is no zarr store: --overwrite replaces zarr alone, remove it yourself"
-        raise StoreError(msg)
-    require_new(output, overwrite=overwrite)
+    require_group_place(output, kind=PSF_KIND, overwrite=overwrite)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from psfscale.arrays import ObjectFlag, Role
 from psfscale.pipeline.stages.ccd import extrapolation, group_of, pad, restoring_psfs, seen_galaxies
 
 if TYPE_CHECKING:
-    from psfscale.deconvolve.stack import Restoration
     from psfscale.metrics import Moments
     from psfscale.pipeline.stages.context import RunContext
 
@@ -40,11 +39,8 @@ def restore_galaxies(ccd: xr.Dataset, context: RunContext) -> xr.Dataset:
     empty = np.full((0, *context.restored_grid.shape), np.nan, np.float32)
     found: dict[str, np.ndarray] = {"image": empty, "error": empty, "chi2": empty[:, 0, 0]}
     if chosen.size:
-        result = _restored(ccd, chosen, context)
-        found = {"image": result.image.numpy(), "chi2": result.chi2.numpy()}
-        unknown = np.full_like(found["image"], np.nan)
-        found["error"] = unknown if result.error is None else result.error.numpy()
-        flags[chosen] |= result.flags.numpy().astype(np.uint32)
+        found = _restored(ccd, chosen, context)
+        flags[chosen] |= found["flags"].astype(np.uint32)
     flux = found["image"].sum(axis=(1, 2), dtype=np.float64)
     shapes = _shapes(found["image"], context)
     scale = context.instrument.detector.pixel_scale
@@ -77,28 +73,32 @@ def _shapes(restored: np.ndarray, context: RunContext) -> Moments:
     return adaptive_moments(restored, pixel_scale=scale)
 
 
-def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> Restoration:
-    """Some galaxies without their PSFs, by the settings and the prior of the run.
+def _restored(ccd: xr.Dataset, chosen: np.ndarray, context: RunContext) -> dict[str, np.ndarray]:
+    """Restore some galaxies by the settings and the prior of the run; NaN where no error is known.
 
     With a prior of the run galaxies are independent, and go a block at a time.
     """
     from psfscale.deconvolve.learnt.prior import prior_of_numbers, shared_prior
     from psfscale.deconvolve.restore import deconvolve
-    from psfscale.deconvolve.stack import join
 
     galaxies = group_of(ccd, "galaxies")
     prior = shared_prior(ccd["prior/sums"].values) if "prior/sums" in ccd else None
     prior = prior_of_numbers(context.given_prior) if context.given_prior else prior
     size = len(chosen) if prior is None else BLOCK
-    return join(
-        [
-            deconvolve(
-                galaxies["image"].values[block],
-                restoring_psfs(ccd, block, context),
-                weight=galaxies["weight"].values[block],
-                prior=prior,
-                settings=context.restore_settings,
-            )
-            for block in (chosen[i : i + size] for i in range(0, len(chosen), size))
-        ]
-    )
+    parts = [
+        deconvolve(
+            galaxies["image"].values[block],
+            restoring_psfs(ccd, block, context),
+            weight=galaxies["weight"].values[block],
+            prior=prior,
+            settings=context.restore_settings,
+        )
+        for block in (chosen[i : i + size] for i in range(0, len(chosen), size))
+    ]
+    errors = [np.full_like(p.image, np.nan) if p.error is None else p.error for p in parts]
+    return {
+        "image": np.concatenate([part.image for part in parts]),
+        "error": np.concatenate(errors),
+        "chi2": np.concatenate([part.chi2 for part in parts]),
+        "flags": np.concatenate([part.flags for part in parts]),
+    }

@@ -128,7 +128,7 @@ def test_run__restores_all_exposures_by_the_prior_that_the_first_ones_teach(surv
         prior=prior,
     )
     stored = psfscale.open_run(config.output).galaxies(exposure="exp-2", ccd=2)["restored"]
-    np.testing.assert_array_equal(stored.values[:5], found.image.numpy())
+    np.testing.assert_array_equal(stored.values[:5], found.image)
 
 
 def test_restore__does_not_depend_on_the_blocks_of_a_ccd(survey, monkeypatch) -> None:
