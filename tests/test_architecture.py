@@ -109,12 +109,12 @@ TWICE = {
     "Posterior", "Prior", "PsfField", "Quantity", "Reader", "StarPixels", "Stars",
 }  # fmt: skip
 WRITERS = {
-    "files.write_whole", "pipeline.ledger.files.write_json", "pipeline.read.aggregation._write",
+    "files.write_whole", "files.write_whole_folder", "pipeline.ledger.files.write_json",
+    "pipeline.read.aggregation._write",
     "pipeline.read.tallying._keep", "pipeline.storage.runstore.create_run_store",
     "simulate.files._join", "simulate.files._write", "store.checkpoint.save",
-    "store.ingest.target._create", "store.models._whole_store",
+    "store.ingest.target._create",
     "store.objects.replace_file", "store.renewal._move_in", "store.seal.write_seal",
-    "store.stacks._write_zarr",
 }  # fmt: skip
 QUESTIONS = 317
 
