@@ -205,7 +205,10 @@ def run(
     if dump_config:
         import yaml
 
-        typer.echo(yaml.safe_dump(run_config.model_dump(mode="json"), sort_keys=False), nl=False)
+        from psfscale.pipeline import resolved_config
+
+        whole = resolved_config(run_config).model_dump(mode="json")
+        typer.echo(yaml.safe_dump(whole, sort_keys=False), nl=False)
         return
     from psfscale.pipeline import load_profile, run_survey
 

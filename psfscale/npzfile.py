@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,11 +13,12 @@ from numpy.lib import format as npy
 
 from psfscale.errors import InputError
 from psfscale.files import require_file
+from psfscale.names import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["nearest", "read_npz", "require_known"]
+__all__ = ["read_npz", "require_known"]
 
 SHARE_OF_MEMORY = 0.5
 """Part of the free memory that the arrays of a file may take: what is made of them takes more."""
@@ -81,12 +81,6 @@ def require_known(names: Iterable[str], known: tuple[str, ...], *, where: str) -
         hints = [f"{name!r}{nearest(name, known)}" for name in unknown]
         msg = f"{where} holds {', '.join(hints)}, which is not known; known: {', '.join(known)}"
         raise InputError(msg)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (do you mean 'x'?)`` for the known name nearest to `name`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (do you mean {near[0]!r}?)" if near else ""
 
 
 def _require_room(path: Path) -> None:

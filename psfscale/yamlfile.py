@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from yaml import MappingNode, Node, SafeLoader, SequenceNode, YAMLError
 from yaml.constructor import ConstructorError
 
 from psfscale.errors import ConfigError
+from psfscale.names import by_nearness, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 M = TypeVar("M", bound=BaseModel)
 _LARGEST = 20_000_000
@@ -150,19 +151,61 @@ def _size(node: Node, known: dict[int, float]) -> float:
 
 
 def validate(raw: object, model: type[M], *, name: str) -> M:
-    """`raw` as a `model`; what is wrong with it is told key by key, under `name`.
+    """Return `raw` as a `model`.
 
     Raises
     ------
     ConfigError
-        A key is unknown, missing or of the wrong kind.
+        A key is unknown, missing or of the wrong kind; each is named, and the known keys where one
+        is unknown, the nearest first.
     """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc'])}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
+        lines = [_fault(item, model) for item in error.errors()]
         raise ConfigError("\n".join([f"{name} is not valid:", *lines])) from error
+
+
+def with_options(base: M, options: Mapping[str, Any], *, name: str) -> M:
+    """Return settings with single ones replaced.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or its value is wrong.
+    """
+    return validate({**base.model_dump(), **options}, type(base), name=name)
+
+
+def _fault(item: Any, model: type[BaseModel]) -> str:
+    """One fault of a validation as a line."""
+    place = [str(part) for part in item["loc"]]
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(model, place[:-1])
+        listed = ", ".join(by_nearness(place[-1], known))
+        message = f"there is no such key{nearest(place[-1], known)}; known: {listed}"
+    return f"  {'.'.join(place)}: {message}" if place else f"  {message}"
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
+    """Return the keys that a model knows at a place in it."""
+    models = [model]
+    for part in place:
+        fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
+        if fields:
+            models = [kind for field in fields for kind in _models_in(field.annotation)]
+        elif not part.isdecimal():  # of a union: the tag, or the name of the class
+            models = [kind for kind in models if _is_tagged(kind, part)] or models
+    return list(dict.fromkeys(key for kind in models for key in kind.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _models_in(part)]
+
+
+def _is_tagged(kind: type[BaseModel], tag: str) -> bool:
+    tags = (get_args(field.annotation) for field in kind.model_fields.values())
+    return kind.__name__ == tag or any(tag in known for known in tags)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from psfscale.errors import ConfigError
-from psfscale.yamlfile import read_yaml, replace_values
+from psfscale.yamlfile import read_yaml, replace_values, validate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,3 +92,42 @@ def test_replaced_value__leaves_all_else(item: str, expected: object) -> None:
 def test_replaced_value__that_cannot_be_placed_is_refused(item: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         replace_values({"c": [{"d": 1}, {"d": 2}]}, [item])
+
+
+class Inner(BaseModel, extra="forbid"):
+    depth: int = 1
+    width: int = 1
+
+
+class Square(BaseModel, extra="forbid"):
+    kind: Literal["square"]
+    side: float = 1.0
+
+
+class Circle(BaseModel, extra="forbid"):
+    kind: Literal["circle"]
+    radius: float = 1.0
+
+
+class Outer(BaseModel, extra="forbid"):
+    inner: Inner = Inner()
+    many: tuple[Inner, ...] = ()
+    shape: Annotated[Square | Circle, Field(discriminator="kind")] | None = None
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (
+            {"iner": {}},
+            "iner: there is no such key (do you mean 'inner'?); known: inner, many, shape",
+        ),
+        ({"inner": {"widht": 2}}, "inner.widht: there is no such key (do you mean 'width'?); "
+         "known: width, depth"),
+        ({"many": [{}, {"q": 2}]}, "many.1.q: there is no such key; known: depth, width"),
+        ({"shape": {"kind": "circle", "radios": 2}}, "mean 'radius'?); known: radius, kind"),
+    ],
+)  # fmt: skip
+def test_validate__lists_the_keys_where_one_is_unknown(raw: object, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        validate(raw, Outer, name="it")

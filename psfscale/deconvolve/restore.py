@@ -29,6 +29,7 @@ from psfscale.errors import ConfigError, InputError
 from psfscale.kernels.convolution import Convolution
 from psfscale.kernels.frames.analysis import Bands
 from psfscale.kernels.user_tensors import finite_tensor, read_tensor, unit_of_images
+from psfscale.yamlfile import with_options
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -106,7 +107,9 @@ def deconvolve(
     >>> deconvolve(np.eye(9)[None], psf, mode="grad", sigma=0.1).image.shape
     (1, 9, 9)
     """
-    chosen = _settings(settings, options)
+    chosen = with_options(
+        settings or DeconvolutionSettings(), options, name="settings of the deconvolution"
+    )
     if chosen.noise_est is not None:
         if weight is not None or sigma is not None:
             msg = "noise_est is the noise of all galaxies: give it, or weight, or sigma"
@@ -194,17 +197,6 @@ def _learnt(
     if prior is None:
         return restore_by_own_prior(stack, settings=settings.learnt)
     return restore_learnt(stack, prior, settings=settings.learnt)
-
-
-def _settings(
-    settings: DeconvolutionSettings | None, options: dict[str, Any]
-) -> DeconvolutionSettings:
-    base = settings or DeconvolutionSettings()
-    try:
-        return DeconvolutionSettings(**{**base.model_dump(), **options})
-    except ValueError as error:
-        msg = f"deconvolution settings: {error}"
-        raise ConfigError(msg) from error
 
 
 def common_noise(images: ArrayLike | Tensor) -> float:

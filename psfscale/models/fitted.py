@@ -68,7 +68,7 @@ class FittedModel:
     per: Literal["ccd", "exposure"]
 
     @classmethod
-    def of(cls, choice: ModelChoice, instrument: Instrument) -> Self:
+    def of(cls, choice: ModelChoice, instrument: Instrument | None) -> Self:
         """Return a model of the run, with its resolved settings."""
         usual: Literal["ccd", "exposure"] = "exposure" if choice.name in CHROMATIC else "ccd"
         settings = resolve_settings(choice.name, choice.settings, instrument)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.errors import FitError, InputError
 from psfscale.models.base import StateArray
+from psfscale.yamlfile import with_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -84,11 +85,7 @@ class StoredField(Generic[S]):
 
     def __init__(self, settings: S | None = None, **options: Any) -> None:
         base = settings or self.settings_class()
-        try:
-            chosen: Any = self.settings_class(**{**base.model_dump(), **options})
-        except ValueError as error:
-            msg = f"{self.name.upper()} settings: {error}"
-            raise ConfigError(msg) from error
+        chosen: Any = with_options(base, options, name=f"settings of model {self.name!r}")
         self._settings: S = chosen
         self._state: dict[str, np.ndarray] | None = None
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from psfscale.pipeline.read.state import RunStatus, status
     from psfscale.pipeline.read.state_blocks import BlocksStatus, status_of
     from psfscale.pipeline.read.verification import verify
+    from psfscale.pipeline.runs.resolved import resolved_config
     from psfscale.pipeline.storage.migrate import migrate
     from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
@@ -57,6 +58,7 @@ __all__ = [
     "plan_blocks",
     "plan_run",
     "report_run",
+    "resolved_config",
     "run",
     "run_blocks",
     "run_stores",
@@ -98,6 +100,7 @@ _HOMES = {
     "read.damage": ("Verification",),
     "read.verification": ("verify",),
     "read.verification_survey": ("verify_stores", "verify_survey"),
+    "runs.resolved": ("resolved_config",),
     "storage.migrate": ("migrate",),
 }
 

@@ -124,7 +124,7 @@ GAIN = "instrument.detector.gain"
         (GAIN, {"value": True, "unit": "electron / adu", "source": "x"}, "True is not a number"),
         (GAIN, {"value": -1, "unit": "electron / adu", "source": "x"}, "greater than 0"),
         (GAIN, ..., "instrument.detector.gain: Field required"),
-        ("instrument.detector.colour", "red", "detector.colour: Extra inputs are not permitted"),
+        ("instrument.detector.colour", "red", "detector.colour: there is no such key"),
         ("instrument.focal_plane.n_ccds", 5, "5 CCDs do not fit a grid of 2 x 2"),
         ("simulate.size.exposures", 0, "exposures: Input should be greater than or equal to 1"),
         (

@@ -12,8 +12,9 @@ from psfscale.deconvolve.learnt.prior import Prior, ProfileSums, vague_prior
 from psfscale.deconvolve.learnt.restore import LearntRestoration, Restorer, restore
 from psfscale.deconvolve.learnt.settings import LearntSettings
 from psfscale.deconvolve.stack import galaxy_stack
-from psfscale.errors import ConfigError, InputError
+from psfscale.errors import InputError
 from psfscale.kernels.user_tensors import unit_of_images
+from psfscale.yamlfile import with_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,12 +177,9 @@ def deconvolve(
     >>> deconvolve(np.eye(9)[None], psf, sigma=0.1).image.shape
     (1, 9, 9)
     """
-    try:
-        base = (settings or LearntSettings()).model_dump()
-        chosen = LearntSettings(**{**base, **options})
-    except ValueError as error:
-        msg = f"settings of the learnt restoration: {error}"
-        raise ConfigError(msg) from error
+    chosen = with_options(
+        settings or LearntSettings(), options, name="settings of the learnt restoration"
+    )
     unit = unit_of_images(images)
     stack = galaxy_stack(images, psfs, weight=weight, sigma=sigma, mask=mask, unit=unit)
     if prior is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 import torch
 
-from psfscale.errors import ConfigError, FitError, InputError
+from psfscale.errors import FitError, InputError
 from psfscale.kernels.spectral import frequency_grid
 from psfscale.kernels.user_tensors import Array, array_fields, read_tensor, unit_of_images
 from psfscale.models.sprite.bayes import norms
@@ -23,6 +23,7 @@ from psfscale.models.sprite.prior import prior_basis
 from psfscale.models.sprite.settings import SPRITESettings
 from psfscale.models.sprite.sparse import corrected
 from psfscale.models.sprite.stars import Fixed, stamp_noise
+from psfscale.yamlfile import with_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,12 +98,9 @@ class SPRITE:
     """
 
     def __init__(self, settings: SPRITESettings | None = None, **options: Any) -> None:
-        base = settings or SPRITESettings()
-        try:
-            self._settings = SPRITESettings(**{**base.model_dump(), **options})
-        except ValueError as error:
-            msg = f"SPRITE settings: {error}"
-            raise ConfigError(msg) from error
+        self._settings = with_options(
+            settings or SPRITESettings(), options, name="settings of SPRITE"
+        )
 
     @property
     def settings(self) -> SPRITESettings:

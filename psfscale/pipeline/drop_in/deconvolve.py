@@ -10,8 +10,9 @@ import numpy as np
 
 from psfscale.arrayfile import read_array
 from psfscale.deconvolve import DeconvolutionSettings
-from psfscale.errors import ConfigError, InputError
+from psfscale.errors import InputError
 from psfscale.pipeline.drop_in.restored_files import Format, RestoredFiles, restored_arrays
+from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.score import Score
@@ -73,11 +74,7 @@ def make_settings(**options: object) -> DeconvolutionSettings:
     ConfigError
         An option is wrong or excluded by another.
     """
-    try:
-        return DeconvolutionSettings(**options)  # type: ignore[arg-type]
-    except ValueError as error:
-        msg = f"deconvolution settings: {error}"
-        raise ConfigError(msg) from error
+    return validate(options, DeconvolutionSettings, name="settings of the deconvolution")
 
 
 def deconvolve_files(
