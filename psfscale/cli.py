@@ -69,6 +69,9 @@ def simulate(
     galaxies: Annotated[int | None, typer.Option(help="galaxies a CCD")] = None,
     seed: Annotated[int | None, typer.Option(help="root of all random numbers")] = None,
     workers: Annotated[int, typer.Option(help="processes that draw CCDs")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a simulated survey, once the new is whole")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Draw a survey with known truth: FITS exposures, catalogues and truth tables."""
@@ -85,6 +88,7 @@ def simulate(
             galaxies=galaxies,
             seed=seed,
             workers=workers,
+            overwrite=overwrite,
             observer=lambda event: advance(event.done, event.total, event.exposure),
         )
     typer.echo(str(summary))
@@ -110,7 +114,12 @@ def ingest(
         Path,
         typer.Option("-o", "--output", help="survey store to write, or index (.yaml) of blocks"),
     ],
-    append: Annotated[bool, typer.Option(help="add exposures to an existing survey")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="add exposures to an existing survey")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a survey store by the new one, once whole")
+    ] = False,
     block: Annotated[int, typer.Option(help="exposures of a block, where an index is written")] = (
         1000
     ),
@@ -132,6 +141,7 @@ def ingest(
             files,
             output,
             append=append,
+            overwrite=overwrite,
             observer=lambda event: advance(event.phase, event.done, event.total, str(event.file)),
         )
     typer.echo(str(summary))
@@ -142,11 +152,12 @@ def ingest(
 def index(
     stores: Annotated[list[Path], typer.Argument(help="survey stores, one a block")],
     output: Annotated[Path, typer.Option("-o", "--output", help="index to write, .yaml")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an index")] = False,
 ) -> None:
     """Make one survey of several stores; `run` takes the index in the place of a store."""
     from psfscale.pipeline import write_index
 
-    write_index(output, stores)
+    write_index(output, stores, overwrite=overwrite)
     typer.echo(f"{len(stores)} blocks in {output}")
 
 
@@ -308,12 +319,12 @@ def metrics(
 @app.command(cls=Verb)
 def report(
     path: Annotated[Path, typer.Argument(help="run store, or the folder of a run in blocks")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="page to write")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="page to write, .html")],
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from psfscale.pipeline import report_run
 
-    require_place(output)
+    require_place(output, suffixes=(".html", ".htm"))
     report_run(path, output)
     typer.echo(f"report written to {output}")
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from yaml import MappingNode, Node, SafeLoader, SequenceNode, YAMLError
 from yaml.constructor import ConstructorError
 
@@ -190,7 +190,7 @@ def _fault(item: Any, model: type[BaseModel]) -> str:
 
 def _keys_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
     """Return the keys that a model knows at a place in it."""
-    models = [model]
+    models = _models_in(model)
     for part in place:
         fields = [kind.model_fields[part] for kind in models if part in kind.model_fields]
         if fields:
@@ -201,6 +201,8 @@ def _keys_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _models_in(annotation.model_fields["root"].annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [kind for part in get_args(annotation) for kind in _models_in(part)]

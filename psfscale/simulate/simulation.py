@@ -9,13 +9,14 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context
 from typing import TYPE_CHECKING, Literal
 
 from threadpoolctl import threadpool_limits
 
 from psfscale.errors import ConfigError, RunError
+from psfscale.files import write_whole_folder
 from psfscale.mainguard import end_if_imported_again, missing_guard
 from psfscale.processes import SAME_SIGNAL, deaf_children, end_with_parent
 from psfscale.simulate.ccd import draw_ccd, require_recipe
@@ -122,6 +123,7 @@ def simulate(
     galaxies: int | None = None,
     seed: int | None = None,
     workers: int = 1,
+    overwrite: bool = False,
     observer: Callable[[SimulateEvent], None] | None = None,
 ) -> SimulateSummary:
     """Draw a survey with its truth; the same files from any number of workers.
@@ -134,6 +136,7 @@ def simulate(
         recipe's where None
     seed : root of every random number; the recipe's where None
     workers : processes that draw
+    overwrite : replace a simulated survey that lies at `output`, once the new one is whole
     observer : is told of every CCD and every exposure
 
     Raises
@@ -150,6 +153,11 @@ def simulate(
     )
     recipe = require_recipe(survey)
     _require_drawable(survey, recipe, workers)
+    if overwrite and output.exists():
+        _require_simulated(output)
+        with write_whole_folder(output) as partial:
+            summary = simulate(survey, partial, workers=workers, observer=observer)
+        return replace(summary, output=output)
     ids = list(survey.instrument.focal_plane.ccd_ids[: recipe.size.ccds])
     tasks = [
         _Task(survey=survey, output=output, exposure=exposure, ccd=ccd)
@@ -262,11 +270,24 @@ def _require_drawable(survey: Survey, recipe: SkyRecipe, workers: int) -> None:
         raise ConfigError(msg)
 
 
+def _require_simulated(output: Path) -> None:
+    """Refuse to replace what is no simulated survey."""
+    parts = (IMAGES, CATALOGUES, TRUTH, "survey.yaml")
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if not all((output / name).exists() for name in parts):
+        msg = f"{output} holds no simulated survey: --overwrite replaces those alone, remove it"
+        raise ConfigError(msg)
+
+
 @contextmanager
 def _folders(output: Path) -> Iterator[None]:
     """The folders of a simulated survey, and of its parts as long as it is drawn."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        msg = f"{output} exists and is not an empty folder; remove it or choose another"
+        msg = (
+            f"{output} exists and is not an empty folder: replace a simulated survey with "
+            "--overwrite, or choose another"
+        )
         raise ConfigError(msg)
     for name in (IMAGES, CATALOGUES, TRUTH, PARTS):
         (output / name).mkdir(parents=True)

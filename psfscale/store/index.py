@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from psfscale.errors import ConfigError, InputError, StoreError
-from psfscale.files import write_whole
+from psfscale.files import require_new, require_place, write_whole
 from psfscale.store.layout import open_root
+from psfscale.store.survey_instrument import require_survey_store
 from psfscale.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -50,21 +51,33 @@ def read_index(path: Path) -> list[Path]:
     return blocks
 
 
-def write_index(path: Path, blocks: Sequence[Path]) -> None:
+def write_index(path: Path, blocks: Sequence[Path], *, overwrite: bool = False) -> None:
     """Write an index of survey stores.
+
+    Parameters
+    ----------
+    path : of the index
+    blocks : stores
+    overwrite : whether an index that lies at `path` is replaced
 
     Raises
     ------
     InputError
-        Its name does not end in .yaml, or two blocks share an exposure.
+        Its name does not end in .yaml, it cannot be written, or two blocks share an exposure.
     ConfigError
         Two blocks have one name.
     StoreError
-        A block is no store.
+        A block is no survey store, or something lies at `path` and `overwrite` is False, or it is
+        no index.
     """
     if not is_index(path):
         msg = f"an index ends in .yaml, got {path}"
         raise InputError(msg)
+    require_place(path)
+    require_new(path, overwrite=overwrite)
+    if path.exists() and not _holds_index(path):
+        msg = f"{path} holds no index: --overwrite replaces an index alone, remove it yourself"
+        raise StoreError(msg)
     owner: dict[str, Path] = {}
     for block in blocks:
         for identity in exposures_of(block):
@@ -84,6 +97,14 @@ def list_stores(path: Path, stores: Sequence[Path]) -> None:
     )
     with write_whole(path) as partial:
         partial.write_text(text)
+
+
+def _holds_index(path: Path) -> bool:
+    try:
+        read_index(path)
+    except ConfigError:
+        return False
+    return True
 
 
 def run_stores(path: Path) -> list[Path]:
@@ -110,9 +131,11 @@ def exposures_of(store: Path) -> list[str]:
     Raises
     ------
     StoreError
-        There is no store.
+        There is no store, or it is not of a survey.
     """
-    ids: Any = open_root(store)["exposures/id"]
+    root = open_root(store)
+    require_survey_store(root, store)
+    ids: Any = root["exposures/id"]
     return [str(identity) for identity in ids[...].tolist() if identity]
 
 

@@ -23,13 +23,13 @@ from psfscale.arrayfile import write_array
 from psfscale.arrays import FieldPoints, StarBatch
 from psfscale.errors import InputError
 from psfscale.npzfile import read_npz
-from psfscale.store.groups import GROUP_FORMATS, write_group
+from psfscale.store.groups import write_group
 from psfscale.user_arrays import read_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-PSF_FORMATS = (*GROUP_FORMATS, ".npy")
+PSF_FORMATS = (".npz", ".npy", ".fits", ".zarr")
 """Endings of a file of PSFs; each is a format."""
 PSF_KIND = "PSFs"
 

@@ -197,7 +197,7 @@ def test_observer__is_told_of_every_ccd_and_exposure(tiny: Tiny, tmp_path: Path)
 
 def test_folder__that_holds_something_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ConfigError, match="is not an empty folder; remove it or choose another"):
+    with pytest.raises(ConfigError, match=r"is not an empty folder: replace .* with --overwrite"):
         simulate(tiny(), tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"keep"}
 

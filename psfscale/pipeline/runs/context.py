@@ -18,7 +18,7 @@ from psfscale.pipeline.runs.prior import prior_numbers, read_prior
 from psfscale.pipeline.stages.context import RunContext
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.layout import attributes_of, n_exposures_of, open_root
-from psfscale.store.survey_instrument import stored_instrument
+from psfscale.store.survey_instrument import require_survey_store, stored_instrument
 from psfscale.survey import Instrument, load_survey
 from psfscale.survey.agreement import require_filters, require_same
 from psfscale.survey.quantity import WITH_SOURCES
@@ -62,6 +62,7 @@ def build_context(
         There is no survey store, or no run whose prior is to be taken.
     """
     root = open_root(config.survey)
+    require_survey_store(root, config.survey)
     if instrument is None:
         instrument = _instrument(root, config)
     restoration = validate(

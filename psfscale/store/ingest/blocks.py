@@ -31,6 +31,7 @@ def ingest_blocks(
     index: Path,
     *,
     append: bool = False,
+    overwrite: bool = False,
     block_size: int = BLOCK_SIZE,
     observer: Callable[[IngestEvent], None] | None = None,
 ) -> IngestSummary:
@@ -47,6 +48,7 @@ def ingest_blocks(
     files : exposures (``images``), catalogues (``ldac``) or stacks; any order
     index : to write, or to add to; ends in .yaml
     append : add exposures to an index that exists
+    overwrite : of stores alone; the blocks of an index are never replaced
     block_size : exposures of a block
     observer : called after every file looked at and every CCD written
 
@@ -63,6 +65,9 @@ def ingest_blocks(
     StoreError
         The index exists and `append` is False, or another ingest is writing to it.
     """
+    if overwrite and index.exists():
+        msg = f"--overwrite replaces no index of blocks: remove {index} and its blocks yourself"
+        raise InputError(msg)
     if not is_index(index) or block_size < 1:
         msg = f"an index ends in .yaml and a block holds exposures, got {index}, {block_size}"
         raise InputError(msg)
@@ -81,7 +86,7 @@ def ingest_blocks(
         for path, part in blocks.shares(plan, block_size):
             found.append(write_plan(survey, reader, part, path, files, append=True, tell=tell))
             blocks.add(path)
-            write_index(index, blocks.paths)
+            write_index(index, blocks.paths, overwrite=True)
         summary = _together(found, resumed)
         if not (summary.incomplete or summary.files_refused):
             write_owed(state, ())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psfscale.arrays import Role
-from psfscale.errors import HOPELESS, PsfscaleError, StoreError
+from psfscale.errors import HOPELESS, InputError, PsfscaleError, StoreError
+from psfscale.files import write_whole_folder
 from psfscale.store.ingest.events import (
     CcdCount,
     FileRefusal,
@@ -26,10 +27,17 @@ from psfscale.store.ingest.formats.stack import StackReader
 from psfscale.store.ingest.objects import Kind, Placed, admit
 from psfscale.store.ingest.sample import choose_stars
 from psfscale.store.ingest.scan import scan_files
-from psfscale.store.ingest.state import drop_refusals, file_line, object_lines, write_refusals
+from psfscale.store.ingest.state import (
+    drop_refusals,
+    file_line,
+    locked,
+    object_lines,
+    write_refusals,
+)
 from psfscale.store.ingest.target import prepared
 from psfscale.store.ingest.writer import ExposureWriter
 from psfscale.store.layout import open_root
+from psfscale.store.survey_instrument import require_survey_store
 from psfscale.store.versions import METADATA
 from psfscale.survey.geometry import field_position
 from psfscale.survey.recipe import ImagesRecipe, LdacRecipe
@@ -51,6 +59,7 @@ def ingest(
     output: Path,
     *,
     append: bool = False,
+    overwrite: bool = False,
     observer: Callable[[IngestEvent], None] | None = None,
 ) -> IngestSummary:
     """Read files by the survey's recipe and write the survey store.
@@ -67,6 +76,7 @@ def ingest(
     output : path of the store
     append : add exposures to a store that exists; what exceeds its room is refused,
         counted, and makes the outcome not ok
+    overwrite : replace a survey store that lies at `output`, once the new one is whole
     observer : called after every file looked at and every CCD written
 
     Returns
@@ -86,8 +96,32 @@ def ingest(
     tell = observer or (lambda _: None)
     with reader_of(survey) as reader:
         place = Path(output).resolve()  # of a link, what it points to
+        if overwrite and append:
+            msg = "--append adds to a survey, --overwrite replaces it: name one of them"
+            raise InputError(msg)
+        if overwrite and place.exists():
+            return _replace(survey, reader, files, place, tell=tell)
         plan = read_plan(survey, reader, files, tell, done=_complete(place))
         return write_plan(survey, reader, plan, place, files, append=append, tell=tell)
+
+
+def _replace(
+    survey: Survey,
+    reader: Reader,
+    files: Sequence[Path],
+    place: Path,
+    *,
+    tell: Callable[[IngestEvent], None],
+) -> IngestSummary:
+    """Write a new survey store beside the old one, which it replaces in the end."""
+    require_survey_store(open_root(place), place)
+    with _mendable(), locked(place), write_whole_folder(place) as partial:
+        plan = read_plan(survey, reader, files, tell, done=())
+        summary = write_plan(survey, reader, plan, partial, files, append=False, tell=tell)
+        if not summary.exposures:
+            msg = f"{place} stays as it is, since no exposure could be read whole:\n{summary}"
+            raise StoreError(msg)
+    return summary
 
 
 @contextmanager
@@ -119,6 +153,7 @@ def _complete(output: Path) -> set[str]:
     if not (output / METADATA).exists():
         return set()
     root: Any = open_root(output)
+    require_survey_store(root, output)
     ids, complete = root["exposures/id"][...].tolist(), root["exposures/complete"][...]
     # of different lengths where an ingest was killed as it made room
     return {str(i) for i, whole in zip(ids, complete, strict=False) if whole}

@@ -279,7 +279,10 @@ def _require_allowed(
 ) -> None:
     if not append and (not open_ids or new):
         state = "holds an unfinished ingest of other exposures" if open_ids else "exists already"
-        msg = f"{output} {state}; add to it with --append, or choose another path"
+        msg = (
+            f"{output} {state}; add to it with --append, replace it with --overwrite, or choose "
+            "another path"
+        )
         raise StoreError(msg)
     duplicates = sorted(done - open_ids)
     if duplicates:

@@ -62,7 +62,7 @@ def test_run_blocks__after_more_exposures_leaves_finished_blocks_alone(survey, b
     root["exposures/complete"][:5] = 0
     root["exposure"][:5] = root["exposures/id"][:5] = [f"other-{i}" for i in range(5)]
     names = ("first.zarr", "second.zarr", "third.zarr")
-    write_index(survey / "survey.yaml", [survey / name for name in names])
+    write_index(survey / "survey.yaml", [survey / name for name in names], overwrite=True)
     summary = run_blocks(blocks, serial=True, observers=[])
     assert [s.n_units for s in summary.ended.values()] == [0, 3, 3]
     assert [p.name for p in run_stores(survey / "runs")] == list(names)

@@ -63,7 +63,10 @@ def test_profile__workers_are_overridden() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"kind": "local", "worker": 3}, "worker: Extra inputs"),
+        (
+            {"kind": "local", "worker": 3},
+            r"no such key \(do you mean 'workers'\?\); known: workers",
+        ),
         ({"kind": "cloud"}, "does not match any of the expected tags"),
         ({"kind": "address"}, "address: Field required"),
         ({"kind": "address", "address": "10.0.0.1"}, "should match pattern"),
