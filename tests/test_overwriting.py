@@ -84,11 +84,12 @@ def test_output__is_replaced_with_overwrite_alone(here: Path, command: str) -> N
     words, made = COMMANDS[command]
     code, out = call(words)
     assert code == 0, out
-    before = state(here)
-    if command == "ingest":  # of the same exposures there is nothing to do
+    if command == "ingest":
         code, out = call(words)
-        assert (code, state(here)) == (0, before), out
+        assert code == 0
+        assert "nothing to do" in out
         words = [word.replace("IMAGE0", "IMAGE1") for word in words]
+    before = state(here)
     code, out = call(words)
     assert code == 2, out
     assert state(here) == before

@@ -51,7 +51,7 @@ def require_group_place(path: Path, *, kind: str, overwrite: bool) -> None:
 
 
 def _kind(path: Path) -> str | None:
-    """What a zarr group says that it holds; None where it is none."""
+    """Return the kind that a zarr group states; None where it states none."""
     try:
         kind = json.loads((path / METADATA).read_bytes())["attributes"]["kind"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What the root of a survey store says: that it is one, and of which instrument."""
+"""Root attributes of a survey store: that it is one, and the instrument it is of."""
 
 from __future__ import annotations
 
