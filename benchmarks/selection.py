@@ -25,7 +25,7 @@ from psfscale.store.ingest.sample import refusals_by_size
 from psfscale.store.refusal import Refusal
 from psfscale.survey.selection import SizeMagnitude
 
-KINDS = ("ground", "space", "odd")
+KINDS = ("ground", "space", "odd", "crowded")
 OVER = 4
 """Samples a pixel, along an axis, of a source before it is read out at the pixels' centres."""
 TAKEN = -1
@@ -48,6 +48,7 @@ class Conditions:
     galaxies_a_star: float
     scatter: float = 0.0
     binaries: float = 0.0
+    blends: float = 0.0
     shape: tuple[int, int] = (4096, 2048)
 
     @property
@@ -58,10 +59,11 @@ class Conditions:
 def conditions(kind: str, rng: np.random.Generator) -> Conditions:
     """Draw a field: ``ground`` oversampled, ``space`` undersampled, ``odd`` beyond the tuning's.
 
-    Odd fields have steeper gradients, stars of another size for their colour (1 %) and binaries.
+    Odd fields have steeper gradients, stars of another size for their colour (1 %) and binaries;
+    in ``crowded`` ones, of the ground, stars have neighbours and are fewer.
     """
     space = kind == "space" or (kind == "odd" and rng.uniform() < 0.3)
-    odd = kind == "odd"
+    odd, crowded = kind == "odd", kind == "crowded"
     return Conditions(
         space=space,
         pixel=0.1 if space else rng.uniform(0.18, 0.3),
@@ -72,10 +74,11 @@ def conditions(kind: str, rng: np.random.Generator) -> Conditions:
         ellipticity=rng.uniform(0, 0.1 if odd else 0.06),
         sky=rng.uniform(8, 14) if space else rng.uniform(8, 30),
         saturation=200e3 if space else rng.uniform(60e3, 200e3),
-        n_stars=int(rng.integers(100, 500)),
+        n_stars=int(rng.integers(80, 200) if crowded else rng.integers(100, 500)),
         galaxies_a_star=10 ** rng.uniform(-0.3, 0.7),
         scatter=0.01 if odd else 0.0,
         binaries=0.02 if odd else 0.0,
+        blends=rng.uniform(0.03, 0.12) if crowded else 0.0,
         shape=(4132, 4096) if space else (4096, 2048),
     )
 
@@ -85,8 +88,8 @@ def _power(rng: np.random.Generator, n: int, slope: float, low: float, high: flo
     return np.asarray((low**a + rng.uniform(size=n) * (high**a - low**a)) ** (1 / a))
 
 
-def field(c: Conditions, rng: np.random.Generator) -> tuple[Objects, np.ndarray]:
-    """Return the objects of a field down to S/N 18, and which of them are stars."""
+def field(c: Conditions, rng: np.random.Generator) -> tuple[Objects, np.ndarray, np.ndarray]:
+    """Return the objects of a field down to S/N 18, which are stars, and which have neighbours."""
     area = 4 * np.pi * ((c.fwhm / 2.355 / c.pixel) ** 2 + 0.1)
     flux_at = {s: (s**2 + np.sqrt(s**4 + 4 * s**2 * area * c.sky**2)) / 2 for s in (18, 50)}
     low, high = flux_at[18], c.saturation * area * 3
@@ -107,7 +110,8 @@ def field(c: Conditions, rng: np.random.Generator) -> tuple[Objects, np.ndarray]
     total = len(flux)
     x = rng.uniform(c.stamp, c.shape[1] - c.stamp, total)
     y = rng.uniform(c.stamp, c.shape[0] - c.stamp, total)
-    image = _draw(c, x, y, flux, radius, bulge, rng)
+    light = [flux, *_neighbours(c, total, rng)]
+    image = _draw(c, x, y, light, radius, bulge, rng)
     image += rng.normal(size=image.shape) * np.sqrt(c.sky**2 + np.maximum(image, 0))
     full = image >= c.saturation
     blank = np.full(total, np.nan)
@@ -125,10 +129,19 @@ def field(c: Conditions, rng: np.random.Generator) -> tuple[Objects, np.ndarray]
         sed_id=np.zeros(total, np.int64),
         full=np.full(total, c.saturation),
     )
-    return objects, np.arange(total) < n
+    return objects, np.arange(total) < n, light[1] > 0
 
 
-def _draw(c, x, y, flux, radius, bulge, rng):  # type: ignore[no-untyped-def]
+def _neighbours(c: Conditions, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Flux of each source's neighbour over its own, 0 without one, and its place [arcsec]."""
+    if not c.blends:
+        return np.zeros(n), np.zeros(n), np.zeros(n)
+    ratio = np.where(rng.uniform(size=n) < c.blends, 10 ** rng.uniform(-1.5, 0, n), 0.0)
+    apart, angle = c.fwhm * rng.uniform(0.7, 3, n), rng.uniform(0, 2 * np.pi, n)
+    return ratio, apart * np.cos(angle), apart * np.sin(angle)
+
+
+def _draw(c, x, y, light, radius, bulge, rng):  # type: ignore[no-untyped-def]
     """Stamps (object, y, x) [electron] of all sources, without noise."""
     size = 2 * c.stamp * OVER
     kx = 2 * np.pi * np.fft.rfftfreq(size, c.pixel / OVER)
@@ -142,6 +155,7 @@ def _draw(c, x, y, flux, radius, bulge, rng):  # type: ignore[no-untyped-def]
     grid = np.linspace(0, 400, 4001)
     transfer = np.array([unit.kValue(k, 0).real for k in grid])
     pixel = np.sinc(kx * c.pixel / 2 / np.pi) * np.sinc(ky * c.pixel / 2 / np.pi)
+    flux, ratio, beside_x, beside_y = light
     shear = np.clip(rng.normal(0, 0.25, (len(x), 2)), -0.55, 0.55)
     wide = 1 + c.scatter * rng.normal(size=len(x))
     double = (rng.uniform(size=len(x)) < c.binaries) & (radius == 0)
@@ -166,6 +180,8 @@ def _draw(c, x, y, flux, radius, bulge, rng):  # type: ignore[no-untyped-def]
         if double[i]:
             apart = 0.5 * fwhm * kx
             source = source * (0.8 + 0.2 * np.exp(-1j * apart))
+        if ratio[i]:
+            source = source * (1 + ratio[i] * np.exp(-1j * (kx * beside_x[i] + ky * beside_y[i])))
         ox, oy = x[i] - np.floor(x[i] + 0.5), y[i] - np.floor(y[i] + 0.5)
         source = source * pixel * np.exp(-1j * (kx * ox + ky * oy) * c.pixel)
         light = np.fft.irfft2(source, s=(size, size)) * OVER**2
@@ -183,25 +199,29 @@ def _sheared(kx, ky, g1, g2):  # type: ignore[no-untyped-def]
 def fields(n: int, seed: int) -> None:
     """Print completeness and share of galaxies over n fields of each kind."""
     for kind in KINDS:
-        counts = np.zeros(5, int)
+        counts = np.zeros(6, int)
         for number in range(n):
             rng = np.random.default_rng([seed, KINDS.index(kind), number])
             c = conditions(kind, rng)
-            objects, star = field(c, rng)
+            objects, star, beside = field(c, rng)
             reason = refusals_by_size(objects, ccd_shape=c.shape, settings=SizeMagnitude())
             taken, within = reason == TAKEN, (reason == TAKEN) | (reason == Refusal.NOT_A_STAR)
+            single = star & ~beside
             counts += [
+                np.sum(taken & single),
+                np.sum(within & single),
                 np.sum(taken & star),
-                np.sum(within & star),
                 np.sum(taken & ~star),
                 np.sum(within & ~star),
                 np.all(reason == Refusal.NO_LOCUS),
             ]
-        stars, all_stars, galaxies, all_galaxies, none = counts.tolist()
+        singles, all_singles, stars, galaxies, all_galaxies, none = counts.tolist()
         print(
             f"{kind}: {n} fields, {none} without a locus; completeness "
-            f"{stars / max(all_stars, 1):.4f} ({stars} of {all_stars} stars), galaxies "
-            f"{galaxies / max(stars + galaxies, 1):.4f} ({galaxies} of {all_galaxies} in limits)"
+            f"{singles / max(all_singles, 1):.4f} ({singles} of {all_singles} single stars), "
+            f"galaxies {galaxies / max(stars + galaxies, 1):.4f} ({galaxies} of {all_galaxies} in "
+            "limits)",
+            flush=True,
         )
 
 
@@ -212,7 +232,7 @@ def saturation(n: int, seed: int) -> None:
         rng = np.random.default_rng([seed, 9, number])
         c = conditions("space" if number % 2 else "ground", rng)
         c = replace(c, gradient=0.25, n_stars=500, galaxies_a_star=0.5)
-        objects, star = field(c, rng)
+        objects, star, _ = field(c, rng)
         reason = refusals_by_size(objects, ccd_shape=c.shape, settings=SizeMagnitude())
         size = 1 + c.gradient * (objects.x / c.shape[1] + objects.y / c.shape[0] - 1)
         peak = objects.image[:, c.stamp // 2 - 1 : c.stamp // 2 + 2].max(axis=(1, 2))

@@ -30,6 +30,12 @@ _SURE = 3.0
 """Standard errors by which an offset of a median stands out."""
 _RANGE = 3.0
 """Ratio of bright to faint stars below which the noise in their light bends a line."""
+_FEWEST_PHASES = 12
+"""Stars below which phases may look exchanged by chance."""
+_LOST_PHASE = 0.125
+"""Median distance from the stated phase [pixel] beyond which it says little; unrelated: 0.25."""
+_CLOSER = 0.5
+"""Distance from the exchanged phase, over the stated one, below which it is the true one."""
 _SHARE_OF_PEAK = 0.1
 """Border over peak from which light at the border is not a star's wings, where stars of one flux
 leave no other way to tell."""
@@ -206,20 +212,46 @@ def position_doubt(stamps: StampMeasures, x: PerStar, y: PerStar, limits: Qualit
     limit = limits.position_offset
     if limit is None or len(x) < _FEWEST:
         return None
-    off, sure = [], []
-    for offset, position in ((stamps.offset_x, x), (stamps.offset_y, y)):
-        rest = offset - (position - np.floor(position + 0.5))
-        middle = float(np.nanmedian(rest))
-        scatter = _MAD * float(np.nanmedian(np.abs(rest - middle))) / np.sqrt(len(rest))
-        off.append(middle)
-        sure.append(abs(middle) - _SURE * scatter > limit)
-    if not any(sure):
+    offsets = np.stack([stamps.offset_x, stamps.offset_y])
+    phases = np.stack([position - np.floor(position + 0.5) for position in (x, y)])
+    if _swapped(offsets, phases):
+        return Doubt(
+            check="position_offset",
+            message=f"within their pixels, {len(x)} stars lie where x and y would be if exchanged: "
+            "are x and y swapped in the catalogue or the recipe?",
+        )
+    rest = offsets - phases
+    off = np.nanmedian(rest, axis=1)
+    scatter = _MAD * np.nanmedian(np.abs(rest - off[:, None]), axis=1) / np.sqrt(len(x))
+    if not (np.abs(off) - _SURE * scatter > limit).any():
         return None
     return Doubt(
         check="position_offset",
         message=f"the stars lie off their positions by {off[0]:+.2f} pixel in x and {off[1]:+.2f} "
-        f"in y (limit {limit:g}): is the origin of the catalogue 1 or 0, and does its WCS fit?",
+        f"in y (limit {limit:g}): is the origin of the catalogue 1 or 0, are x and y swapped, and "
+        "does its WCS fit?",
     )
+
+
+def _swapped(offsets: Float[np.ndarray, "2 star"], phases: Float[np.ndarray, "2 star"]) -> bool:
+    """Whether stars lie where x and y exchanged say, within their pixels, and not where x, y say.
+
+    Stamps that come with their catalogue hold their stars whatever the columns say, so the phases
+    alone can tell.
+    """
+    known = np.isfinite(offsets + phases).all(axis=0)
+    if known.sum() < _FEWEST_PHASES:
+        return False
+    stated, exchanged = (
+        np.median(np.abs(_wrapped(offsets - each)[:, known]), axis=1)
+        for each in (phases, phases[::-1])
+    )
+    return bool(np.all(stated > _LOST_PHASE) and np.all(exchanged < _CLOSER * stated))
+
+
+def _wrapped(offset: np.ndarray) -> np.ndarray:
+    """An offset [pixel] from the nearest whole pixel."""
+    return offset - np.floor(offset + 0.5)
 
 
 def outside_doubt(n_outside: int, n_taken: int, limits: Quality) -> Doubt | None:

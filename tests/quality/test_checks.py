@@ -103,6 +103,17 @@ def test_position__off_by_one_asks_for_the_origin() -> None:
     assert "is the origin of the catalogue 1 or 0" in doubt.message
 
 
+@pytest.mark.parametrize("case", [{}, {"fwhm": 1.6}, {"n": 12}, {"snr": (15, 60)}], ids=str)
+def test_position__of_swapped_columns_is_told_by_the_phases(case) -> None:
+    stars = moffat_stars(seed=9, **case)
+    measures = StampMeasures.of(stars.image, stars.weight)
+    doubt = position_doubt(measures, stars.y, stars.x, LIMITS)
+    assert doubt is not None
+    assert "are x and y swapped" in doubt.message
+    whole = np.rint([stars.x, stars.y])
+    assert position_doubt(measures, *whole, LIMITS) is None, "rounded positions are not swapped"
+
+
 def test_outside__names_the_share_of_objects_off_the_ccd() -> None:
     assert outside_doubt(3, 97, LIMITS) is None
     doubt = outside_doubt(60, 40, LIMITS)

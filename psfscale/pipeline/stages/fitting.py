@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
-from psfscale.errors import FitError
+from psfscale.errors import FitError, PsfCheckError
 from psfscale.models.stored import widened
 from psfscale.pipeline.stages.ccd import ccd_place, group_of, model_of, pad
 from psfscale.pipeline.stages.focal import CcdPlace, half_turn
@@ -55,7 +55,7 @@ def fit_ccd(
     fits = _attempts(ccd, batch, chosen, left_out, context, model)
     told, field, verdict = _best(fits)
     verdict = release(verdict, context)
-    check_release(field, context)
+    check_release(field, context, verdict)
     arrays = {f"{results}/fit_{name}": ("star", values) for name, values in told.items()}
     state = _state(field, context, model)
     return xr.Dataset({**arrays, **state}, attrs={VERDICT: verdict})
@@ -217,27 +217,32 @@ def release_ccd(
         The CCD does not lie where the layout has it.
     """
     field = model_of(ccd, context, model)
-    check_release(field, context)
     told = {name: ccd[f"{results}/fit_{name}"].values for name in ("flags", "chi2")}
-    return release(judge(ccd, field, told, context, model), context)
+    verdict = release(judge(ccd, field, told, context, model), context)
+    check_release(field, context, verdict)
+    return verdict
 
 
-def check_release(field: Any, context: RunContext) -> None:
+def check_release(field: Any, context: RunContext, verdict: Verdict) -> None:
     """Pass silently if a PSF field is sound on a grid over the CCD.
 
     Raises
     ------
     PsfCheckError
-        It is not.
+        It is not; the message also has what the `verdict` finds doubtful, the likely cause.
     """
     from psfscale.metrics import check_psf
 
     detector, known = context.instrument.detector, context.instrument.psf
-    check_psf(
-        field,
-        columns=detector.columns,
-        rows=detector.rows,
-        grid=context.config.checks.grid,
-        pixel_scale=detector.pixel_scale,
-        fwhm_range=(known.fwhm_minimum, known.fwhm_maximum),
-    )
+    try:
+        check_psf(
+            field,
+            columns=detector.columns,
+            rows=detector.rows,
+            grid=context.config.checks.grid,
+            pixel_scale=detector.pixel_scale,
+            fwhm_range=(known.fwhm_minimum, known.fwhm_maximum),
+        )
+    except PsfCheckError as error:
+        causes = (doubt.message for doubt in verdict.doubts)
+        raise PsfCheckError("; ".join([str(error), *causes])) from error

@@ -47,6 +47,12 @@ _SHOULDER = 0.15
 """Width of the sizes beside the locus in which galaxies are counted, in the logarithm."""
 _GAP = 1.0
 """From the edge of the locus to the shoulder, where stars scatter to [standard deviations]."""
+_LOPSIDED = 30.0
+"""χ² of four third moments beyond which an object is lopsided. Of 48 stars of a DECam CCD the
+largest is 22; of blends and defects beside their locus 71 to 626."""
+_FEWEST_SHAPES = 5
+"""Stars that tell the third moments of the PSF."""
+_MAD = 1.4826
 _PEAKS = 0.99
 """Quantile of the stars' peaks over their fluxes by which the saturated fluxes are known."""
 
@@ -351,22 +357,40 @@ def _faint_limit(locus: Locus, sizes: Sizes, usable: np.ndarray, settings: SizeM
     """The S/N from which on galaxies are few enough in the locus.
 
     Close above the locus galaxies are evenly strewn in size; each in the shoulder beside it stands
-    for as many in the locus as the ratio of their widths. Where no limit does, as blended stars
-    lie there too, at any S/N, it is that of the smallest share that keeps half of the stars.
+    for as many in the locus as the ratio of their widths. Blended stars and defects lie there too,
+    at any S/N: those with lopsided light are not counted, and one object alone is chance. Where no
+    limit does, it is that of the smallest share that keeps half of the stars.
     """
     edge = settings.above * locus.deviation
     excess = locus.excess * locus.deviation
     beyond = excess - (settings.above + _GAP) * locus.deviation
-    shoulder = usable & (beyond > 0) & (beyond <= _SHOULDER)
     inside = usable & (locus.excess >= -settings.below) & (locus.excess <= settings.above)
+    shoulder = usable & (beyond > 0) & (beyond <= _SHOULDER) & ~_lopsided(sizes, inside)
     best, smallest, n_all = settings.snr_minimum, np.inf, None
     limit = settings.snr_minimum
     while (n := np.count_nonzero(inside & (sizes.snr >= limit))) >= settings.fewest:
-        share = edge[shoulder & (sizes.snr >= limit)].sum() / _SHOULDER / n
-        if share <= settings.galaxies:
+        beside = edge[shoulder & (sizes.snr >= limit)]
+        share = beside.sum() / _SHOULDER / n
+        if share <= settings.galaxies or len(beside) == 1:
             return float(limit)
         n_all = n if n_all is None else n_all
         if share < smallest and 2 * n >= n_all:
             best, smallest = limit, share
         limit *= _STEP
     return float(best)
+
+
+def _lopsided(sizes: Sizes, stars: np.ndarray) -> Bool[np.ndarray, " row"]:
+    """True for objects whose light is less even about its centre than that of stars and galaxies.
+
+    The stars' own third moments, of a PSF with coma, and their scatter over the field are allowed.
+    """
+    if np.count_nonzero(stars) < _FEWEST_SHAPES:
+        return np.zeros(len(sizes), bool)
+    rest = sizes.skew - np.median(sizes.skew[stars], axis=0)
+    spread = _MAD * np.median(np.abs(rest[stars]), axis=0)
+    noise = np.median(sizes.skew_error[stars], axis=0)
+    own = np.maximum(spread**2 - noise**2, 0)
+    with np.errstate(invalid="ignore"):
+        chi2 = (rest**2 / (sizes.skew_error**2 + own)).sum(axis=1)
+    return np.asarray(chi2 > _LOPSIDED)

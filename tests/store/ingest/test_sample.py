@@ -63,6 +63,26 @@ def _reasons(objects, **settings):
     return refusals_by_size(objects, ccd_shape=(1000, 1000), settings=SizeMagnitude(**settings))
 
 
+def test_size__blended_stars_beside_the_locus_do_not_cost_faint_stars():
+    # One field; 10 % of the stars have a neighbour of a third of their flux, 3.4 pixels away.
+    rng = np.random.default_rng(31)
+    objects, star, _ = _field(rng, n_stars=300, n_galaxies=0)
+    blended = rng.uniform(size=300) < 0.1
+    angle = rng.uniform(0, 2 * np.pi, 300)
+    flux = np.where(blended, objects.image.sum(axis=(1, 2)) / 3, 0)
+    axis = np.arange(SIDE) - SIDE // 2
+    dx = objects.x - np.floor(objects.x + 0.5) + 3.4 * np.cos(angle)
+    dy = objects.y - np.floor(objects.y + 0.5) + 3.4 * np.sin(angle)
+    rx, ry = ((axis - d[:, None]) ** 2 for d in (dx, dy))
+    beside = np.exp(-(rx[:, None, :] + ry[:, :, None]) / (2 * 1.7**2)) / (2 * np.pi * 1.7**2)
+    objects.image[:] += (flux[:, None, None] * beside).astype(np.float32)
+    reason = _reasons(objects)
+    single = star & ~blended
+    refused = np.count_nonzero(reason[single] == Refusal.LOW_SNR)
+    faintest = _reasons(objects, galaxies=0.999)
+    assert refused <= np.count_nonzero(faintest[single] == Refusal.LOW_SNR)
+
+
 def test_size__few_galaxies_enter_and_few_stars_are_lost():
     # 8 fields of seed 100 to 107, the settings chosen on others.
     counts = np.zeros(4)
