@@ -91,15 +91,24 @@ def _stamp(psf: np.ndarray, side: int, dy: float, dx: float) -> np.ndarray:
     return whole / moved.sum()
 
 
-def clean_ccd(seed: int) -> Ccd:
-    """A CCD without any fault, of a kind drawn from the seed."""
+def clean_ccd(seed: int, *, other: bool = False) -> Ccd:
+    """A CCD without any fault, of a kind drawn from the seed.
+
+    `other` ones have 30 to 150 stars up to S/N 3000 and PSFs of up to 8 pixels.
+    """
     rng = np.random.default_rng([seed, 0])
     kind = str(rng.choice(["diffraction", "moffat", "gauss"]))
-    fwhm = float(np.exp(rng.uniform(np.log(1.3), np.log(2.2 if kind == "diffraction" else 6.0))))
-    side = int(np.clip(2 * round(2 * fwhm) + 9, 13, 23))
-    n = int(rng.integers(24, 61))
+    fwhm = float(
+        np.exp(
+            rng.uniform(
+                np.log(1.3), np.log(2.2 if kind == "diffraction" else 8.0 if other else 6.0)
+            )
+        )
+    )
+    side = int(np.clip(2 * round(2 * fwhm) + 9, 13, 31 if other else 23))
+    n = int(rng.integers(30, 151) if other else rng.integers(24, 61))
     noise = float(np.exp(rng.uniform(np.log(0.05), np.log(200))))
-    brightest = float(np.exp(rng.uniform(np.log(30), np.log(1000))))
+    brightest = float(np.exp(rng.uniform(np.log(30), np.log(3000 if other else 1000))))
     x, y = rng.uniform(20, SIZE - 20, (2, n))
     u, v = 2 * x / SIZE - 1, 2 * y / SIZE - 1
     change = rng.uniform(0, 1)
@@ -133,9 +142,9 @@ def clean_ccd(seed: int) -> Ccd:
     )
 
 
-def bad_ccds(seed: int) -> dict[str, tuple[tuple[str, ...], Ccd]]:
+def bad_ccds(seed: int, *, other: bool = False) -> dict[str, tuple[tuple[str, ...], Ccd]]:
     """CCDs of one clean one, each spoiled in one way, with the checks that may find it."""
-    good = clean_ccd(seed)
+    good = clean_ccd(seed, other=other)
     rng = np.random.default_rng([seed, 1])
     stars, noise = good.stars, float(good.stars.weight[0, 0, 0]) ** -0.5
     empty = rng.normal(0, noise, stars.image.shape).astype("f4")
@@ -148,6 +157,12 @@ def bad_ccds(seed: int) -> dict[str, tuple[tuple[str, ...], Ccd]]:
             ("mean_star_excess", "chi2_maximum", "clipped_fraction"),
             spoiled(image=_galaxies(stars, noise, rng)),
         ),
+        "galaxies as bright": (
+            ("mean_star_excess", "chi2_maximum", "clipped_fraction"),
+            spoiled(image=_galaxies(stars, noise, rng, brighter=1)),
+        ),
+        "rms": (("weight_factor",), spoiled(weight=stars.weight**-0.5)),
+        "x and y swapped": (("position_offset",), spoiled(x=stars.y, y=stars.x)),
         "sky of 100 σ": (("sky",), spoiled(image=stars.image + 100 * np.float32(noise))),
         "variances": (("weight_factor",), spoiled(weight=1 / stars.weight)),
         "no stars": (("starless_fraction",), spoiled(image=empty)),
@@ -162,12 +177,16 @@ def bad_ccds(seed: int) -> dict[str, tuple[tuple[str, ...], Ccd]]:
     }
 
 
-def _galaxies(stars: StarBatch, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Stamps of which 60 % are smeared by 1 to 3 pixels, and twenty times as bright."""
+def _galaxies(
+    stars: StarBatch, noise: float, rng: np.random.Generator, *, brighter: float = 20
+) -> np.ndarray:
+    """Stamps of which 60 % are smeared by 1 to 3 pixels, and so many times as bright."""
     image = stars.image.astype(np.float64)
     for k in np.flatnonzero(rng.random(len(image)) < 0.6):
         shape = rng.uniform(1, 3, 2)
-        image[k] = 20 * gaussian_filter(image[k], shape) + rng.normal(0, noise, image[k].shape)
+        image[k] = brighter * gaussian_filter(image[k], shape) + rng.normal(
+            0, noise, image[k].shape
+        )
     return image.astype("f4")
 
 
@@ -228,11 +247,11 @@ def clean(n: int, seed: int) -> None:
         print(f"{name:18} tripped {tripped[name]:3}, limit {limit}, nearest {top}")
 
 
-def bad(n: int, seed: int) -> None:
+def bad(n: int, seed: int, *, other: bool) -> None:
     """Print which checks trip on spoiled CCDs."""
     found: Counter[str] = Counter()
     for k in range(n):
-        for name, (checks, ccd) in bad_ccds(1000 * seed + k).items():
+        for name, (checks, ccd) in bad_ccds(1000 * seed + k, other=other).items():
             try:
                 doubts, _ = doubts_of(ccd)
             except ArithmeticError as error:
@@ -248,12 +267,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ccds", type=int, default=0, help="clean CCDs")
     parser.add_argument("--bad", type=int, default=0, help="CCDs spoiled in every way")
+    parser.add_argument("--other", action="store_true", help="bad ones of other stars and PSFs")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if options.ccds:
         clean(options.ccds, options.seed)
     if options.bad:
-        bad(options.bad, options.seed)
+        bad(options.bad, options.seed, other=options.other)
 
 
 if __name__ == "__main__":

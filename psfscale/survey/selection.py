@@ -74,20 +74,23 @@ class StarListRecipe(Part):
         default=Column(name=("dec", "DEC", "DELTA_J2000")), description="declination, ICRS"
     )
     pmra: ColumnName = Field(
-        default=Column(name=("pmra",)),
+        default=Column(name=("pmra", "pmRA", "PMRA")),
         description="proper motion in right ascension, with cos(dec) [mas/yr]; none without column",
     )
     pmdec: ColumnName = Field(
-        default=Column(name=("pmdec",)), description="proper motion in declination [mas/yr]"
+        default=Column(name=("pmdec", "pmDE", "PMDEC")),
+        description="proper motion in declination [mas/yr]",
     )
     ref_epoch: ColumnName = Field(
-        default=Column(name=("ref_epoch",)), description="epoch of the positions [Julian year]"
+        default=Column(name=("ref_epoch", "REF_EPOCH")),
+        description="epoch of the positions [Julian year]",
     )
     epoch: float | None = Field(
         default=None, description="epoch of all positions, without such a column [Julian year]"
     )
     id: ColumnName = Field(
-        default=Column(name=("source_id",)), description="id of the star; its position without it"
+        default=Column(name=("source_id", "SOURCE_ID")),
+        description="id of the star; its position without it",
     )
 
 

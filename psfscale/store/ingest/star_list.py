@@ -73,12 +73,12 @@ class StarList:
         """
         ra = table.numbers(recipe.ra, target="deg")
         dec = table.numbers(recipe.dec, target="deg")
-        pm_ra, pm_dec = (_motion(table, column) for column in (recipe.pmra, recipe.pmdec))
+        pm_ra, pm_dec = _motions(table, recipe)
         moving = (pm_ra != 0) | (pm_dec != 0)
         epoch = _epoch(table, recipe, moving=bool(moving.any()))
         rows = np.flatnonzero(np.isfinite(ra + dec))
         identity = _positions(ra[rows], dec[rows])
-        if _has(table, recipe.id):
+        if _has(table, recipe, "id"):
             identity = table.integers(recipe.id)[rows]
         return cls(
             name=str(table.path),
@@ -176,19 +176,38 @@ class StarList:
         return near
 
 
-def _has(table: Table, column: Column) -> bool:
+def _has(table: Table, recipe: StarListRecipe, key: str) -> bool:
+    """Whether a list has an optional column; one that the recipe itself names must be there.
+
+    Raises
+    ------
+    InputError
+        The recipe names a column that the list lacks.
+    """
+    column: Column = getattr(recipe, key)
+    if key in recipe.model_fields_set:
+        table.find(column)
     return any(name in table.columns for name in column.name)
 
 
-def _motion(table: Table, column: Column) -> np.ndarray:
-    """(star,) [mas/yr]; 0 where the list has none, as for stars with two parameters in Gaia."""
-    if not _has(table, column):
-        return np.zeros(table.n_rows)
-    return np.asarray(np.nan_to_num(table.numbers(column, target="mas / yr")))
+def _motions(table: Table, recipe: StarListRecipe) -> tuple[np.ndarray, np.ndarray]:
+    """(star,) both motions [mas/yr]; 0 where the list has none, as for stars with two parameters.
+
+    Raises
+    ------
+    InputError
+        The list has one of the two columns, or lacks one that the recipe names.
+    """
+    has = [_has(table, recipe, key) for key in ("pmra", "pmdec")]
+    if not any(has):
+        return np.zeros(table.n_rows), np.zeros(table.n_rows)
+    columns = (recipe.pmra, recipe.pmdec)
+    ra, dec = (np.nan_to_num(table.numbers(one, target="mas / yr")) for one in columns)
+    return np.asarray(ra), np.asarray(dec)
 
 
 def _epoch(table: Table, recipe: StarListRecipe, *, moving: bool) -> np.ndarray:
-    if _has(table, recipe.ref_epoch):
+    if _has(table, recipe, "ref_epoch"):
         return table.numbers(recipe.ref_epoch)
     if recipe.epoch is None and moving:
         msg = (

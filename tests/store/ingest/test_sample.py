@@ -256,11 +256,33 @@ def test_match__a_list_that_is_missing_or_has_motions_without_an_epoch_is_an_err
     stars = _list_of(table, np.arange(4))
     stars.remove_column("ref_epoch")
     stars.write(tmp_path / "gaia.fits")
-    with pytest.raises(InputError, match="has proper motions, but no column 'ref_epoch': give"):
+    with pytest.raises(
+        InputError, match="has proper motions, but no column 'ref_epoch' or 'REF_EPOCH': give"
+    ):
         ingest(_matched(tmp_path / "gaia.fits"), [image], tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
     survey = _matched(tmp_path / "gaia.fits", epoch=2015.0)
     assert ingest(survey, [image], tmp_path / "s.zarr").n_stars == 4
+
+
+@pytest.mark.parametrize("key", ["pmra", "pmdec", "ref_epoch", "id"])
+def test_match__a_column_that_the_recipe_names_must_be_there(tmp_path, key):
+    columns = {"ra": [10.0], "dec": [-5.0], "pmRA": [1.0], "pmDE": [1.0], "source_id": [1]}
+    Table(columns).write(tmp_path / "gaia.fits")
+    image = write_exposure(tmp_path, "e1", [1])
+    with pytest.raises(InputError, match=r"gaia.fits has no column 'pm_RA' \(do you mean 'pmRA'"):
+        ingest(
+            _matched(tmp_path / "gaia.fits", **{"epoch": 2016.0, key: "pm_RA"}),
+            [image],
+            tmp_path / "s.zarr",
+        )
+
+
+def test_match__one_motion_without_the_other_is_an_error(tmp_path):
+    Table({"ra": [10.0], "dec": [-5.0], "pmra": [1.0]}).write(tmp_path / "gaia.fits")
+    image = write_exposure(tmp_path, "e1", [1])
+    with pytest.raises(InputError, match=r"gaia.fits has no column 'pmdec' .*'PMDEC' \(do you"):
+        ingest(_matched(tmp_path / "gaia.fits", epoch=2016.0), [image], tmp_path / "s.zarr")
 
 
 def test_match__motions_need_the_time_of_the_exposure():

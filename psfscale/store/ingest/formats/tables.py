@@ -11,6 +11,7 @@ from astropy.table import Table as AstropyTable
 from astropy.utils.exceptions import AstropyWarning
 
 from psfscale.errors import InputError
+from psfscale.names import nearest
 from psfscale.store.ingest.formats.fitsfile import DAMAGED, FITS_SUFFIXES
 from psfscale.store.ingest.formats.lookup import FileDefectError, one_line
 from psfscale.store.ingest.formats.units import conversion
@@ -204,7 +205,8 @@ class Table:
 
     def _no_column(self, *names: str) -> str:
         return (
-            f"{self.path} has no column {' or '.join(map(repr, names))}; "
+            f"{self.path} has no column {' or '.join(map(repr, names))}"
+            f"{nearest(names[0], self.columns)}; "
             f"it has {', '.join(self.columns) or 'none'}"
         )
 
