@@ -98,7 +98,7 @@ FRAMES = {
 
 
 def _tables(header):
-    """An HDU list whose image has lookup tables: CPDIS in both axes and a D2IM in x."""
+    """An HDU list whose image has lookup tables: CPDIS in both axes."""
     rng = np.random.default_rng(8)
     image = fits.ImageHDU(np.zeros(SHAPE, np.float32), header, name="SCI")
     hdus = [fits.PrimaryHDU(), image]
@@ -116,6 +116,31 @@ def _tables(header):
             table.header[f"CDELT{k}"] = step
         hdus.append(table)
     return fits.HDUList(hdus)
+
+
+def test_wcs__detector_lookup_tables_are_astropys():
+    hdus = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(header=tan_wcs(1), name="SCI")])
+    rng = np.random.default_rng(9)
+    for axis in (1, 2):
+        table = fits.ImageHDU(rng.normal(0, 0.3, (8, 9)).astype(np.float32), name="D2IMARR")
+        table.ver = axis
+        for k, step in ((1, COLUMNS / 8), (2, ROWS / 7)):
+            table.header[f"CRVAL{k}"], table.header[f"CRPIX{k}"] = 1.0, 1.0
+            table.header[f"CDELT{k}"] = step
+        head = hdus["SCI"].header
+        head[f"D2IMDIS{axis}"] = "Lookup"
+        for record in (f"EXTVER: {axis}", "NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"):
+            head[f"D2IM{axis}"] = record
+        hdus.append(table)
+    header = hdus["SCI"].header
+    x, y = _pixels()
+    theirs = WCS(header, hdus).all_pix2world(x, y, 0)
+    bare = WCS(tan_wcs(1)).all_pix2world(x, y, 0)
+    assert np.abs(np.subtract(theirs, bare)).max() > 1e-6, "the tables move positions"
+    ours = CelestialWcs.from_header(header, hdus)
+    np.testing.assert_allclose(ours.sky(x, y), theirs, rtol=0, atol=1e-10)
+    with pytest.raises(NoWcsError, match="lookup tables"):
+        CelestialWcs.from_header(header)
 
 
 @pytest.mark.parametrize("kind", HEADERS)
