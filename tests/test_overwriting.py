@@ -96,7 +96,7 @@ def test_output__is_replaced_with_overwrite_alone(here: Path, command: str) -> N
     assert made in out.replace(" ", "")
     assert "--overwrite" in out
     assert ("--append" in out) == (command == "ingest")
-    code, out = call([*words, "--overwrite"])
+    code, out = call([*COMMANDS[command][0], "--overwrite"])
     assert code == 0, out
     after = state(here)
     assert after.keys() == before.keys()
