@@ -156,6 +156,10 @@ def _spectra(of: StarBatch | FieldPoints) -> dict[str, np.ndarray | None]:
     return {name: finite_numbers(getattr(of, name), name, unit=unit) for name, unit in given}
 
 
+LARGEST_SIDE = 10_000
+"""Of a stamp to draw on [pixel]: a PSF of 10,000² float64 takes 0.8 GB."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PixelGrid:
     """A stamp to draw on: ``shape`` (y, x) pixels, ``oversampling`` of them a CCD pixel.
@@ -180,6 +184,9 @@ class PixelGrid:
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or self.oversampling < 1:
             msg = f"a pixel grid needs positive sizes, got {self}"
+            raise InputError(msg)
+        if max(*self.shape, self.oversampling) > LARGEST_SIDE:
+            msg = f"a pixel grid has at most {LARGEST_SIDE} pixels along a side, got {self}"
             raise InputError(msg)
 
     def require_effective(self, model: str) -> None:

@@ -18,6 +18,7 @@ from psfscale.files import require_folder, require_place, require_room
 
 if TYPE_CHECKING:
     from psfscale.config import RunConfig
+    from psfscale.pipeline import ClusterProfile
 
 app = typer.Typer(
     cls=Verbs,
@@ -37,7 +38,9 @@ Settings = Annotated[
     typer.Option("--set", help="key.sub=value replaces a value of the file; repeatable"),
 ]
 
-Cluster = Annotated[str, typer.Option(help="profile: a name in deploy/ or a YAML file")]
+Cluster = Annotated[
+    str | None, typer.Option(help="profile: a name in deploy/ or a YAML file [local]")
+]
 Serial = Annotated[bool, typer.Option(help="in this process, without a cluster")]
 Workers = Annotated[int | None, typer.Option(help="workers; overrides the profile")]
 
@@ -167,6 +170,19 @@ def _config(path: Path, overrides: list[str] | None) -> RunConfig:
     return load_config(path, overrides or ())
 
 
+def _profile(*, serial: bool, cluster: str | None, workers: int | None) -> ClusterProfile | None:
+    """Return the profile of the cluster that was asked for; None for this process."""
+    from psfscale.errors import ConfigError
+    from psfscale.pipeline import load_profile
+
+    if not serial:
+        return load_profile(cluster or "local", workers=workers)
+    if cluster is not None or workers is not None:
+        msg = "--serial runs in this process, without a cluster: leave out --cluster and --workers"
+        raise ConfigError(msg)
+    return None
+
+
 @app.command(cls=Verb)
 def plan(
     config: Annotated[Path, typer.Argument(help="run file")], overrides: Overrides = None
@@ -189,7 +205,7 @@ def plan(
 def run(
     config: Annotated[Path, typer.Argument(help="run file")],
     overrides: Overrides = None,
-    cluster: Cluster = "local",
+    cluster: Cluster = None,
     serial: Serial = False,
     workers: Workers = None,
     drivers: Annotated[
@@ -219,11 +235,13 @@ def run(
         from psfscale.pipeline import resolved_config
 
         whole = resolved_config(run_config).model_dump(mode="json")
+        if run_config.instrument is None and not run_config.survey.exists():
+            typer.echo(f"{run_config.survey} is not there yet: its settings are defaults", err=True)
         typer.echo(yaml.safe_dump(whole, sort_keys=False), nl=False)
         return
-    from psfscale.pipeline import load_profile, run_survey
+    from psfscale.pipeline import run_survey
 
-    profile = None if serial else load_profile(cluster, workers=workers)
+    profile = _profile(serial=serial, cluster=cluster, workers=workers)
     options = {"cluster": profile, "serial": serial, "wait_lease": wait_lease}
     again = {
         "retry_failed": retry_failed,
@@ -295,19 +313,19 @@ def metrics(
     rho: Annotated[
         bool, typer.Option("--rho", help="ρ statistics too (needs TreeCorr; takes longer)")
     ] = False,
-    cluster: Cluster = "local",
+    cluster: Cluster = None,
     serial: Serial = False,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """Aggregate the metrics of a run again, from its stores, and print them."""
-    from psfscale.pipeline import aggregate_run, load_profile, metrics_of_stars, write_tables
+    from psfscale.pipeline import aggregate_run, metrics_of_stars, write_tables
 
     if table is not None:
         require_place(table, suffixes=(".parquet", ".csv"))
     if tables is not None:
         require_folder(tables)
-    profile = None if serial else load_profile(cluster, workers=workers)
+    profile = _profile(serial=serial, cluster=cluster, workers=workers)
     summary = aggregate_run(path, rho=rho, cluster=profile)
     if table is not None:
         metrics_of_stars(path, table)

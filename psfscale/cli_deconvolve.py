@@ -95,7 +95,7 @@ def _spelled(args: list[str]) -> list[str]:
         if option and not arg.startswith("-"):
             out += [option, arg]
             continue
-        option = arg if arg in VALUES else None
+        option = arg if arg in VALUES and not following.startswith("-") else None
         if option is None:
             out.append(arg)
         if arg in BARE and following.startswith("-"):
@@ -208,7 +208,10 @@ TruePsf = Annotated[
     Path | None, typer.Option("--true_psf", help="true PSFs, to measure refined ones")
 ]
 RandomSeed = Annotated[
-    int | None, typer.Option("-r", "--random_seed", help="of the choice from the clean stack")
+    int | None,
+    typer.Option(
+        "-r", "--random_seed", min=0, max=2**32 - 1, help="of the choice from the clean stack"
+    ),
 ]
 Kernel = Annotated[
     float | None, typer.Option("--kernel", help="Gaussian window of the errors [pixel σ]")

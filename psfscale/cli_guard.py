@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from psfscale.errors import EXIT_MEANINGS, ExitCode, PsfscaleError
+from psfscale.errors import EXIT_MEANINGS, ConfigError, ExitCode, PsfscaleError
 from psfscale.processes import Stoppable
 
 if TYPE_CHECKING:
@@ -34,7 +34,14 @@ WRITTEN = ("output", "table", "tables", "path", "config")
 
 
 class Verb(TyperCommand):
-    """A command whose errors of the operating system name a path."""
+    """A command whose errors of the operating system name a path, and that takes no empty word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; an empty one, of which paths make the folder here, is refused."""
+        if "" in args:
+            msg = "an empty argument: is a variable of the shell not set?"
+            raise ConfigError(msg)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an error without a name (a full disk) gets that of the output."""

@@ -55,10 +55,11 @@ class PsfProducts(_Part):
     """The PSFs written at galaxies."""
 
     at_galaxies: bool = Field(default=True, description="draw the PSF at every galaxy")
-    oversampling: int = Field(default=1, ge=1, description="PSF pixels per CCD pixel")
+    oversampling: int = Field(default=1, ge=1, le=100, description="PSF pixels per CCD pixel")
     size: int | None = Field(
         default=None,
         ge=5,
+        le=10_000,
         description="side of the PSF stamp [PSF pixel]; as the galaxy's if unset",
     )
 

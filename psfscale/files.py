@@ -115,7 +115,7 @@ def require_apart(output: Path, inputs: Iterable[Path | None]) -> None:
         One path is both.
     """
     for path in inputs:
-        if path is not None and path.resolve() == output.resolve():
+        if path is not None and _resolved(path) == _resolved(output):
             msg = f"{output} is an input: writing would replace it, choose another output"
             raise InputError(msg)
 
@@ -162,7 +162,7 @@ def require_place(path: Path, *, suffixes: tuple[str, ...] = ()) -> None:
     if path.exists() and not path.is_file():
         msg = f"{path} is a device or a pipe, the output is a file: name a file"
         raise InputError(msg)
-    _require_room(path.resolve())
+    _require_room(_resolved(path))
 
 
 def require_folder(path: Path) -> None:
@@ -212,9 +212,28 @@ def require_room(path: Path) -> None:
     _require_room(existing / path.name)
 
 
+def _resolved(path: Path) -> Path:
+    """Return a path without links.
+
+    Raises
+    ------
+    InputError
+        Links lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        msg = f"{path} is a link that leads back to itself: name another path"
+        raise InputError(msg) from error
+
+
 def _require_room(path: Path) -> None:
     """Try to make a file beside `path`: permissions alone do not tell on every file system."""
     folder = path.parent
+    store = next((p for p in _resolved(path).parents if (p / "zarr.json").is_file()), None)
+    if store is not None:
+        msg = f"{path} lies within the store {store}, which is no place for it: choose another path"
+        raise InputError(msg)
     if folder.exists() and not folder.is_dir():
         msg = f"{path} cannot be written: {folder} is a file, a folder is expected"
         raise InputError(msg)

@@ -75,9 +75,12 @@ def score(
     Raises
     ------
     InputError
-        Shapes disagree.
+        Shapes disagree, or `kernel` is not positive.
     """
     x = finite_numbers(found, "restored galaxies").astype(np.float64)
+    if kernel is not None and not 0 < kernel < np.inf:
+        msg = f"the window of the errors has a positive width, got {kernel}"
+        raise InputError(msg)
     t = finite_numbers(truth, "true galaxies").astype(np.float64)
     if x.shape != t.shape:
         msg = f"restored galaxies have shape {x.shape}, the true ones {t.shape}"

@@ -22,7 +22,7 @@ FACTORS_ALONE = (4.5, 4.5, 6.0)
 class DeconvolutionSettings(BaseModel):
     """How galaxies are restored, `psfscale.deconvolve`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["learnt", "all", "sparse", "lowr", "grad"] = Field(
         default="learnt",

@@ -16,7 +16,7 @@ __all__ = ["DictionarySettings"]
 class DictionarySettings(BaseModel):
     """The transform in which an image is sparse."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     transform: Literal["starlet", "biorthogonal", "user"] = Field(
         default="starlet",

@@ -64,7 +64,7 @@ class SuperResolution(DictionarySettings):
 class StarSelection(BaseModel):
     """Which stars of a CCD take part in its fit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     clip: float = Field(
         default=6.0,

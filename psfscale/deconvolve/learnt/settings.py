@@ -17,7 +17,7 @@ PriorNumbers = dict[str, list[float] | list[list[float]] | float]
 class LearntSettings(BaseModel):
     """How galaxies are restored by `psfscale.deconvolve.learnt`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     oversampling: int = Field(
         default=1,

@@ -57,7 +57,7 @@ class Sky:
     def of(cls, moments: Float[Tensor, " moment"]) -> Sky:
         """The levels that sums of `level_moments` tell of."""
         w, wb, w2, w2b, w2b2 = map(float, moments)
-        if w2 <= 0:
+        if min(w, w2) <= 0:  # of PSFs as flat as a level, by rounding
             return cls()
         scatter = (w2b2 - w) / math.sqrt(2 * w2)
         if max(abs(wb) / math.sqrt(w), scatter) < DOUBT:

@@ -102,6 +102,9 @@ class Bands:
                 f"{self.wavelet!r}, {self.n_scales}"
             )
             raise ConfigError(msg)
+        if 2**self.n_scales > 2 * max(self.shape):
+            msg = f"{self.n_scales} scales reach beyond stamps of {self.shape} pixels: take fewer"
+            raise ConfigError(msg)
 
     @property
     def per_scale(self) -> int:

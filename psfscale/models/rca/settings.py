@@ -14,7 +14,7 @@ __all__ = ["RCASettings"]
 class RCASettings(SuperResolution, StarSelection):
     """Settings of the resolved-components field, `psfscale.models.rca.model.RCA`."""
 
-    n_components: int | Literal["auto"] = Field(
+    n_components: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         default="auto",
         description="eigen-PSFs kept at most; auto keeps those that stand out of the noise [1]",
     )
@@ -39,7 +39,7 @@ class RCASettings(SuperResolution, StarSelection):
         description="stars that the graph of the frequency atoms joins, those furthest apart; "
         "sizes the state [1]",
     )
-    row_sparsity: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+    row_sparsity: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] | None = Field(
         default=None,
         description="functions of position that each component may use; auto = those that show "
         "more than noise, unset = all, each as far as it does [1]",

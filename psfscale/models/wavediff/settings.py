@@ -16,7 +16,7 @@ __all__ = ["OpticsSettings", "WaveDiffSettings"]
 class OpticsSettings(BaseModel):
     """The light path of a telescope in plain numbers; a survey file gives them all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     aperture: float = Field(gt=0, description="diameter of the entrance pupil [m]")
     focal_length: float = Field(gt=0, description="effective focal length [m]")
@@ -83,7 +83,7 @@ Switch = bool | Literal["auto"]
 class WaveDiffSettings(BaseModel):
     """Settings of the wavefront field, `psfscale.models.wavediff.model.WaveDiff`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optics: OpticsSettings | None = Field(
         default=None, description="the telescope; a survey file gives it"

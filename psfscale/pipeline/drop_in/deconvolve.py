@@ -10,7 +10,7 @@ import numpy as np
 
 from psfscale.arrayfile import read_array
 from psfscale.deconvolve import DeconvolutionSettings
-from psfscale.errors import InputError
+from psfscale.errors import ConfigError, InputError
 from psfscale.pipeline.drop_in.restored_files import Format, RestoredFiles, restored_arrays
 from psfscale.yamlfile import validate
 
@@ -108,6 +108,9 @@ def deconvolve_files(
     )
     known = (files.images, files.psfs, files.weight, files.clean_data, files.true_psf)
     output.require(apart=[path for path in known if path is not None], overwrite=overwrite)
+    if kernel is not None and not 0 < kernel < np.inf:
+        msg = f"--kernel is the width of a window [pixel], positive; got {kernel}"
+        raise ConfigError(msg)
     images = _stack(files.images)
     clean = (
         None if files.clean_data is None else _clean(files.clean_data, images.shape, random_seed)

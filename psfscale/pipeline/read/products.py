@@ -17,10 +17,10 @@ from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.read.aggregation import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.read.consume import Run
 from psfscale.pipeline.read.state_blocks import status_of
-from psfscale.pipeline.runs.context import read_context
+from psfscale.pipeline.runs.context import read_context, require_run
 from psfscale.pipeline.storage.session import Session
 from psfscale.store.index import run_stores
-from psfscale.store.layout import open_tree
+from psfscale.store.layout import open_root, open_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -83,6 +83,8 @@ def aggregate_run(
         The cluster could not tally a part.
     """
     stores = run_stores(path)
+    for store in stores:  # before a lease and a seal are written into it
+        require_run(open_root(store), store)
     if stores == [path]:
         with Lease(path):
             write_aggregates(read_context(path))

@@ -8,7 +8,7 @@ from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.models.fitted import FittedModel
 from psfscale.store.index import is_index, read_index
 from psfscale.store.layout import open_root
-from psfscale.store.survey_instrument import stored_instrument
+from psfscale.store.survey_instrument import require_survey_store, stored_instrument
 from psfscale.survey import load_survey
 from psfscale.yamlfile import validate
 
@@ -52,4 +52,6 @@ def _instrument(config: RunConfig) -> Instrument | None:
     if not config.survey.exists():
         return None
     first = read_index(config.survey)[0] if is_index(config.survey) else config.survey
-    return stored_instrument(open_root(first))
+    root = open_root(first)
+    require_survey_store(root, first)
+    return stored_instrument(root)

@@ -71,6 +71,8 @@ def ingest_blocks(
     if not is_index(index) or block_size < 1:
         msg = f"an index ends in .yaml and a block holds exposures, got {index}, {block_size}"
         raise InputError(msg)
+    if index.exists():
+        read_index(index)  # another file is refused before anything is made beside it
     tell = observer or (lambda _: None)
     index.parent.mkdir(parents=True, exist_ok=True)
     state = index.with_name(f".{index.name}.ingest")
