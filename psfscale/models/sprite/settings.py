@@ -17,6 +17,7 @@ class SPRITESettings(SuperResolution):
     threshold: float = Field(
         default=4.0,
         ge=0,
+        allow_inf_nan=True,
         description="κ: coefficients of the correction must exceed so much noise; "
         "infinite (.inf) = no correction but positivity [noise σ]",
     )

@@ -72,3 +72,11 @@ def test_fit__lists_the_settings_where_one_is_unknown(tmp_path: Path, name: str)
 def test_settings__of_python_are_listed_too(call: Any, near: str) -> None:
     with pytest.raises(ConfigError, match=rf"do you mean '{near}'\?\); known: {near}, "):
         call()
+
+
+def test_settings__are_finite_but_where_infinity_means_something() -> None:
+    assert psfscale.SPRITE(threshold=float("inf")).settings.threshold == float("inf")
+    with pytest.raises(ConfigError, match="threshold"):
+        psfscale.SPRITE(threshold=float("nan"))
+    with pytest.raises(ConfigError, match="band_limit: Input should be a finite number"):
+        psfscale.SPRITE(band_limit=float("inf"))
