@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "PARTIAL",
+    "flush",
     "named",
+    "replace_file",
     "require_apart",
     "require_file",
     "require_folder",
@@ -26,6 +30,9 @@ __all__ = [
     "write_whole",
     "write_whole_folder",
 ]
+
+PARTIAL = ".partial"
+"""End of the names of files and folders that are being written; zarr's own end so too."""
 
 
 @contextmanager
@@ -60,12 +67,11 @@ def write_whole(path: Path, *, sync: bool = False) -> Iterator[Path]:
         The file cannot be written; it is named in the error.
     """
     path = path.resolve()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _beside(path)
     try:
         yield partial
         if sync:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(partial)
         partial.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename in {None, str(partial), partial}:
@@ -88,9 +94,7 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
         The folder cannot be written; it is named in the error.
     """
     path = path.resolve()
-    partial, old = (
-        path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("partial", "old")
-    )
+    partial, old = _beside(path), _beside(path)
     try:
         with named(path):
             yield partial
@@ -104,6 +108,37 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step, on the disk when this returns; its folder is made if missing."""
+    try:
+        _replace(path, content)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    with write_whole(path, sync=True) as partial:
+        partial.write_bytes(content)
+
+
+def _beside(path: Path) -> Path:
+    """Return a name of its own for each writer, also of several threads."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+
+
+def flush(path: Path) -> None:
+    """Have a file or a folder's entries on the disk when this returns; absence is no error."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def require_apart(output: Path, inputs: Iterable[Path | None]) -> None:

@@ -6,7 +6,6 @@ primary header followed by the bytes of its parts, so no process ever holds an e
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import yaml
 from astropy.io import fits
 from astropy.table import Column, Table
 
+from psfscale.files import write_whole
 from psfscale.simulate.ccd import (
     FLAG_SATURATED,
     FLAG_TRUNCATED,
@@ -189,22 +189,17 @@ def _numbered(hdu: Any, name: str, version: int | None) -> Any:
 
 
 def _write(path: Path, hdus: list[Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(partial, overwrite=True)
-    partial.replace(path)
+    with write_whole(path) as partial:
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(partial, overwrite=True)
 
 
 def _join(path: Path, header: fits.Header, parts: Sequence[Path]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as whole:
+    with write_whole(path, sync=True) as partial, partial.open("wb") as whole:
         whole.write(header.tostring().encode("ascii"))
         for part in parts:
             with part.open("rb") as extensions:
                 extensions.seek(_primary_bytes(part))
                 shutil.copyfileobj(extensions, whole)
-        whole.flush()
-        os.fsync(whole.fileno())
-    partial.replace(path)
     for part in parts:
         part.unlink()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from psfscale.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,15 +37,8 @@ class CheckpointFile:
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the file in one step; a reader meets the old arrays or the new."""
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with write_whole(self.path, sync=True) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     def remove(self) -> None:
         """Take the file away, if there is one; the fit has ended."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psfscale.errors import StoreError
+from psfscale.files import PARTIAL, replace_file
 from psfscale.store.layout import STATE_DIRECTORY
-from psfscale.store.objects import PARTIAL, replace_file
 from psfscale.store.versions import METADATA, SCHEMA_VERSION, translated, version_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def migrate_store(path: Path) -> bool:
     if version_of(path) == SCHEMA_VERSION:
         return False
     for file in (*_members(path), path / METADATA):
-        for left in file.parent.glob(f"{METADATA}.*{PARTIAL}"):
+        for left in file.parent.glob(f".{METADATA}.*{PARTIAL}"):
             left.unlink()
         group = file.parent.relative_to(path).as_posix()
         raw = file.read_bytes()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import uuid
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,14 +21,13 @@ from numcodecs.zstd import Zstd
 from zarr.storage import LocalStore
 
 from psfscale.errors import StoreError
+from psfscale.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import zarr
 
-PARTIAL = ".partial"
-"""End of the names of files that are being written; zarr-python's own."""
 _CHECKSUM = 4
 _ABSENT = 2**64 - 1
 """Offset and length of a chunk that holds fill values alone."""
@@ -290,22 +287,3 @@ class StoredArray:
     def _cuts(self, index: tuple[int, ...]) -> bool:
         n = len(index)
         return any(size != 1 for size in self.shard[:n]) or self.shard[n:] != self.shape[n:]
-
-
-def replace_file(path: Path, raw: bytes) -> None:
-    """Write a file in one step, on the disk when this returns; its folder is made if missing."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    try:
-        file = temporary.open("wb")
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("wb")
-    try:
-        with file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
+from psfscale.files import replace_file
 from psfscale.store.layout import STATE_DIRECTORY, add_arrays, open_root
-from psfscale.store.objects import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile, ZipFile
 from zlib import crc32
 
+from psfscale.files import write_whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,13 +74,11 @@ def write_seal(store: Path) -> None:
     contents = {name: path.read_bytes() for name, path in _sealed_files(store)}
     checksums = {name: crc32(content) for name, content in contents.items()}
     (store / SEAL).parent.mkdir(exist_ok=True)
-    temporary = store / SEAL.with_name(f"{SEAL.name}.{os.getpid()}.tmp")
-    with ZipFile(temporary, "w") as file:
+    with write_whole(store / SEAL) as partial, ZipFile(partial, "w") as file:
         file.writestr(_LIST, json.dumps(checksums))
         for name, content in contents.items():
             if _is_copied(store, name):
                 file.writestr(name, content)
-    temporary.replace(store / SEAL)
 
 
 def _is_copied(store: Path, name: str) -> bool:

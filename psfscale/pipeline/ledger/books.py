@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from psfscale.arrays import UnitState
-from psfscale.pipeline.ledger.files import flush
+from psfscale.files import flush
 from psfscale.pipeline.ledger.marker import Key, Marker, carried, read_markers, remove_marker
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.store.layout import open_root

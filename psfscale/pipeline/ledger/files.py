@@ -1,4 +1,4 @@
-"""Small files that are whole or absent, whatever dies while they are written."""
+"""Small JSON files that are whole or absent, and what killed writers left."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from psfscale.errors import StoreError
+from psfscale.files import PARTIAL, flush, write_whole
 
-PARTIAL = (".partial", ".tmp")
-"""Ends of the names of what a killed writer leaves behind: zarr's own and this module's."""
+STRAY = (PARTIAL, ".tmp")
+"""Ends of the names of what a killed writer leaves behind; .tmp is of earlier versions."""
 
 
 def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
     """Replace the file at `path` in one step; with `durable`, it also survives a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, separators=(",", ":"))
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    with write_whole(path, sync=durable) as partial:
+        partial.write_bytes(json.dumps(content, separators=(",", ":")).encode())
     if durable:
         flush(path.parent)
 
@@ -44,22 +40,10 @@ def read_json(path: Path) -> Any | None:
         raise StoreError(msg) from error
 
 
-def flush(path: Path) -> None:
-    """Have a file or a folder's entries on the disk when this returns; absence is no error."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sweep(root: Path) -> int:
     """Remove what killed writers left below `root`; returns how many files."""
     found = ((Path(folder) / name) for folder, _, names in os.walk(root) for name in names)
-    stray = [path for path in found if path.name.endswith(PARTIAL)]
+    stray = [path for path in found if path.name.endswith(STRAY)]
     for path in stray:
         path.unlink(missing_ok=True)
     return len(stray)

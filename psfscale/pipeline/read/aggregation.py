@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from psfscale.errors import InputError
-from psfscale.files import write_whole
+from psfscale.files import replace_file, write_whole
 from psfscale.metrics.survey.axes import axes_of
 from psfscale.metrics.survey.results import as_frame, results
 from psfscale.metrics.survey.tally import NOTHING, merge
@@ -22,7 +22,6 @@ from psfscale.pipeline.read.tallying import tallies
 from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.storage import values_of
 from psfscale.store.layout import STATE_DIRECTORY, consolidate, open_root
-from psfscale.store.objects import replace_file
 from psfscale.store.versions import METADATA
 
 if TYPE_CHECKING:

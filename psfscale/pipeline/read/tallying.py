@@ -7,7 +7,7 @@ there: through the cluster go names, as in a run.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import zlib
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import numpy as np
 from psfscale.arrays import USABLE, UnitState
 from psfscale.config import fingerprint
 from psfscale.errors import RunError
+from psfscale.files import write_whole
 from psfscale.metrics.survey.axes import axes_of
 from psfscale.metrics.survey.collect import Collector
 from psfscale.metrics.survey.objects import (
@@ -306,14 +307,9 @@ def _stamp_in(path: Path) -> str | None:
 
 
 def _keep(path: Path, stamp: str, tally: Tally) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with contextlib.suppress(OSError):  # a store that may be read only is tallied each time
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            exposures = np.asarray(tally.exposures, dtype=np.str_)
-            np.savez_compressed(
-                file, allow_pickle=False, stamp=stamp, exposures=exposures, **dict(tally.arrays)
-            )
-        partial.replace(path)
-    except OSError:  # a store that may be read only is tallied each time
-        partial.unlink(missing_ok=True)
+        exposures = np.asarray(tally.exposures, dtype=np.str_)
+        kept: dict[str, Any] = {"stamp": stamp, "exposures": exposures, **dict(tally.arrays)}
+        with write_whole(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **kept)

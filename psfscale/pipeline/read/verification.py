@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.errors import StoreError
+from psfscale.files import PARTIAL
 from psfscale.pipeline.drive.aggregates import write_aggregates
 from psfscale.pipeline.drive.plan import downstream
 from psfscale.pipeline.ledger.books import Books, read_known, stages_in
-from psfscale.pipeline.ledger.files import PARTIAL
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import (
     Key,
@@ -245,7 +245,7 @@ def _of_driver(session: Session, sealed: set[str]) -> Iterator[Damage]:
         except Exception as error:  # noqa: BLE001 (codecs raise what they like on damage)
             if not any(name.startswith(f"{spec.path}/") for name in sealed):
                 yield from _unreadable(run, root, spec.path, error)
-    for file in run.rglob(f"*{PARTIAL[0]}"):
+    for file in run.rglob(f"*{PARTIAL}"):
         yield Damage(stage="", exposure=-1, reason=f"{file} was left by a killed writer")
 
 
