@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import threading
+import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PARTIAL",
     "flush",
+    "locked",
     "named",
     "replace_file",
     "require_apart",
@@ -33,6 +37,12 @@ __all__ = [
 
 PARTIAL = ".partial"
 """End of the names of files and folders that are being written; zarr's own end so too."""
+UNLOCKABLE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
+"""Numbers of errors of file systems without locks."""
+ABANDONED = 60.0
+"""Seconds without a sign of life after which a lock by folder was left by a dead process."""
+SIGN_EVERY = 15.0
+"""Seconds between two signs of life in a lock by folder."""
 
 
 @contextmanager
@@ -153,6 +163,80 @@ def require_apart(output: Path, inputs: Iterable[Path | None]) -> None:
         if path is not None and _resolved(path) == _resolved(output):
             msg = f"{output} is an input: writing would replace it, choose another output"
             raise InputError(msg)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep other processes out of a block; the lock goes with the process.
+
+    A file system without locks (Lustre mounted without flock) has a folder made instead, beside the
+    file or in the folder.
+
+    Parameters
+    ----------
+    path : of a file, made where there is none, or of a folder
+    wait : for the process that holds the lock
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds the lock, and `wait` is False.
+    """
+    of_folder = path.is_dir()
+    handle = os.open(path, os.O_RDONLY if of_folder else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in UNLOCKABLE:
+                raise
+            with _locked_by_folder(path / ".held" if of_folder else f"{path}.held", wait=wait):
+                yield
+        else:
+            yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked_by_folder(path: Path | str, *, wait: bool) -> Iterator[None]:
+    """Keep others out by a folder that one process alone can make.
+
+    It gives signs of life by the folder's time. A folder without any was left by a dead process and
+    is removed; should two remove it at the same time, both may think that the lock is theirs.
+    """
+    folder, ended = Path(path), threading.Event()
+    while not _made(folder):
+        if not wait:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(folder))
+        time.sleep(0.02)
+
+    def show_life() -> None:
+        while not ended.wait(SIGN_EVERY):
+            with suppress(OSError):
+                os.utime(folder)
+
+    thread = threading.Thread(target=show_life, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    """Whether the folder could be made; an abandoned one is removed, for the next attempt."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                folder.rmdir()
+        return False
+    return True
 
 
 def require_file(path: Path) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from psfscale.cli import app
 
 TOY = str(Path(__file__).parent.parent / "catalogs" / "toy.yaml")
+RUN = str(Path(__file__).parent.parent / "catalogs" / "runs" / "toy.yaml")
 FIT = ["fit", "rca", "stars.npz", "-o", "new.zarr"]
 PREDICT = ["predict", "m.zarr", "at.npz", "-o"]
 DECONVOLVE = ["deconvolve", "-i", "image.npy", "-p", "psf.npy", "-o", "out"]
@@ -54,6 +55,8 @@ ODD: list[tuple[list[str], str]] = [
     ([*SIMULATE, "--stars", "-1"], "stars"),
     ([*SIMULATE, "--seed", "nan"], "--seed"),
     ([*SIMULATE, "--workers", "0"], "workers must be at least 1"),
+    ([*SIMULATE, "--set", "instrument.detector.gain.value=.inf"], "gain"),
+    (["run", RUN, "--serial", "limits.unit_timeout=.inf"], "unit_timeout"),
     (["simulate", TOY, "loop"], "loop"),
     (["ingest", TOY, "a.fits", "-o", "loop"], "loop"),
     (["ingest", TOY, "a.fits", "-o", "list.yaml"], "list.yaml is not valid"),

@@ -172,3 +172,11 @@ def test_slurm_driver__takes_a_cluster_of_its_user(tmp_path, own) -> None:
     job.send_signal(signal.SIGTERM)
     job.wait(timeout=20)
     assert said.read_text() == f"run run.yaml {' '.join(own)} threads=1\n"
+
+
+def test_slurm_driver__waits_for_a_lease_where_it_was_requeued(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    job, said = slurm_driver(tmp_path, "run.yaml")
+    job.send_signal(signal.SIGTERM)
+    job.wait(timeout=20)
+    assert said.read_text() == "run run.yaml --wait-lease 600 --cluster slurm threads=1\n"

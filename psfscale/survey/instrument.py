@@ -25,7 +25,7 @@ _ARCSEC = math.pi / (180 * 3600)
 class Part(BaseModel):
     """Base of everything read from a survey file: frozen, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Disc(Part):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import socket
 import threading
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from psfscale.errors import HeldError, StoreError
+from psfscale.files import locked
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.pipeline.ledger.identity import born, is_hidden, place
 from psfscale.store.layout import STATE_DIRECTORY
@@ -29,10 +28,6 @@ SILENCE = 300.0
 """Seconds without a sign of life after which a driver that cannot be seen counts as dead."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at a lease that is waited for."""
-UNLOCKABLE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
-"""Numbers of errors of file systems without locks."""
-ABANDONED = 60.0
-"""Seconds after which a lock by folder was left by a dead process; it takes far less than 1 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,36 +193,5 @@ class Lease:
 def _exclusive(run: Path) -> Iterator[None]:
     lock = run / STATE_DIRECTORY / "lease.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in UNLOCKABLE:
-                raise
-            with _exclusive_folder(lock.with_suffix(".held")):
-                yield
-            return
+    with locked(lock):
         yield
-
-
-@contextmanager
-def _exclusive_folder(folder: Path) -> Iterator[None]:
-    """Exclude others where a file system knows no locks (Lustre without flock): one makes a folder.
-
-    That of a process that died meanwhile is removed after `ABANDONED`; should two remove it at the
-    same time, the token in the lease says whose it is.
-    """
-    while True:
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > ABANDONED:
-                    folder.rmdir()
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            folder.rmdir()

@@ -12,7 +12,7 @@ from psfscale.pipeline.read.verification import look, verify
 from psfscale.pipeline.storage import array_of, values_of
 from psfscale.pipeline.storage.session import NEVER_FILL
 from psfscale.store.index import run_stores
-from psfscale.store.ingest.state import locked, write_owed
+from psfscale.store.ingest.state import alone, write_owed
 from psfscale.store.layout import consolidated, open_root
 from psfscale.store.objects import StoredArray, digest_of
 from psfscale.store.seal import Seal, is_of_units
@@ -161,7 +161,7 @@ def _places(stored: StoredArray, exposure: int, *, by_ccd: bool) -> Iterator[tup
 def _restore(path: Path, seal: Seal, broken: list[tuple[str, str]]) -> int:
     """Put copies of damaged or lost files back; returns their number."""
     names = [name for name, _ in broken if name in seal.copies]
-    with locked(path):
+    with alone(path):
         for name in names:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(seal.copies[name])
@@ -170,7 +170,7 @@ def _restore(path: Path, seal: Seal, broken: list[tuple[str, str]]) -> int:
 
 def _forget(path: Path, exposures: list[int]) -> None:
     """Mark exposures as not complete, and owed by an ingest of all that the store names."""
-    with locked(path):
+    with alone(path):
         root = open_root(path, mode="r+")
         ids = [str(name) for name in values_of(root, "exposures/id")]
         array = array_of(root, "exposures/complete")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.store.index import is_index, read_index, run_stores
-from psfscale.store.ingest.state import locked
+from psfscale.store.ingest.state import alone
 from psfscale.store.layout import attributes_of, open_root
 from psfscale.store.migration import migrate_store
 from psfscale.store.versions import SCHEMA_VERSION, version_of
@@ -52,4 +52,4 @@ def _alone(store: Path) -> AbstractContextManager[object]:
     kind = attributes_of(open_root(store)).get("kind", "survey")
     if kind == "run":
         return Lease(store)
-    return nullcontext() if kind == "model" else locked(store)
+    return nullcontext() if kind == "model" else alone(store)

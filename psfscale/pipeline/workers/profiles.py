@@ -15,7 +15,7 @@ KEYS = Path(".psfscale", "keys")
 
 
 class _Profile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     units_per_thread: int = Field(
         default=3, ge=1, description="units handed out at a time for each worker thread"

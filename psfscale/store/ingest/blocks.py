@@ -11,7 +11,7 @@ from psfscale.store.index import exposures_of, is_index, read_index, write_index
 from psfscale.store.ingest.events import IngestSummary
 from psfscale.store.ingest.objects import GROUPS
 from psfscale.store.ingest.run import read_plan, reader_of, write_plan
-from psfscale.store.ingest.state import locked, owed, write_owed
+from psfscale.store.ingest.state import alone, owed, write_owed
 from psfscale.store.layout import n_exposures_of, open_root
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def ingest_blocks(
     index.parent.mkdir(parents=True, exist_ok=True)
     state = index.with_name(f".{index.name}.ingest")
     state.mkdir(exist_ok=True)
-    with reader_of(survey) as reader, locked(state):
+    with reader_of(survey) as reader, alone(state):
         blocks = _Blocks.of(index, unfinished=bool(owed(state)))
         plan = read_plan(survey, reader, files, tell, done=blocks.complete)
         wanted = {exposure.facts.id for exposure in plan.exposures}

@@ -28,9 +28,9 @@ from psfscale.store.ingest.objects import Kind, Placed, admit
 from psfscale.store.ingest.sample import choose_stars
 from psfscale.store.ingest.scan import scan_files
 from psfscale.store.ingest.state import (
+    alone,
     drop_refusals,
     file_line,
-    locked,
     object_lines,
     write_refusals,
 )
@@ -115,7 +115,7 @@ def _replace(
 ) -> IngestSummary:
     """Write a new survey store beside the old one, which it replaces in the end."""
     require_survey_store(open_root(place), place)
-    with _mendable(), locked(place), write_whole_folder(place) as partial:
+    with _mendable(), alone(place), write_whole_folder(place) as partial:
         plan = read_plan(survey, reader, files, tell, done=())
         summary = write_plan(survey, reader, plan, partial, files, append=False, tell=tell)
         if not summary.exposures:

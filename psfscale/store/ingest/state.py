@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import StoreError
-from psfscale.files import write_whole
+from psfscale.files import locked, write_whole
 from psfscale.store.layout import STATE_DIRECTORY
 
 if TYPE_CHECKING:
@@ -42,22 +41,7 @@ def write_owed(store: Path, exposures: Collection[str]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait for the moment in which no other ingest makes a store in this folder.
-
-    Two that make one store at once would take each other's files; the lock is of the folder itself,
-    so that nothing is left of it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
+def alone(store: Path) -> Iterator[None]:
     """Keep a second ingest out of the store; the lock goes with the process.
 
     Raises
@@ -66,9 +50,9 @@ def locked(store: Path) -> Iterator[None]:
         Another ingest is at work.
     """
     (store / STATE_DIRECTORY).mkdir(exist_ok=True)
-    with (store / STATE_DIRECTORY / _LOCK).open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(store / STATE_DIRECTORY / _LOCK, wait=False))
         except BlockingIOError as error:
             msg = f"another ingest is writing to {store}; wait for its end"
             raise StoreError(msg) from error

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from psfscale.errors import InputError, StoreError
+from psfscale.files import locked
 from psfscale.store.ingest.objects import GROUPS, Kind
 from psfscale.store.ingest.roles import Reservation, Rule
-from psfscale.store.ingest.state import alone_in, locked, owed, write_owed
+from psfscale.store.ingest.state import alone, owed, write_owed
 from psfscale.store.layout import (
     STATE_DIRECTORY,
     add_arrays,
@@ -116,12 +117,13 @@ def prepared(survey: Survey, plan: IngestPlan, output: Path, *, append: bool) ->
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        with alone_in(output.parent):
+        # two ingests that make one store at once would take each other's files
+        with locked(output.parent):
             fresh = not output.exists() or _is_empty(output)
             if fresh:
                 _create(survey, plan, output)
             require_current(output)
-            held.enter_context(locked(output))
+            held.enter_context(alone(output))
         break_seal(output)
         target = _open(survey, plan, output, append=append)
         yield replace(target, rewritten=frozenset()) if fresh else target
