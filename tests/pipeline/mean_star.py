@@ -26,10 +26,10 @@ class MeanStarSettings(BaseModel):
     """Folder: the first fits wait here until two processes fit at the same time."""
     upsampling: int = 1
     band_limit: float | None = None
-    kill_below_flux: float = 0.0
+    kill_below_flux: float = -1e30
     poison_file: str = ""
-    hang_below_flux: float = 0.0
-    hog_below_flux: float = 0.0
+    hang_below_flux: float = -1e30
+    hog_below_flux: float = -1e30
 
 
 class MeanStar:
