@@ -40,7 +40,7 @@ from psfscale.models.wavediff.model import WaveDiff
 from psfscale.models.wavediff.optics import LightPath
 from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.settings import OpticsSettings
-from psfscale.models.wavediff.stars import StarPixels
+from psfscale.models.wavediff.stars import WeightedStars
 from psfscale.survey import load_survey
 
 SURVEY = Path(__file__).parents[1] / "catalogs/euclid_vis.yaml"
@@ -97,7 +97,7 @@ def noise_limit(model, stars, at, *, draws=8):
     fixed = Nuisances(fluxes=False, background=False, centroids=False, jitter=False)
     nodes, weights = spectra(stars.points)
     scene = Scene(
-        pixels=StarPixels.of(stars, 32, torch.device("cpu")),
+        pixels=WeightedStars.of(stars, 32, torch.device("cpu")),
         functions=torch.from_numpy(model.positions(stars.x, stars.y)).float(),
         spectra=torch.from_numpy(weights).float(),
         camera=path.camera(nodes.tolist(), 32),

@@ -20,7 +20,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Stars(_Part):
+class StarLimits(_Part):
     """Which stars of the survey store take part."""
 
     leave_out: tuple[Literal["EDGE", "MASKED", "CATALOGUE", "SATURATED"], ...] = Field(
@@ -189,7 +189,7 @@ class RunConfig(_Part):
         description="of several models, the first that could be fitted, or the one that agrees "
         "best with the reserved stars of the CCD",
     )
-    stars: Stars = Field(default_factory=Stars)
+    stars: StarLimits = Field(default_factory=StarLimits)
     psf: PsfProducts = Field(default_factory=PsfProducts)
     restore: RestoredGalaxies = Field(default_factory=RestoredGalaxies)
     checks: Checks = Field(default_factory=Checks)

@@ -41,8 +41,8 @@ __all__ = [
     "Identity",
     "LowRank",
     "LowRankCoefficients",
+    "Penalty",
     "Positive",
-    "Prior",
     "Sparse",
     "low_rank_threshold",
     "noise_edge",
@@ -70,7 +70,7 @@ class Identity:
         return 1.0
 
 
-class Prior(Protocol):
+class Penalty(Protocol):
     """A term g(L x)."""
 
     joint: bool

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.deconvolve.learnt.prior import Prior as GalaxyPrior
-    from psfscale.deconvolve.priors import Prior
+    from psfscale.deconvolve.priors import Penalty
     from psfscale.deconvolve.solve import Solved
     from psfscale.kernels.optimize.lowrank import ThresholdKind
 
@@ -276,9 +276,9 @@ class _Block:
         shape = settings.lambda_shape if settings.grad_type == "shape" else 0.0
         return DataTerm(self.image, weight=self.weight, blur=self.blur, lambda_shape=shape)
 
-    def _priors(self) -> list[Prior]:
+    def _priors(self) -> list[Penalty]:
         mode = self.settings.mode
-        priors: list[Prior] = []
+        priors: list[Penalty] = []
         if mode in {"sparse", "all"}:
             priors.append(self._sparse())
         if mode in {"lowr", "all"}:
@@ -287,7 +287,7 @@ class _Block:
             priors.append(Free())
         return priors
 
-    def _sparse(self) -> Prior:
+    def _sparse(self) -> Penalty:
         settings = self.settings
         bands = Bands(
             shape=self.stack.shape,
@@ -298,7 +298,7 @@ class _Block:
         # The published program pairs each galaxy with the PSF at its place from the end.
         return Sparse(bands, thresholds.flip(0) if settings.parity else thresholds)
 
-    def _low_rank(self) -> Prior:
+    def _low_rank(self) -> Penalty:
         settings = self.settings
         concavity = CONCAVITY[settings.mode] / float(self.blur.psf.square().sum((1, 2)).mean())
         hard: ThresholdKind = "hard" if settings.parity else "firm"

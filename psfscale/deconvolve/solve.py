@@ -13,8 +13,8 @@ from psfscale.deconvolve.priors import Free, Positive, Sparse
 from psfscale.errors import ConfigError
 from psfscale.kernels.optimize.prox import project_positive
 from psfscale.kernels.optimize.splitting import (
-    DualTerm,
     GradientStep,
+    StackedDualTerm,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from psfscale.deconvolve.priors import Prior
+    from psfscale.deconvolve.priors import Penalty
     from psfscale.deconvolve.problem import DataTerm
     from psfscale.deconvolve.settings import DeconvolutionSettings
     from psfscale.kernels.optimize.splitting import Ending, PrimalStep
@@ -101,7 +101,7 @@ class _Stop:
 
 class _Solver:
     def __init__(
-        self, data: DataTerm, priors: Sequence[Prior], settings: DeconvolutionSettings
+        self, data: DataTerm, priors: Sequence[Penalty], settings: DeconvolutionSettings
     ) -> None:
         self.data, self.priors, self.settings = data, priors, settings
         self.stop = _Stop(self.cost, settings)
@@ -160,7 +160,7 @@ class _Solver:
             or settings.boundary == "zero"
         )
 
-    def _given_steps(self) -> tuple[PrimalStep, list[DualTerm], float]:
+    def _given_steps(self) -> tuple[PrimalStep, list[StackedDualTerm], float]:
         """One step for all detail: the published ones, given ones, or as long as converges."""
         settings = self.settings
         parity = settings.parity
@@ -174,7 +174,7 @@ class _Solver:
         primal = GradientStep(gradient=self.data.gradient, project=self.project, tau=steps.tau)
         return primal, [_term(prior, steps.sigma) for prior in self.priors], steps.relaxation
 
-    def _own_steps(self) -> tuple[PrimalStep, list[DualTerm], float]:
+    def _own_steps(self) -> tuple[PrimalStep, list[StackedDualTerm], float]:
         """Dual steps in units of each galaxy's mean curvature, the primal one in that metric."""
         settings = self.settings
         curvature = self.data.blur.psf.square().sum((-2, -1))
@@ -250,8 +250,8 @@ class _Solver:
         return x
 
 
-def _term(prior: Prior, sigma: float | Tensor) -> DualTerm:
-    return DualTerm(
+def _term(prior: Penalty, sigma: float | Tensor) -> StackedDualTerm:
+    return StackedDualTerm(
         operator=prior.operator,
         prox_conjugate=prior.prox_conjugate,
         sigma=sigma,
@@ -259,13 +259,13 @@ def _term(prior: Prior, sigma: float | Tensor) -> DualTerm:
     )
 
 
-def _sparse(priors: Sequence[Prior]) -> list[Sparse]:
+def _sparse(priors: Sequence[Penalty]) -> list[Sparse]:
     return [prior for prior in priors if isinstance(prior, Sparse)]
 
 
 def solve(
     data: DataTerm,
-    priors: Sequence[Prior],
+    priors: Sequence[Penalty],
     *,
     settings: DeconvolutionSettings,
     start: Float[Tensor, "object y x"],

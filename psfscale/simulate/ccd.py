@@ -10,10 +10,10 @@ import numpy as np
 
 from psfscale.errors import ConfigError
 from psfscale.simulate.detector import MaskBit, read_out, variance
-from psfscale.simulate.optics import PsfField
+from psfscale.simulate.optics import DrawnField
 from psfscale.simulate.population import Galaxies, Stars, draw_galaxies, draw_stars
 from psfscale.simulate.seeds import Stream, generator
-from psfscale.simulate.sky import Pointing, pointing, tangent_plane
+from psfscale.simulate.sky import DrawnPointing, pointing, tangent_plane
 from psfscale.survey.geometry import field_position, is_turned
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def draw_ccd(survey: Survey, *, exposure: int, ccd: int) -> DrawnCcd:
     galaxies = draw_galaxies(
         rng, recipe.size.galaxies, recipe=recipe, detector=detector, stars=stars
     )
-    field = PsfField(survey.instrument, recipe=recipe, exposure=exposure)
+    field = DrawnField(survey.instrument, recipe=recipe, exposure=exposure)
     canvas = galsim.ImageD(detector.columns, detector.rows, scale=float(detector.pixel_scale))
     star_truth = _draw_objects(canvas, scene, field, stars)
     galaxy_truth = _draw_objects(canvas, scene, field, galaxies)
@@ -161,7 +161,7 @@ class _Drawn:
 
 
 def _draw_objects(
-    canvas: galsim.ImageD, scene: _Scene, field: PsfField, objects: Stars | Galaxies
+    canvas: galsim.ImageD, scene: _Scene, field: DrawnField, objects: Stars | Galaxies
 ) -> _Drawn:
     """Add the objects to the canvas [electron], and return what was drawn of each."""
     truth, n = scene.recipe.truth, len(objects)
@@ -244,7 +244,7 @@ def _sky_columns(wcs: Any, x: np.ndarray, y: np.ndarray) -> Columns:
     return {"X": x, "Y": y, "RA": ra, "DEC": dec}
 
 
-def _shapes(galaxies: Galaxies, at: Pointing) -> Columns:
+def _shapes(galaxies: Galaxies, at: DrawnPointing) -> Columns:
     """Shapes before the PSF: distortions along the pixel axes, and with u west and v north."""
     e1, e2 = galaxies.e1, galaxies.e2
     axes = at.axes

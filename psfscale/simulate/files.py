@@ -23,7 +23,7 @@ from psfscale.simulate.ccd import (
     require_recipe,
 )
 from psfscale.simulate.detector import MaskBit
-from psfscale.simulate.sky import Pointing, pointing, tangent_plane
+from psfscale.simulate.sky import DrawnPointing, pointing, tangent_plane
 from psfscale.survey.quantity import WITH_SOURCES
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def write_exposure(
         _join(output / kind / f"{name}.fits", header, parts)
 
 
-def _primary(survey: Survey, recipe: SkyRecipe, at: Pointing, name: str) -> fits.Header:
+def _primary(survey: Survey, recipe: SkyRecipe, at: DrawnPointing, name: str) -> fits.Header:
     header: fits.Header = fits.PrimaryHDU().header
     header["EXTEND"] = True
     header["EXPOSURE"] = (name, "exposure id")

@@ -69,7 +69,7 @@ def _random_field(
     return np.asarray(field * (rms / measured))
 
 
-class PsfField:
+class DrawnField:
     """The PSF at any place of the focal plane, for one exposure.
 
     PSFs are transfer functions on the frequencies of `square`, which draws them.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pointing:
+class DrawnPointing:
     """One exposure on the sky.
 
     Attributes
@@ -44,11 +44,11 @@ class Pointing:
         return np.asarray(turned * np.array([-1.0 if self.mirrored else 1.0, 1.0]))
 
 
-def pointing(recipe: SkyRecipe, exposure: int) -> Pointing:
+def pointing(recipe: SkyRecipe, exposure: int) -> DrawnPointing:
     """Where exposure number `exposure`, from 0, points."""
     first = recipe.pointing
     step = exposure * first.step / np.cos(np.deg2rad(first.dec))
-    return Pointing(
+    return DrawnPointing(
         ra=float((first.ra + step) % 360),
         dec=float(first.dec),
         mjd=float(first.start + exposure * first.interval / 86400),
@@ -57,7 +57,7 @@ def pointing(recipe: SkyRecipe, exposure: int) -> Pointing:
     )
 
 
-def tangent_plane(survey: Survey, at: Pointing, ccd: int) -> WCS:
+def tangent_plane(survey: Survey, at: DrawnPointing, ccd: int) -> WCS:
     """TAN projection of a CCD with CRPIX on the optical axis; at roll 0 north up, east left."""
     detector = survey.instrument.detector
     centre, pixel = survey.instrument.ccd_centre(ccd), detector.pixel_size * 1e-3

@@ -129,7 +129,7 @@ class DefectRecipe(Part):
     )
 
 
-class CatalogueRecipe(Part):
+class MeasurementScatter(Part):
     """How the catalogue's measurements stray from the truth."""
 
     position_scatter: Pixels = Field(ge=0, description="rms of x and of y [pixel]")
@@ -157,7 +157,7 @@ class SkyRecipe(Part):
     margin: Pixels = Field(ge=0, description="objects lie so far inside the CCD [pixel]")
     stamp: int = Field(ge=16, le=1024, description="side of the stamp of an object [pixel]")
     defects: DefectRecipe
-    catalogue: CatalogueRecipe
+    catalogue: MeasurementScatter
     truth: TruthRecipe = Field(default_factory=TruthRecipe)
 
     @model_validator(mode="after")

@@ -8,18 +8,18 @@ import pytest
 
 from psfscale.errors import ConfigError
 from psfscale.kernels.optics.pupil import PupilShape
-from psfscale.simulate.optics import PsfField
+from psfscale.simulate.optics import DrawnField
 from psfscale.survey import Survey
 
 Tiny = Callable[..., Survey]
 
 
-def field(survey: Survey, exposure: int = 0, seed: int = 3) -> PsfField:
+def field(survey: Survey, exposure: int = 0, seed: int = 3) -> DrawnField:
     recipe = survey.simulate.model_copy(update={"seed": seed})
-    return PsfField(survey.instrument, recipe=recipe, exposure=exposure)
+    return DrawnField(survey.instrument, recipe=recipe, exposure=exposure)
 
 
-def psf_at(optics: PsfField, x: float, y: float, oversampling: int = 3, size: int = 45):
+def psf_at(optics: DrawnField, x: float, y: float, oversampling: int = 3, size: int = 45):
     (zernikes,) = optics.zernikes(np.array([x]), np.array([y]))
     return optics.effective(optics.psf(zernikes), oversampling=oversampling, size=size)
 
@@ -153,7 +153,7 @@ def test_psf_field__of_a_layout_without_a_grid_is_refused(tiny: Tiny) -> None:
     focal_plane = type(survey.instrument.focal_plane).model_validate(plane)
     instrument = survey.instrument.model_copy(update={"focal_plane": focal_plane})
     with pytest.raises(ConfigError, match="cannot be simulated; give it a grid"):
-        PsfField(instrument, recipe=survey.simulate, exposure=0)
+        DrawnField(instrument, recipe=survey.simulate, exposure=0)
 
 
 def test_profile__defocused_into_a_ring_is_a_clear_error(tiny: Tiny) -> None:

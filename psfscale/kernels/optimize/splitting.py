@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
-    "DualTerm",
     "Ending",
     "GradientStep",
     "PrimalStep",
+    "StackedDualTerm",
     "Steps",
     "StopTest",
     "forward_backward",
@@ -98,7 +98,7 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualTerm:
+class StackedDualTerm:
     """One term g(L x) of a cost, known by L and the proximal operator of σ·g*.
 
     Attributes
@@ -211,7 +211,7 @@ def _blocks(x: Tensor, duals: Sequence[Tensor]) -> list[slice]:
 
 def primal_dual(
     primal: PrimalStep,
-    terms: Sequence[DualTerm],
+    terms: Sequence[StackedDualTerm],
     *,
     relaxation: float,
     start: Tensor,
@@ -263,7 +263,7 @@ def primal_dual(
     return x, u, _ending(done, stop, stopped=stopped)
 
 
-def _ascents(term: DualTerm, dual: Tensor, rho: float) -> Tensor | None:
+def _ascents(term: StackedDualTerm, dual: Tensor, rho: float) -> Tensor | None:
     """Where the ascents of a joint term are gathered: over its dual where that is not needed."""
     if not term.joint:
         return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantity:
+class Measure:
     """A number that every object has, or may have."""
 
     name: str
@@ -26,28 +26,28 @@ class Quantity:
 
 _ON_SKY = "along the sky's axes, u west and v north"
 STAR_QUANTITIES = (
-    Quantity(name="e1_residual", units="1", long_name="e1, reserved star − model"),
-    Quantity(name="e2_residual", units="1", long_name="e2, reserved star − model"),
-    Quantity(name="R2_residual", units="1", long_name="R2, (reserved star − model) / model"),
-    Quantity(name="chi2", units="1", long_name="reduced chi² of the reserved star"),
-    Quantity(name="rel_rmse", units="1", long_name="relative pixel RMSE of the reserved star"),
-    Quantity(name="e1_model", units="1", long_name="e1 of the model at every star"),
-    Quantity(name="e2_model", units="1", long_name="e2 of the model at every star"),
-    Quantity(name="R2_model", units="arcsec2", long_name="R2 of the model at every star"),
-    Quantity(name="e1_residual_sky", units="1", long_name=f"e1, reserved star − model, {_ON_SKY}"),
-    Quantity(name="e2_residual_sky", units="1", long_name=f"e2, reserved star − model, {_ON_SKY}"),
-    Quantity(name="e1_model_sky", units="1", long_name=f"e1 of the model at every star, {_ON_SKY}"),
-    Quantity(name="e2_model_sky", units="1", long_name=f"e2 of the model at every star, {_ON_SKY}"),
+    Measure(name="e1_residual", units="1", long_name="e1, reserved star − model"),
+    Measure(name="e2_residual", units="1", long_name="e2, reserved star − model"),
+    Measure(name="R2_residual", units="1", long_name="R2, (reserved star − model) / model"),
+    Measure(name="chi2", units="1", long_name="reduced chi² of the reserved star"),
+    Measure(name="rel_rmse", units="1", long_name="relative pixel RMSE of the reserved star"),
+    Measure(name="e1_model", units="1", long_name="e1 of the model at every star"),
+    Measure(name="e2_model", units="1", long_name="e2 of the model at every star"),
+    Measure(name="R2_model", units="arcsec2", long_name="R2 of the model at every star"),
+    Measure(name="e1_residual_sky", units="1", long_name=f"e1, reserved star − model, {_ON_SKY}"),
+    Measure(name="e2_residual_sky", units="1", long_name=f"e2, reserved star − model, {_ON_SKY}"),
+    Measure(name="e1_model_sky", units="1", long_name=f"e1 of the model at every star, {_ON_SKY}"),
+    Measure(name="e2_model_sky", units="1", long_name=f"e2 of the model at every star, {_ON_SKY}"),
 )
 GALAXY_QUANTITIES = (
-    Quantity(name="flux_residual", units="1", long_name="restored flux / catalogue's − 1"),
-    Quantity(name="magnitude", units="mag", long_name="−2.5 log10 of the restored flux"),
-    Quantity(name="chi2", units="1", long_name="mean squared residual in noise units"),
-    Quantity(name="e1", units="1", long_name="e1 of the restored galaxy"),
-    Quantity(name="e2", units="1", long_name="e2 of the restored galaxy"),
-    Quantity(name="R2", units="arcsec2", long_name="R2 of the restored galaxy"),
-    Quantity(name="e1_sky", units="1", long_name=f"e1 of the restored galaxy, {_ON_SKY}"),
-    Quantity(name="e2_sky", units="1", long_name=f"e2 of the restored galaxy, {_ON_SKY}"),
+    Measure(name="flux_residual", units="1", long_name="restored flux / catalogue's − 1"),
+    Measure(name="magnitude", units="mag", long_name="−2.5 log10 of the restored flux"),
+    Measure(name="chi2", units="1", long_name="mean squared residual in noise units"),
+    Measure(name="e1", units="1", long_name="e1 of the restored galaxy"),
+    Measure(name="e2", units="1", long_name="e2 of the restored galaxy"),
+    Measure(name="R2", units="arcsec2", long_name="R2 of the restored galaxy"),
+    Measure(name="e1_sky", units="1", long_name=f"e1 of the restored galaxy, {_ON_SKY}"),
+    Measure(name="e2_sky", units="1", long_name=f"e2 of the restored galaxy, {_ON_SKY}"),
 )
 
 STAR_SURVEY = ("role", "x", "y", "field_x", "field_y", "ra", "dec")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from psfscale.metrics.survey.axes import Axis
-    from psfscale.metrics.survey.objects import Quantity
+    from psfscale.metrics.survey.objects import Measure
     from psfscale.metrics.survey.tally import Tally
 
 QUANTILES = (0.05, 0.16, 0.5, 0.84, 0.95)
@@ -62,7 +62,7 @@ def _table(
     arrays: Mapping[str, np.ndarray],
     kind: str,
     axis: Axis,
-    quantities: Sequence[Quantity],
+    quantities: Sequence[Measure],
     ccds: np.ndarray | None,
 ) -> xr.Dataset:
     prefix, here = f"{kind}/{axis.name}", axis.dims
@@ -105,7 +105,7 @@ def _shaped(values: np.ndarray, axis: Axis) -> np.ndarray:
 
 
 def _coordinates(
-    axis: Axis, quantities: Sequence[Quantity], ccds: np.ndarray | None
+    axis: Axis, quantities: Sequence[Measure], ccds: np.ndarray | None
 ) -> dict[str, Any]:
     found: dict[str, Any] = {
         "quantity": _words(quantity.name for quantity in quantities),

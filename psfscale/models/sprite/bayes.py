@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from psfscale.kernels.spectral import FrequencyGrid
     from psfscale.models.sprite.data import StampTerm
 
-__all__ = ["Posterior", "batched_conjugate_gradient", "inner", "norms", "posterior"]
+__all__ = ["SparsePosterior", "batched_conjugate_gradient", "inner", "norms", "posterior"]
 
 DRAW_TOLERANCE = 1.0
 """Residual of a draw [noise σ]: it only feeds mean squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posterior:
+class SparsePosterior:
     """Posterior mean of a batch of PSFs and one draw about it.
 
     Attributes
@@ -158,7 +158,7 @@ def posterior(
     white: tuple[Float[Tensor, "y x"], BandParts],
     tolerance: float,
     max_iterations: int,
-) -> Posterior:
+) -> SparsePosterior:
     """Posterior mean and one draw about it, for given variances and stars.
 
     Parameters
@@ -194,7 +194,7 @@ def posterior(
     parts = basis.split(dual, variance=variance, ring=prior.ring)
     mean = BandParts(band=parts.band[0], ring=parts.ring[0])
     draw = BandParts(band=before.band + parts.band[1], ring=before.ring + parts.ring[1])
-    return Posterior(
+    return SparsePosterior(
         dual=dual,
         mean=basis.join(mean),
         draw=basis.join(draw),

@@ -10,7 +10,7 @@ import torch
 
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.spectral import complex_dtype
-from psfscale.models.sprite.bayes import Posterior, norms, posterior
+from psfscale.models.sprite.bayes import SparsePosterior, norms, posterior
 from psfscale.models.sprite.data import StampTerm
 from psfscale.models.sprite.prior import BandParts, PriorBasis, PriorVariance, prior_basis
 from psfscale.models.sprite.stars import StampValues, refitted, start_values
@@ -186,7 +186,7 @@ class _Rounds:
         state.prior = state.prior.where(state.settled, learned)
         self.refit(state.psf, relaxation=RELAXATION, hold=state.settled)
 
-    def _stands_still(self, new: Posterior) -> Bool[Tensor, " psf"]:
+    def _stands_still(self, new: SparsePosterior) -> Bool[Tensor, " psf"]:
         change = norms(new.mean - self.state.psf, self.grid)
         small = change < self.settings.round_tolerance * norms(new.draw, self.grid)
         return small & (new.residual <= SOLVER_TOLERANCE)

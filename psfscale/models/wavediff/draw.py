@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from psfscale.models.wavediff.fixed import FixedWavefront
     from psfscale.models.wavediff.optics import LightPath
     from psfscale.models.wavediff.settings import OpticsSettings
-    from psfscale.models.wavediff.surface import FieldFunctions
+    from psfscale.models.wavediff.surface import SurfaceFunctions
 
 __all__ = ["Drawing"]
 
@@ -58,7 +58,7 @@ class Drawing:
     zernike: Float[Tensor, "zernike function"]
     surface: Float[Tensor, "function cosine cosine"]
     positions: PositionPolynomials
-    field: FieldFunctions
+    field: SurfaceFunctions
     width: float
     blur: Blur
     on_axis: bool

@@ -12,7 +12,7 @@ import torch
 from scipy.optimize import minimize
 
 from psfscale.kernels.optics.zernike import noll_index
-from psfscale.models.wavediff.packing import Block, Packing, assembled, field_blocks
+from psfscale.models.wavediff.packing import Block, WavefrontVector, assembled, field_blocks
 from psfscale.models.wavediff.scene import Normal, Nuisances, Scene, Wavefronts
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def descend(
     tell: Tell = silent,
 ) -> tuple[Wavefronts, float]:
     """L-BFGS on χ², flux and background eliminated at every step; the wavefronts, and χ²."""
-    packing = Packing(like=start, nuisances=nuisances)
+    packing = WavefrontVector(like=start, nuisances=nuisances)
 
     def cost(vector: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = _cost(scene, packing.unpack(UNIT * vector), nuisances)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Block", "Packing", "assembled", "field_blocks", "free_rows", "own_gain"]
+__all__ = ["Block", "WavefrontVector", "assembled", "field_blocks", "free_rows", "own_gain"]
 
 
 def free_rows(n: int, nuisances: Nuisances) -> list[int]:
@@ -62,7 +62,7 @@ def field_blocks(n: int, nuisances: Nuisances, functions: Tensor) -> list[Block]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
+class WavefrontVector:
     """Wavefronts as one vector, and back."""
 
     like: Wavefronts

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from psfscale.kernels.optics.broadband import BroadbandPsf
     from psfscale.models.wavediff.optics import LightPath
-    from psfscale.models.wavediff.stars import StarPixels
+    from psfscale.models.wavediff.stars import WeightedStars
     from psfscale.models.wavediff.surface import SurfaceBasis, Wave
 
 __all__ = ["DEFOCUS", "TIP_TILT", "Normal", "Nuisances", "Scene", "Wavefronts"]
@@ -122,7 +122,7 @@ class Scene:
     known : (star, zernike) [µm], what the stars' wavefronts have beside the field, or None
     """
 
-    pixels: StarPixels
+    pixels: WeightedStars
     functions: Float[Tensor, "star function"]
     spectra: Float[Tensor, "star node"]
     camera: BroadbandPsf
@@ -286,14 +286,14 @@ def _by_blur(stamp: Tensor, wider: list[Tensor]) -> list[Tensor]:
     return [*((w - round_) / BLUR_STEP for w in wider[:-1]), (round_ - stamp) / BLUR_STEP]
 
 
-def _descent(pixels: StarPixels, stamp: Tensor, nuisances: Nuisances) -> Tensor:
+def _descent(pixels: WeightedStars, stamp: Tensor, nuisances: Nuisances) -> Tensor:
     """Half the descent of χ² by the stamps, flux and background eliminated."""
     light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)
     return pixels.weight * (pixels.image - light.of(stamp)) * light.flux[:, None, None]
 
 
 def _normal(
-    pixels: StarPixels, stamp: Tensor, design: Tensor, nuisances: Nuisances
+    pixels: WeightedStars, stamp: Tensor, design: Tensor, nuisances: Nuisances
 ) -> tuple[Tensor, Tensor]:
     """Normal matrix and vector, what flux and background explain taken out."""
     light = pixels.light(stamp, fluxes=nuisances.fluxes, background=nuisances.background)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from psfscale.arrays import StarBatch
 
-__all__ = ["StarLight", "StarPixels"]
+__all__ = ["StarLight", "WeightedStars"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class StarLight:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StarPixels:
+class WeightedStars:
     """Images and inverse variances of the stars.
 
     Attributes
@@ -50,7 +50,7 @@ class StarPixels:
     weight: Float[Tensor, "star y x"]
 
     @classmethod
-    def of(cls, stars: StarBatch, size: int, device: torch.device) -> StarPixels:
+    def of(cls, stars: StarBatch, size: int, device: torch.device) -> WeightedStars:
         """The pixels of a batch in single precision, on square stamps; masked ones are zero."""
         ny, nx = stars.stamp_shape
         top, left = size // 2 - ny // 2, size // 2 - nx // 2
@@ -60,22 +60,22 @@ class StarPixels:
         image[inside] = torch.from_numpy(stars.image.astype("float32")).to(device)
         return cls(image=torch.where(weight > 0, image, 0.0), weight=weight)
 
-    def select(self, chosen: Bool[Tensor, " star"] | Tensor) -> StarPixels:
+    def select(self, chosen: Bool[Tensor, " star"] | Tensor) -> WeightedStars:
         """Some of the stars."""
-        return StarPixels(image=self.image[chosen], weight=self.weight[chosen])
+        return WeightedStars(image=self.image[chosen], weight=self.weight[chosen])
 
-    def part(self, chosen: slice) -> StarPixels:
+    def part(self, chosen: slice) -> WeightedStars:
         """A run of the stars."""
-        return StarPixels(image=self.image[chosen], weight=self.weight[chosen])
+        return WeightedStars(image=self.image[chosen], weight=self.weight[chosen])
 
-    def softened(self, share: float) -> StarPixels:
+    def softened(self, share: float) -> WeightedStars:
         """The same, as if every pixel missed the model by a `share` of its own light.
 
         Far from the solution the brightest pixels hold all of χ², and their misfit says nothing
         of where to go; softened, faint and bright pixels pull alike.
         """
         own = (share * self.image.clamp(min=0)) ** 2 * self.weight
-        return StarPixels(image=self.image, weight=self.weight / (1 + own))
+        return WeightedStars(image=self.image, weight=self.weight / (1 + own))
 
     @property
     def signal_to_noise(self) -> Float[Tensor, " star"]:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from psfscale.models.wavediff.settings import WaveDiffSettings
 
 __all__ = [
-    "FieldFunctions",
     "SurfaceBasis",
+    "SurfaceFunctions",
     "Wave",
     "cosines",
     "field_functions",
@@ -63,7 +63,7 @@ def waves_of(n: int) -> list[Wave]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldFunctions:
+class SurfaceFunctions:
     """Functions of position that the surfaces follow.
 
     ``poly`` are products of Legendre polynomials. ``graph`` are the harmonics of the Laplacian of
@@ -142,7 +142,7 @@ def cosines(axis: Float[np.ndarray, " sample"], n: int) -> Float[Tensor, "cosine
 
 def field_functions(
     settings: WaveDiffSettings, box: tuple[tuple[float, float], tuple[float, float]]
-) -> FieldFunctions:
+) -> SurfaceFunctions:
     """The functions of position of a model's surfaces."""
     positions = PositionPolynomials(degree=settings.surface_degree, box=box)
-    return FieldFunctions(positions=positions, spatial=settings.spatial)
+    return SurfaceFunctions(positions=positions, spatial=settings.spatial)

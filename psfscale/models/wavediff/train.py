@@ -17,7 +17,7 @@ from psfscale.models.wavediff.joint import linearised
 from psfscale.models.wavediff.packing import own_gain
 from psfscale.models.wavediff.scene import DEFOCUS, TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
-from psfscale.models.wavediff.stars import StarLight, StarPixels
+from psfscale.models.wavediff.stars import StarLight, WeightedStars
 from psfscale.models.wavediff.surface import (
     SurfaceBasis,
     cosines,
@@ -87,7 +87,7 @@ class Training:
         self.settings = settings
         self.size = max(stars.stamp_shape)
         self.n_cosines = n_cosines(self.size, path.band_limit)
-        self.pixels = StarPixels.of(stars, self.size, device)
+        self.pixels = WeightedStars.of(stars, self.size, device)
         self.positions = around(stars, settings.degree)
         self.functions = torch.from_numpy(self.positions(stars.x, stars.y)).float().to(device)
         self.field = field_functions(settings, self.positions.box)

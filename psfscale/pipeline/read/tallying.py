@@ -83,11 +83,11 @@ def tallies(
         A part kills its workers or fails there, or clusters are lost again and again.
     """
     if cluster is not None:
-        parts = [(s, k) for s in stores for k in Reader.of(s).uncounted(rho=rho)]
+        parts = [(s, k) for s in stores for k in TallyReader.of(s).uncounted(rho=rho)]
         if len(parts) > 1:
             _count_elsewhere(parts, rho=rho, cluster=cluster)
     for store in stores:
-        reader = Reader.of(store)
+        reader = TallyReader.of(store)
         for first in reader.parts:
             yield reader.tally(first, rho=rho)
 
@@ -99,7 +99,7 @@ def count_on_worker(parcel: Parcel, _advance: Advance) -> list[dict[str, Any]]:
 
 def _counted(task: Task) -> dict[str, Any]:
     try:
-        Reader.of(Path(task.run)).tally(task.exposure, rho=task.stage == _NAMES[True])
+        TallyReader.of(Path(task.run)).tally(task.exposure, rho=task.stage == _NAMES[True])
     except Exception as error:  # noqa: BLE001 (the asking process raises it)
         return {"error": explain(error)}
     return {"counts": {}}
@@ -168,7 +168,7 @@ def _is_counted(outcome: Outcome, deaths: Counter[Task]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class TallyReader:
     """Reads of a run what its tally counts.
 
     Attributes
@@ -183,7 +183,7 @@ class Reader:
     fingerprints: np.ndarray
 
     @classmethod
-    def of(cls, store: Path) -> Reader:
+    def of(cls, store: Path) -> TallyReader:
         """Of a run as it stands.
 
         Raises

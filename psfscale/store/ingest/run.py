@@ -35,7 +35,7 @@ from psfscale.store.ingest.state import (
     write_refusals,
 )
 from psfscale.store.ingest.target import prepared
-from psfscale.store.ingest.writer import ExposureWriter
+from psfscale.store.ingest.writer import SurveyWriter
 from psfscale.store.layout import open_root
 from psfscale.store.survey_instrument import require_survey_store
 from psfscale.store.versions import METADATA
@@ -230,7 +230,7 @@ class _Ingest:
 
     def _write(self, exposure: ExposurePlan) -> bool:
         """Write one exposure; False where a file of it was refused."""
-        writer = ExposureWriter(self._target, self._survey, exposure)
+        writer = SurveyWriter(self._target, self._survey, exposure)
         n_refused = len(self._refused)
         shared = _OffCcdsCount(exposure.facts.id)
         for piece in exposure.pieces:

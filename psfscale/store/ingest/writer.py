@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psfscale.survey import Survey
 
 
-class ExposureWriter:
+class SurveyWriter:
     """Writes one exposure: stamps CCD by CCD, small columns at the end, ``complete`` last."""
 
     def __init__(self, target: Target, survey: Survey, exposure: ExposurePlan) -> None:

@@ -9,8 +9,8 @@ from psfscale.errors import ConfigError
 from psfscale.kernels import blocks
 from psfscale.kernels.optimize.prox import project_box, project_positive, soft_threshold
 from psfscale.kernels.optimize.splitting import (
-    DualTerm,
     GradientStep,
+    StackedDualTerm,
     forward_backward,
     generalised_forward_backward,
     primal_dual,
@@ -54,7 +54,7 @@ def gradient(x):
 
 def by_primal_dual(n=20000, *, joint=False, **options):
     steps = primal_dual_steps(lipschitz=BETA, norm_square=4.0, **options)
-    term = DualTerm(
+    term = StackedDualTerm(
         operator=_Twice(),
         prox_conjugate=lambda u, *_: project_box(u, LAMBDA / 2),
         sigma=steps.sigma,

@@ -17,7 +17,7 @@ from psfscale.models.wavediff.joint import Surfaces, linearised
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
 from psfscale.models.wavediff.prior import Roughness, learnt, posterior
 from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
-from psfscale.models.wavediff.stars import StarPixels
+from psfscale.models.wavediff.stars import WeightedStars
 from psfscale.models.wavediff.surface import SurfaceBasis, cosines, waves_of
 
 N_WAVES = 6
@@ -32,7 +32,7 @@ def scene_of(
     batch = stars(n, snr=300, shifts=shifts, rippled=rippled, seed=seed)
     path = LightPath.of(OPTICS, amplitude_of(OPTICS, None))
     path = replace(path, amplitude=path.amplitude.double())
-    pixels = StarPixels.of(batch, N, torch.device("cpu"))
+    pixels = WeightedStars.of(batch, N, torch.device("cpu"))
     weight = pixels.weight.double()
     weight[::2, 3, 4] = 0
     weight *= 1 + 0.5 * torch.rand(
@@ -41,7 +41,7 @@ def scene_of(
     positions = PositionPolynomials.around(batch.x, batch.y, degree=1)
     functions = torch.from_numpy(positions(batch.x, batch.y))
     scene = Scene(
-        pixels=StarPixels(image=pixels.image.double(), weight=weight),
+        pixels=WeightedStars(image=pixels.image.double(), weight=weight),
         functions=functions,
         spectra=torch.from_numpy(batch.sed),
         camera=path.camera(WAVELENGTH.tolist(), N),

@@ -12,7 +12,7 @@ from wave_scene import OPTICS, WAVELENGTH, points, spectra
 from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
 from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
-from psfscale.models.wavediff.stars import StarPixels
+from psfscale.models.wavediff.stars import WeightedStars
 
 N_STARS, N_MODES = 4, 8
 ALL = Nuisances(fluxes=True, background=True, centroids=False, jitter=True, stretch=True)
@@ -28,7 +28,7 @@ def double_scene(*, noise: float) -> tuple[Scene, Wavefronts]:
     weight = 10 ** rng.uniform(4, 5, (N_STARS, 16, 16)) * (rng.random((N_STARS, 16, 16)) > 0.1)
     empty = torch.zeros(N_STARS, 16, 16, dtype=torch.float64)
     scene = Scene(
-        pixels=StarPixels(image=empty, weight=torch.from_numpy(weight)),
+        pixels=WeightedStars(image=empty, weight=torch.from_numpy(weight)),
         functions=torch.from_numpy(functions),
         spectra=torch.from_numpy(spectra(N_STARS)),
         camera=path.camera(WAVELENGTH.tolist(), 16),
@@ -46,7 +46,7 @@ def double_scene(*, noise: float) -> tuple[Scene, Wavefronts]:
     image = (
         flux * scene.stamps(here) + 1e-3 + noise * torch.from_numpy(rng.normal(size=empty.shape))
     )
-    return replace(scene, pixels=StarPixels(image=image, weight=scene.pixels.weight)), here
+    return replace(scene, pixels=WeightedStars(image=image, weight=scene.pixels.weight)), here
 
 
 def residual(scene: Scene, here: Wavefronts) -> torch.Tensor:
