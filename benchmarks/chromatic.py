@@ -25,10 +25,10 @@ import numpy as np
 from astropy.io import fits
 
 from psfscale.config import RunConfig
+from psfscale.ingest import ingest
 from psfscale.metrics.moments import adaptive_moments
 from psfscale.pipeline import open_run, run
 from psfscale.simulate import simulate
-from psfscale.store.ingest import ingest
 from psfscale.survey import Survey, load_survey
 
 TOY = Path(__file__).parents[1] / "catalogs" / "toy.yaml"

@@ -26,7 +26,7 @@ from scale_survey import (
     write_instrument,
 )
 
-from psfscale.pipeline.drive.cost import peak_memory
+from psfscale.pipeline.units.meter import peak_memory
 
 
 def stored_objects(run: Path) -> int:
@@ -77,7 +77,7 @@ def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
     """Planning a survey, opening its run store, and resuming when 99 % of it is done."""
     from psfscale.pipeline import open_run, plan_run
     from psfscale.pipeline.runs.context import build_context
-    from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+    from psfscale.pipeline.runs.store import create_run_store, prepare_run_store
 
     config = blank_run(scratch, n_exposures, n_ccds)
     before, start = resident(), time.time()
@@ -103,7 +103,7 @@ def plan(scratch: Path, *, n_exposures: int, n_ccds: int) -> None:
 
 def fill_run(run: Path, planned) -> int:
     """Have 99 % of the units done, and a file where each stored object would be."""
-    from psfscale.store.layout import open_root
+    from psfscale.store.stores import open_root
 
     root, wanted = open_root(run, mode="r+"), planned.wanted.fingerprints
     done = wanted.copy()

@@ -77,7 +77,7 @@ def blank_metrics(_ccd, context):
 def install() -> None:
     """Put the blank stages in the place of the real ones, in this process."""
     from psfscale import metrics
-    from psfscale.pipeline.stages import declared as stages
+    from psfscale.pipeline.stages import registry as stages
 
     models.MODELS["rca"] = "scale_blank:Blank"
     models.SETTINGS["rca"] = RCASettings

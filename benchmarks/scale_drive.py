@@ -77,10 +77,10 @@ def drive(scratch: Path, n_exposures: int, *, workers: int, processes: int, mean
     from psfscale.pipeline.drive.driver import Driver
     from psfscale.pipeline.drive.plan import remaining, wanted_units
     from psfscale.pipeline.events import UnitFinished
-    from psfscale.pipeline.ledger.books import Books, Known
     from psfscale.pipeline.ledger.lease import Lease
+    from psfscale.pipeline.ledger.table import Books, Known
     from psfscale.pipeline.runs.context import build_context
-    from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+    from psfscale.pipeline.runs.store import create_run_store, prepare_run_store
     from psfscale.pipeline.workers import cluster
     from psfscale.pipeline.workers.profiles import LocalProfile
 

@@ -36,8 +36,8 @@ class Walk:
 
 def prepare(scratch: Path, *, n_exposures: int, n_ccds: int, workers: int = 2) -> dict[str, Path]:
     """A drawn and ingested survey, kept for the next call with the same numbers."""
+    from psfscale.ingest import ingest
     from psfscale.simulate import simulate as draw
-    from psfscale.store.ingest import ingest
     from psfscale.survey import load_survey
 
     sky = scratch / f"sky-{n_exposures}-{n_ccds}"

@@ -54,8 +54,8 @@ def make_survey(
     path: Path, n_exposures: int, n_ccds: int, *, pixels: bool, n_galaxies: int = 0
 ) -> Path:
     """A survey store of 100 stars a CCD; without pixels, and galaxies, only what a plan reads."""
-    from psfscale.store.layout import create_store, open_root
     from psfscale.store.schema import SURVEY_SCHEMA
+    from psfscale.store.stores import create_store, open_root
 
     specs = [s for s in SURVEY_SCHEMA if n_galaxies or s.group != "galaxies"]
     sizes = {

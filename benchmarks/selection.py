@@ -19,9 +19,9 @@ import galsim
 import numpy as np
 
 from psfscale.arrays import Role
-from psfscale.store.ingest.objects import Objects
-from psfscale.store.ingest.roles import Reservation
-from psfscale.store.ingest.sample import refusals_by_size
+from psfscale.ingest.objects import Objects
+from psfscale.ingest.roles import Reservation
+from psfscale.ingest.sample import refusals_by_size
 from psfscale.store.refusal import Refusal
 from psfscale.survey.selection import SizeMagnitude
 

@@ -33,10 +33,10 @@ def fill(folder: Path, n_exposures: int, n_ccds: int, *, n_galaxies: int) -> Pat
     from psfscale.arrays import UnitState
     from psfscale.config import RunConfig
     from psfscale.pipeline.runs.context import build_context
-    from psfscale.pipeline.stages.declared import STAGE_NAMES
-    from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
-    from psfscale.pipeline.storage.session import Session
-    from psfscale.store.layout import open_root
+    from psfscale.pipeline.runs.store import create_run_store, prepare_run_store
+    from psfscale.pipeline.stages.registry import STAGE_NAMES
+    from psfscale.pipeline.units.session import Session
+    from psfscale.store.stores import open_root
 
     write_instrument(folder / "blank.yaml", n_ccds)
     survey = folder / "survey.zarr"
@@ -70,8 +70,8 @@ def fill(folder: Path, n_exposures: int, n_ccds: int, *, n_galaxies: int) -> Pat
 
 def drawn(session, exposure: int, n_ccds: int):
     """Stored arrays of one exposure with their values."""
-    from psfscale.store.layout import open_root
-    from psfscale.store.objects import StoredArray
+    from psfscale.store.shards import StoredArray
+    from psfscale.store.stores import open_root
 
     rng = np.random.default_rng(exposure)
     shape = (n_ccds, STARS)
@@ -106,8 +106,8 @@ def drawn(session, exposure: int, n_ccds: int):
 
 def drawn_galaxies(session, exposure: int, n_ccds: int, n_galaxies: int):
     """The same of galaxies, restored."""
-    from psfscale.store.layout import open_root
-    from psfscale.store.objects import StoredArray
+    from psfscale.store.shards import StoredArray
+    from psfscale.store.stores import open_root
 
     rng = np.random.default_rng((1, exposure))
     given = open_root(session.context.config.survey, mode="r+")
@@ -154,7 +154,7 @@ def packed(session, group: str, columns):
 def measure(run: Path, *, rho: bool, workers: int) -> None:
     """Tally a run store, in this process or by workers, and say what it took here."""
     from psfscale.pipeline import metrics_of_stars
-    from psfscale.pipeline.read.aggregation import aggregate_stores
+    from psfscale.pipeline.results.tables import aggregate_stores
     from psfscale.pipeline.workers.profiles import LocalProfile
 
     cluster = LocalProfile(workers=workers) if workers else None

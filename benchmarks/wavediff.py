@@ -36,9 +36,9 @@ from psfscale.arrays import FieldPoints, PixelGrid, StarBatch
 from psfscale.kernels.centroid import windowed_centroid
 from psfscale.models.rca.model import RCA
 from psfscale.models.wavediff.fit import field_covariance
+from psfscale.models.wavediff.forward import Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.model import WaveDiff
 from psfscale.models.wavediff.optics import LightPath
-from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.settings import OpticsSettings
 from psfscale.models.wavediff.stars import WeightedStars
 from psfscale.survey import load_survey

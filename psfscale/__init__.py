@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from psfscale import (
         arrays,
         config,
+        drop_in,
         errors,
+        ingest,
         kernels,
         metrics,
         models,
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from psfscale.models.rca.model import RCA
     from psfscale.models.sprite.model import SPRITE
     from psfscale.models.wavediff.model import WaveDiff
-    from psfscale.pipeline.read.consume import open_run
-    from psfscale.store.models import load_model, save_model
+    from psfscale.pipeline.results.run import open_run
+    from psfscale.store.saved_models import load_model, save_model
     from psfscale.store.stacks import read_points, read_stars
 
 __version__ = version("psfscale")
@@ -42,9 +44,9 @@ _HOMES = {
     "RCA": "psfscale.models.rca.model",
     "SPRITE": "psfscale.models.sprite.model",
     "WaveDiff": "psfscale.models.wavediff.model",
-    "load_model": "psfscale.store.models",
-    "open_run": "psfscale.pipeline.read.consume",
-    "save_model": "psfscale.store.models",
+    "load_model": "psfscale.store.saved_models",
+    "open_run": "psfscale.pipeline.results.run",
+    "save_model": "psfscale.store.saved_models",
     "read_points": "psfscale.store.stacks",
     "read_stars": "psfscale.store.stacks",
 }
@@ -53,7 +55,9 @@ _ROOMS = (
     "arrays",
     "config",
     "deconvolve",
+    "drop_in",
     "errors",
+    "ingest",
     "kernels",
     "metrics",
     "models",
@@ -77,7 +81,9 @@ __all__ = [
     "arrays",
     "config",
     "deconvolve",
+    "drop_in",
     "errors",
+    "ingest",
     "kernels",
     "load_model",
     "metrics",

@@ -131,9 +131,9 @@ def ingest(
     """Read files into a survey store, or into the blocks of an index; every object is counted."""
     from functools import partial
 
+    from psfscale.ingest import ingest as read
+    from psfscale.ingest import ingest_blocks
     from psfscale.store.index import is_index
-    from psfscale.store.ingest import ingest as read
-    from psfscale.store.ingest import ingest_blocks
     from psfscale.survey import load_survey
 
     require_room(output)
@@ -355,8 +355,8 @@ app.command(cls=DropInCommand)(deconvolve)
 @app.command(cls=Verb)
 def schema() -> None:
     """Print every stored array: dims, type, unit, owner and meaning."""
-    from psfscale.pipeline.drop_in.models import model_schema
-    from psfscale.store.describe import schema_text
+    from psfscale.drop_in.models import model_schema
+    from psfscale.store.schema_page import schema_text
 
     typer.echo(schema_text(model_schema()), nl=False)
 

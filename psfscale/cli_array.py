@@ -30,7 +30,7 @@ def fit(
     """Fit a PSF model to a stack of stars, without a survey."""
     from time import process_time
 
-    from psfscale.pipeline.drop_in.models import fit_stack
+    from psfscale.drop_in.models import fit_stack
 
     start = process_time()
     with progress("fit", "steps") as advance:
@@ -84,7 +84,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the PSF of a fitted model at positions and spectra; each sums to 1."""
-    from psfscale.pipeline.drop_in.models import predict_stack
+    from psfscale.drop_in.models import predict_stack
 
     drawn = predict_stack(
         model,

@@ -13,7 +13,7 @@ from psfscale.files import require_file
 
 if TYPE_CHECKING:
     from psfscale.deconvolve import DeconvolutionSettings
-    from psfscale.pipeline.drop_in.deconvolve import Deconvolved
+    from psfscale.drop_in.deconvolve import Deconvolved
 
 __all__ = ["DropInCommand", "deconvolve"]
 
@@ -263,7 +263,7 @@ def deconvolve(
     given = dict(locals())
     from time import process_time
 
-    from psfscale.pipeline.drop_in.deconvolve import DeconvolutionFiles, deconvolve_files
+    from psfscale.drop_in.deconvolve import DeconvolutionFiles, deconvolve_files
 
     settings = _settings(given)
     files = DeconvolutionFiles(**{name: given[name] for name in FILES})
@@ -282,7 +282,7 @@ def deconvolve(
 
 def _settings(given: dict[str, Any]) -> DeconvolutionSettings:
     """Mode learnt, or the published default where options belong to the published modes."""
-    from psfscale.pipeline.drop_in.deconvolve import make_settings
+    from psfscale.drop_in.deconvolve import make_settings
 
     options = _settings_of(given)
     if given["mode"] is not None:

@@ -102,20 +102,19 @@ def test_imports__from_inside_other_packages_stand_in_one_place() -> None:
     }
 
 
-ROOMS = {"drive", "events", "ledger", "runs", "stages", "storage", "workers"}
-"""Rooms of the pipeline that reach each other; this set and the next ones may only shrink."""
 WRITERS = {
-    "files.write_whole", "files.write_whole_folder", "pipeline.read.aggregation._write",
-    "pipeline.storage.runstore.create_run_store", "store.ingest.target._create",
+    "files.write_whole", "files.write_whole_folder", "ingest.store._create",
+    "pipeline.results.tables._write", "pipeline.runs.store.create_run_store",
     "store.renewal._move_in",
 }  # fmt: skip
+"""Functions that put a file or folder in the place of another; this set may only shrink."""
 QUESTIONS = 317
 
 
-def test_files__never_import_each_other_in_a_circle() -> None:
+def test_files_and_rooms__never_import_each_other_in_a_circle() -> None:
     graph = house.import_graph()
     assert house.circles(graph) == []
-    assert {room for group in house.room_circles(graph) for room in group} <= ROOMS
+    assert house.room_circles(graph) == []
 
 
 def test_names__of_classes_mean_one_thing() -> None:

@@ -13,7 +13,7 @@ import pytest
 from psfscale import files
 from psfscale.errors import StoreError
 from psfscale.files import locked
-from psfscale.store.ingest.state import alone
+from psfscale.ingest.pending import alone
 
 
 @pytest.fixture

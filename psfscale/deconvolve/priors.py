@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from psfscale.kernels.frames.analysis import Bands
+    from psfscale.kernels.frames.filter_bank import Bands
     from psfscale.kernels.operator import LinearOperator
 
 __all__ = [

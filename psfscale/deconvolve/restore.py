@@ -27,7 +27,7 @@ from psfscale.deconvolve.stack import GalaxyStack, Restoration, galaxy_stack, jo
 from psfscale.deconvolve.wiener import wiener
 from psfscale.errors import ConfigError, InputError
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.frames.analysis import Bands
+from psfscale.kernels.frames.filter_bank import Bands
 from psfscale.kernels.user_tensors import finite_tensor, read_tensor, unit_of_images
 from psfscale.yamlfile import with_options
 

@@ -12,8 +12,8 @@ from psfscale.metrics.ccd import measure_ccd
 from psfscale.metrics.check import check_psf
 from psfscale.metrics.field import PsfField
 from psfscale.metrics.moments import Moments, adaptive_moments
-from psfscale.metrics.survey.rho import rho_statistics
 from psfscale.metrics.table import exposure_tables, metrics_table
+from psfscale.metrics.tables.rho import rho_statistics
 
 __all__ = [
     "Moments",

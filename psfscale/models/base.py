@@ -1,7 +1,7 @@
 """What every PSF model of psfscale offers, and the registry one can read.
 
 A model never sees a path: its state is plain arrays of declared shapes, so that saving,
-loading and stacking over CCDs are written once for all models (`psfscale.store.models`).
+loading and stacking over CCDs are written once for all models (`psfscale.store.saved_models`).
 """
 
 from __future__ import annotations

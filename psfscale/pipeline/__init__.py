@@ -17,24 +17,24 @@ if TYPE_CHECKING:
         run_stores,
         write_index,
     )
+    from psfscale.pipeline.drive.drivers import run_survey, run_together
     from psfscale.pipeline.drive.launch import RunSummary, run
     from psfscale.pipeline.drive.plan import Plan, plan_run
-    from psfscale.pipeline.drive.together import run_survey, run_together
     from psfscale.pipeline.events import Event, Observer
-    from psfscale.pipeline.read.consume import Run, open_run
-    from psfscale.pipeline.read.damage import Verification
-    from psfscale.pipeline.read.products import (
+    from psfscale.pipeline.results.products import (
         MetricsSummary,
         aggregate_run,
         metrics_of_stars,
         report_run,
         write_tables,
     )
-    from psfscale.pipeline.read.state import RunStatus, status
-    from psfscale.pipeline.read.state_blocks import BlocksStatus, status_of
-    from psfscale.pipeline.read.verification import verify
+    from psfscale.pipeline.results.run import Run, open_run
+    from psfscale.pipeline.runs.migrate import migrate
     from psfscale.pipeline.runs.resolved import resolved_config
-    from psfscale.pipeline.storage.migrate import migrate
+    from psfscale.pipeline.status.block_status import BlocksStatus, status_of
+    from psfscale.pipeline.status.run_status import RunStatus, status
+    from psfscale.pipeline.verify.damage import Verification
+    from psfscale.pipeline.verify.run import verify
     from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
 __all__ = [
@@ -82,10 +82,10 @@ _HOMES = {
         "run_stores",
         "write_index",
     ),
-    "read.consume": ("Run", "open_run"),
+    "results.run": ("Run", "open_run"),
     "events": ("Event", "Observer"),
     "drive.plan": ("Plan", "plan_run"),
-    "read.products": (
+    "results.products": (
         "MetricsSummary",
         "aggregate_run",
         "metrics_of_stars",
@@ -94,14 +94,14 @@ _HOMES = {
     ),
     "workers.profiles": ("ClusterProfile", "load_profile"),
     "drive.launch": ("RunSummary", "run"),
-    "read.state": ("RunStatus", "status"),
-    "read.state_blocks": ("BlocksStatus", "status_of"),
-    "drive.together": ("run_survey", "run_together"),
-    "read.damage": ("Verification",),
-    "read.verification": ("verify",),
-    "read.verification_survey": ("verify_stores", "verify_survey"),
+    "status.run_status": ("RunStatus", "status"),
+    "status.block_status": ("BlocksStatus", "status_of"),
+    "drive.drivers": ("run_survey", "run_together"),
+    "verify.damage": ("Verification",),
+    "verify.run": ("verify",),
+    "verify.survey": ("verify_stores", "verify_survey"),
     "runs.resolved": ("resolved_config",),
-    "storage.migrate": ("migrate",),
+    "runs.migrate": ("migrate",),
 }
 
 

@@ -36,7 +36,7 @@ def write_report(
     tree : of the run store
     survey : of the survey store it was made from
     summary : metrics of the whole survey, scalars
-    tables : tables and maps of `psfscale.metrics.survey.results` by path; what is missing is left
+    tables : tables and maps of `psfscale.metrics.tables.tables` by path; what is missing is left
         out of the page
     status : plain values of the run's status: ``units`` and ``ccds`` (stage → state →
         count), ``costs`` (stage → what its units took), ``hosts`` (host → what it gave),

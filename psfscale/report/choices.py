@@ -10,8 +10,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from psfscale.attributes import codes_of
+from psfscale.report.data import shown_exposures
 from psfscale.report.drawing import ACCENT, SECOND, figure
-from psfscale.report.gather import shown_exposures
 from psfscale.report.numbers import number
 from psfscale.report.plate import Plate
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from psfscale.report.gather import StarSample
+    from psfscale.report.data import StarSample
 
 RESIDUALS = (("e1", "δe₁"), ("e2", "δe₂"), ("R2", "δR²/R²"))
 _FEW = 1500

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.figure import Figure
 
-    from psfscale.report.gather import Components, Stacks
+    from psfscale.report.data import Components, Stacks
 
 _MOST_CCDS = 36
 _MOST_COMPONENTS = 15

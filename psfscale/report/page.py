@@ -12,6 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from psfscale.attributes import codes_of, from_stored
 from psfscale.report.choices import choice_plate, choice_rows, gather_choices
+from psfscale.report.data import (
+    Components,
+    Stacks,
+    StarSample,
+    gather_components,
+    gather_stacks,
+    gather_stars,
+)
 from psfscale.report.drawing import style
 from psfscale.report.figures import (
     exposure_trends,
@@ -20,14 +28,6 @@ from psfscale.report.figures import (
     shape_maps,
 )
 from psfscale.report.galaxies import restored_plate
-from psfscale.report.gather import (
-    Components,
-    Stacks,
-    StarSample,
-    gather_components,
-    gather_stacks,
-    gather_stars,
-)
 from psfscale.report.images import component_stamps, residual_mosaic, stacked_stamps
 from psfscale.report.numbers import cost_rows, headline, host_rows, tiles, worst_ccds
 from psfscale.report.plate import Plate

@@ -13,7 +13,7 @@ from psfscale.simulate.detector import MaskBit, read_out, variance
 from psfscale.simulate.optics import DrawnField
 from psfscale.simulate.population import Galaxies, Stars, draw_galaxies, draw_stars
 from psfscale.simulate.seeds import Stream, generator
-from psfscale.simulate.sky import DrawnPointing, pointing, tangent_plane
+from psfscale.simulate.wcs import DrawnPointing, pointing, tangent_plane
 from psfscale.survey.geometry import field_position, is_turned
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from psfscale.simulate.transfer import SkySquare
     from psfscale.survey import Survey
-    from psfscale.survey.sky import SkyRecipe
+    from psfscale.survey.simulation import SkyRecipe
 
 STARS_LEFT = 2
 """Stars on a CCD that the recipe lists as starless."""

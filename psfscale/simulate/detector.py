@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
     from psfscale.survey.instrument import Detector
-    from psfscale.survey.sky import DefectRecipe, SkyRecipe
+    from psfscale.survey.simulation import DefectRecipe, SkyRecipe
 
 _CHARGE_SCATTER = 0.5
 """rms of the natural logarithm of a hit's charge in a pixel."""

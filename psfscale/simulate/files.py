@@ -23,7 +23,7 @@ from psfscale.simulate.ccd import (
     require_recipe,
 )
 from psfscale.simulate.detector import MaskBit
-from psfscale.simulate.sky import DrawnPointing, pointing, tangent_plane
+from psfscale.simulate.wcs import DrawnPointing, pointing, tangent_plane
 from psfscale.survey.quantity import WITH_SOURCES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from psfscale.survey import Survey
-    from psfscale.survey.sky import SkyRecipe
+    from psfscale.survey.simulation import SkyRecipe
 
 IMAGES, CATALOGUES, TRUTH = "images", "catalogues", "truth"
 PARTS = ".parts"

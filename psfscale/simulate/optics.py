@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
 
     from psfscale.survey import Instrument
-    from psfscale.survey.sky import OpticsRecipe, SkyRecipe
+    from psfscale.survey.simulation import OpticsRecipe, SkyRecipe
 
 _PUPIL_PLANE = 3
 """The recipe's pupil pixels go across so many diameters."""

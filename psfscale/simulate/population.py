@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from psfscale.survey.instrument import Detector
-    from psfscale.survey.sky import GalaxyRecipe, SkyRecipe
+    from psfscale.survey.simulation import GalaxyRecipe, SkyRecipe
 
 _TRIES = 300
 """Places tried for each object before the CCD counts as full."""

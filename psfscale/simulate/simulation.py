@@ -31,7 +31,7 @@ from psfscale.simulate.files import (
     write_parts,
     write_survey_file,
 )
-from psfscale.survey.sky import Size
+from psfscale.survey.simulation import Size
 from psfscale.yamlfile import validate
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from psfscale.survey import Survey
-    from psfscale.survey.sky import SkyRecipe
+    from psfscale.survey.simulation import SkyRecipe
 
 _WINDOW = 3
 """CCDs handed out per worker; bounds what waits, whatever the size of the survey."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from psfscale.errors import ConfigError, InputError, StoreError
 from psfscale.files import require_new, require_place, write_whole
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 from psfscale.store.survey_instrument import require_survey_store
 from psfscale.yamlfile import read_yaml
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from psfscale.errors import StoreError
 from psfscale.files import PARTIAL, replace_file
-from psfscale.store.layout import STATE_DIRECTORY
+from psfscale.store.stores import STATE_DIRECTORY
 from psfscale.store.versions import METADATA, SCHEMA_VERSION, translated, version_of
 
 if TYPE_CHECKING:

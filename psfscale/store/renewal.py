@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from psfscale.files import replace_file
-from psfscale.store.layout import STATE_DIRECTORY, add_arrays, open_root
+from psfscale.store.stores import STATE_DIRECTORY, add_arrays, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from psfscale.errors import StoreError
-from psfscale.store.layout import attributes_of
+from psfscale.store.stores import attributes_of
 from psfscale.survey.instrument import Instrument
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from psfscale.survey.instrument import Instrument, Part
 from psfscale.survey.recipe import IngestRecipe
-from psfscale.survey.sky import SkyRecipe
+from psfscale.survey.simulation import SkyRecipe
 from psfscale.survey.spectra import SpectraRecipe
 from psfscale.survey.template import write_template
 from psfscale.yamlfile import read_yaml

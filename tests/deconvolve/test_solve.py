@@ -12,7 +12,7 @@ from scipy.optimize import lsq_linear
 from psfscale.deconvolve.convergence import CostWindow, RemainingDistance
 from psfscale.deconvolve.restore import deconvolve
 from psfscale.kernels.convolution import Convolution
-from psfscale.kernels.frames.analysis import Bands
+from psfscale.kernels.frames.filter_bank import Bands
 from psfscale.kernels.optimize.lowrank import nuclear_norm
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from zarr.storage import LocalStore
 
-from psfscale.pipeline.ledger import books, journal, marker
-from psfscale.store import objects
+from psfscale.pipeline.ledger import journal, marker, table
+from psfscale.store import shards
 
 
 class Killed(BaseException):
@@ -33,11 +33,11 @@ class Mortal:
         self.left: int | None = None
         self.changes: list[str] = []
         effects = [
-            (objects, "replace_file"),
+            (shards, "replace_file"),
             (journal, "write_json"),
             (marker, "write_json"),
             (Path, "unlink"),
-            (books.Books, "_set"),
+            (table.Books, "_set"),
         ]
         if stores:  # and what a driver does to arrays as such
             effects += [(LocalStore, "set"), (Path, "rename"), (shutil, "rmtree")]

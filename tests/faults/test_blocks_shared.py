@@ -11,7 +11,7 @@ import toy
 import yaml
 
 from psfscale.pipeline import status_of, write_index
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 
 N_BLOCKS = 3
 

@@ -12,9 +12,9 @@ from distributed.core import Status
 
 from psfscale.errors import RunError
 from psfscale.pipeline import load_profile, open_run, run, status
-from psfscale.pipeline.drive.unit import Task
 from psfscale.pipeline.events import ClusterLost, Event, UnitDied, UnitFinished
 from psfscale.pipeline.ledger.marker import read_markers
+from psfscale.pipeline.units.task import Task
 from psfscale.pipeline.workers import cluster
 from psfscale.pipeline.workers.executor import ExecutorLostError
 from psfscale.pipeline.workers.profiles import LocalProfile

@@ -13,7 +13,7 @@ from psfscale.pipeline import plan_run, run, status, verify
 from psfscale.pipeline.events import UnitSubmitted
 from psfscale.pipeline.ledger.marker import read_markers
 from psfscale.pipeline.runs.context import build_context
-from psfscale.pipeline.storage.runstore import create_run_store
+from psfscale.pipeline.runs.store import create_run_store
 
 pytestmark = pytest.mark.slow
 

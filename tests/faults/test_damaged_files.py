@@ -12,7 +12,7 @@ import toy
 
 from psfscale.errors import PsfscaleError
 from psfscale.pipeline import aggregate_run, run, status, verify, verify_survey
-from psfscale.pipeline.storage.session import NEVER_FILL, session_of
+from psfscale.pipeline.units.session import NEVER_FILL, session_of
 from psfscale.store.seal import write_seal
 
 SEED = 20261201

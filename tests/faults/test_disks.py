@@ -10,8 +10,8 @@ import toy
 
 from psfscale.errors import RunError
 from psfscale.pipeline import run, status, verify
-from psfscale.pipeline.ledger import books
-from psfscale.store import objects
+from psfscale.pipeline.ledger import table
+from psfscale.store import shards
 
 
 def failing(effect, number: int, *, after: int):
@@ -29,7 +29,7 @@ def failing(effect, number: int, *, after: int):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 @pytest.mark.parametrize(
-    ("home", "name", "after"), [(objects, "replace_file", 9), (books.Books, "_set", 1)]
+    ("home", "name", "after"), [(shards, "replace_file", 9), (table.Books, "_set", 1)]
 )
 def test_full_disk__stops_the_run_and_the_same_command_resumes(
     survey, monkeypatch, number, home, name, after
@@ -40,7 +40,7 @@ def test_full_disk__stops_the_run_and_the_same_command_resumes(
         with pytest.raises(RunError, match=f"{os.strerror(number)}.*the same command resumes"):
             run(config, serial=True, observers=[])
     stands = status(config.output)
-    assert stands.finished == (home is books.Books)  # markers count until they can be copied
+    assert stands.finished == (home is table.Books)  # markers count until they can be copied
     assert not stands.failures
     assert run(config, serial=True, observers=[]).exit_code == 0
     quiet = config.model_copy(update={"output": survey / "quiet.zarr"})
@@ -50,7 +50,7 @@ def test_full_disk__stops_the_run_and_the_same_command_resumes(
 
 
 def test_passing_read_error__is_tried_again(survey, monkeypatch) -> None:
-    from psfscale.pipeline.drive import unit
+    from psfscale.pipeline.units import execute as unit
 
     monkeypatch.setattr(unit, "PAUSE", 0.0)
     errors = iter([OSError(errno.EIO, "once"), OSError(errno.ESTALE, "twice")])

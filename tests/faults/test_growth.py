@@ -12,7 +12,7 @@ from mortal import Killed, Mortal
 from psfscale.errors import StoreError
 from psfscale.pipeline import open_run, plan_run, run, status, verify
 from psfscale.pipeline.events import RunStarted, UnitSubmitted
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 
 pytestmark = pytest.mark.slow
 

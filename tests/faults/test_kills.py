@@ -13,8 +13,8 @@ import pytest
 import toy
 
 from psfscale.pipeline import run, status
-from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.journal import begun_units
+from psfscale.pipeline.ledger.table import read_known
 
 DRIVE = Path(__file__).parent / "drive.py"
 SLOW_FIT = {"model": {"settings": {"sleep": 0.2}}}

@@ -11,10 +11,10 @@ import toy
 from psfscale.arrays import UnitState
 from psfscale.errors import LostLeaseError
 from psfscale.pipeline import open_run, run, status
-from psfscale.pipeline.drive import unit
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.storage.session import session_of
-from psfscale.store.objects import StoredArray
+from psfscale.pipeline.units import execute as unit
+from psfscale.pipeline.units.session import session_of
+from psfscale.store.shards import StoredArray
 
 
 @pytest.fixture(autouse=True)

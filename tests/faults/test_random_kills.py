@@ -16,8 +16,8 @@ import toy
 import yaml
 
 from psfscale.pipeline import plan_run, run, verify
-from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.lease import read_holder
+from psfscale.pipeline.ledger.table import read_known
 
 DRIVE = Path(__file__).parent / "drive.py"
 N_KILLS, N_EXPOSURES = 20, 30

@@ -24,9 +24,9 @@ from mortal import Killed, Mortal
 
 from psfscale.pipeline import plan_run, run, verify
 from psfscale.pipeline.events import UnitSubmitted
-from psfscale.pipeline.ledger.books import read_known
 from psfscale.pipeline.ledger.marker import read_markers, remove_marker
-from psfscale.store.layout import open_tree
+from psfscale.pipeline.ledger.table import read_known
+from psfscale.store.stores import open_tree
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,6 @@ from psfscale.errors import HeldError, RunError, StoreError
 from psfscale.pipeline import open_run, run, status
 from psfscale.pipeline.ledger import identity
 from psfscale.pipeline.ledger import lease as lease_module
-from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.pipeline.ledger.journal import (
     History,
@@ -31,6 +30,7 @@ from psfscale.pipeline.ledger.journal import (
 )
 from psfscale.pipeline.ledger.lease import Lease, holds, read_holder
 from psfscale.pipeline.ledger.marker import Failure, Marker, read_markers, write_marker
+from psfscale.pipeline.ledger.table import Books, read_known
 
 MARKER = Marker(
     stage="fit",

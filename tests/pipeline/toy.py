@@ -10,8 +10,8 @@ import zarr
 
 from psfscale.arrays import Role
 from psfscale.config import RunConfig, fingerprint
-from psfscale.store.layout import add_arrays, consolidate, create_store, grow, open_root
 from psfscale.store.schema import SPECTRA_SCHEMA, SURVEY_SCHEMA
+from psfscale.store.stores import add_arrays, consolidate, create_store, grow, open_root
 from psfscale.survey import load_survey
 from psfscale.survey.geometry import field_position
 

@@ -6,9 +6,9 @@ import numpy as np
 import xarray as xr
 
 from psfscale.arrays import Role
-from psfscale.metrics.survey.axes import axes_of
-from psfscale.metrics.survey.collect import Collector
-from psfscale.metrics.survey.results import results
+from psfscale.metrics.tables.axes import axes_of
+from psfscale.metrics.tables.count import Collector
+from psfscale.metrics.tables.tables import results
 from psfscale.survey.instrument import Instrument
 
 COLUMNS = 3

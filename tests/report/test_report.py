@@ -17,8 +17,8 @@ from psfscale.attributes import enumeration_attributes
 from psfscale.errors import RunError
 from psfscale.report import write_report
 from psfscale.report.choices import choice_rows, gather_choices
+from psfscale.report.data import gather_components, gather_stacks, gather_stars, shown_exposures
 from psfscale.report.galaxies import gather_restored
-from psfscale.report.gather import gather_components, gather_stacks, gather_stars, shown_exposures
 from psfscale.report.numbers import beyond_noise, number
 from psfscale.report.tallies import on_one_ccd
 

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 
 import toy
 
-from psfscale.store.layout import create_store, open_root
 from psfscale.store.schema import RUN_SCHEMA, SURVEY_SCHEMA
+from psfscale.store.stores import create_store, open_root
 
 SIZES = {"ccd": 2, "star": 16, "galaxy": 16, "stage": 1, "reason": 1, "prior.sum": 3}
 STAMPS = [f"{kind}_{axis}" for kind in ("stamp", "psf", "restored") for axis in "yx"]

@@ -19,7 +19,7 @@ from psfscale.errors import HeldError, StoreError
 from psfscale.pipeline import migrate, open_run, plan_run, run, verify
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.store import migration
-from psfscale.store.layout import attributes_of, open_root, open_tree
+from psfscale.store.stores import attributes_of, open_root, open_tree
 from psfscale.store.versions import SCHEMA_VERSION, version_of
 
 STORES = ("survey.zarr", "run.zarr", "model.zarr")

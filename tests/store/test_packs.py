@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from psfscale.store.layout import create_store, open_root, open_tree
 from psfscale.store.packs import Packing
 from psfscale.store.schema import ArraySpec
+from psfscale.store.stores import create_store, open_root, open_tree
 
 SIZES = {"exposure": 3, "ccd": 2, "star": 4, "n": 2, "m": 3}
 

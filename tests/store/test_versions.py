@@ -13,12 +13,12 @@ from golden_stores import VERSIONS, unpack
 from psfscale.arrays import FieldPoints, ObjectFlag, PixelGrid, Role, UnitState
 from psfscale.attributes import codes_of
 from psfscale.errors import StoreError
+from psfscale.ingest.store import _add_lacking
 from psfscale.pipeline import aggregate_run, open_run, report_run, status, verify
-from psfscale.pipeline.read.products import metrics_of_stars
-from psfscale.store.ingest.target import _add_lacking
-from psfscale.store.layout import open_root, open_tree
+from psfscale.pipeline.results.products import metrics_of_stars
 from psfscale.store.migration import migrate_store
-from psfscale.store.models import load_model
+from psfscale.store.saved_models import load_model
+from psfscale.store.stores import open_root, open_tree
 from psfscale.store.versions import SCHEMA_VERSION
 
 

@@ -9,10 +9,10 @@ from astropy.table import Table
 from pydantic import ValidationError
 
 from psfscale.errors import ConfigError, InputError
+from psfscale.ingest import ingest
 from psfscale.models.fitted import resolve_settings
 from psfscale.models.wavediff.settings import OpticsSettings
-from psfscale.store.ingest import ingest
-from psfscale.store.layout import open_tree
+from psfscale.store.stores import open_tree
 from psfscale.survey import Survey, load_survey, write_template
 from psfscale.survey.quantity import WITH_SOURCES
 

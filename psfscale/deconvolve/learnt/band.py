@@ -17,14 +17,14 @@ import torch
 from scipy.fft import next_fast_len
 
 from psfscale.arrays import centre_index
-from psfscale.deconvolve.learnt.canvas import Canvas, FourierPlane
-from psfscale.deconvolve.learnt.sky import NO_SKY
+from psfscale.deconvolve.learnt.background import NO_SKY
+from psfscale.deconvolve.learnt.fourier import Canvas, FourierPlane
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float, Int
     from torch import Tensor
 
-    from psfscale.deconvolve.learnt.sky import Sky
+    from psfscale.deconvolve.learnt.background import Sky
     from psfscale.deconvolve.stack import GalaxyStack
 
 __all__ = ["Band", "BandSight"]

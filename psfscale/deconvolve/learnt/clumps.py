@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-    from psfscale.deconvolve.learnt.canvas import Canvas
+    from psfscale.deconvolve.learnt.fourier import Canvas
 
 __all__ = [
     "ClumpField",

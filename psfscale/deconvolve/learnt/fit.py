@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from psfscale.deconvolve.learnt.arrays import Profiles
+from psfscale.deconvolve.learnt.background import MISFIT, NO_SKY, level_moments
 from psfscale.deconvolve.learnt.prior import Prior, ProfileSums
 from psfscale.deconvolve.learnt.profile import Layout, ProfileBasis
-from psfscale.deconvolve.learnt.sky import MISFIT, NO_SKY, level_moments
 from psfscale.deconvolve.learnt.trust import excess_of, trust_in
 from psfscale.kernels.user_tensors import array_fields
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.deconvolve.learnt.band import BandSight
-    from psfscale.deconvolve.learnt.canvas import FourierPlane
-    from psfscale.deconvolve.learnt.sight import Sight
+    from psfscale.deconvolve.learnt.fourier import FourierPlane
+    from psfscale.deconvolve.learnt.observation import Sight
 
 __all__ = ["ProfileFit", "ProfileFitter", "join_fits"]
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from psfscale.deconvolve.learnt.background import N_MOMENTS, Sky
 from psfscale.deconvolve.learnt.profile import WIDTHS
-from psfscale.deconvolve.learnt.sky import N_MOMENTS, Sky
 from psfscale.errors import InputError
 
 if TYPE_CHECKING:

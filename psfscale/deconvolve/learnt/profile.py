@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
     from torch import Tensor
 
-    from psfscale.deconvolve.learnt.canvas import FourierPlane
+    from psfscale.deconvolve.learnt.fourier import FourierPlane
 
 __all__ = ["WIDTHS", "Layout", "ProfileBasis", "shape_matrix"]
 

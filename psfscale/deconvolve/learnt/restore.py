@@ -12,12 +12,12 @@ import torch
 from psfscale.arrays import ObjectFlag
 from psfscale.deconvolve.learnt.arrays import LearntArrays
 from psfscale.deconvolve.learnt.band import WIDE, Band, BandSight
-from psfscale.deconvolve.learnt.canvas import Canvas
+from psfscale.deconvolve.learnt.band_clumps import StrewnField
 from psfscale.deconvolve.learnt.clumps import ClumpField, clump_variance
 from psfscale.deconvolve.learnt.fit import ProfileFit, ProfileFitter, join_fits
+from psfscale.deconvolve.learnt.fourier import Canvas
+from psfscale.deconvolve.learnt.observation import Sight
 from psfscale.deconvolve.learnt.settings import LearntSettings
-from psfscale.deconvolve.learnt.sight import Sight
-from psfscale.deconvolve.learnt.strewn import StrewnField
 from psfscale.deconvolve.stack import Restoration
 from psfscale.kernels.user_tensors import array_fields
 

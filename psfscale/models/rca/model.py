@@ -24,7 +24,7 @@ from psfscale.models.judged import held_to_phases, judged
 from psfscale.models.position import PositionPolynomials, n_polynomials
 from psfscale.models.rca.fit import FittedField, fit_fields
 from psfscale.models.rca.settings import RCASettings
-from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.state import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

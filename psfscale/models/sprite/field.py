@@ -19,7 +19,7 @@ from psfscale.models.sprite.data import Stamps
 from psfscale.models.sprite.model import SPRITE, SpriteResult
 from psfscale.models.sprite.settings import SpriteFieldSettings, SPRITESettings
 from psfscale.models.sprite.stars import StampValues, matched_snr, refitted, start_values
-from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.state import CENTROID_WINDOW, StoredField, position_box
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

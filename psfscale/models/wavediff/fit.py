@@ -12,8 +12,13 @@ import torch
 from scipy.optimize import minimize
 
 from psfscale.kernels.optics.zernike import noll_index
-from psfscale.models.wavediff.packing import Block, WavefrontVector, assembled, field_blocks
-from psfscale.models.wavediff.scene import Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.forward import Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.normal_equations import (
+    Block,
+    WavefrontVector,
+    assembled,
+    field_blocks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

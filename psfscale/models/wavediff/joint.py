@@ -16,7 +16,7 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 
 from psfscale.models.wavediff.fit import Own, moved, without_tilts
-from psfscale.models.wavediff.packing import Block, assembled, field_blocks
+from psfscale.models.wavediff.normal_equations import Block, assembled, field_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from psfscale.models.wavediff.scene import Nuisances, Scene, Wavefronts
+    from psfscale.models.wavediff.forward import Nuisances, Scene, Wavefronts
     from psfscale.models.wavediff.surface import Wave
 
 __all__ = ["Joint", "Surfaces", "linearised"]

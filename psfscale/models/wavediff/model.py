@@ -20,12 +20,12 @@ from psfscale.models.base import Checkpoint, FitReport, StateArray
 from psfscale.models.flux_unit import in_flux_unit
 from psfscale.models.judged import judged
 from psfscale.models.position import PositionPolynomials
-from psfscale.models.stored import CENTROID_WINDOW, StoredField, position_box
+from psfscale.models.state import CENTROID_WINDOW, StoredField, position_box
 from psfscale.models.wavediff.blur import Blur
-from psfscale.models.wavediff.course import train
-from psfscale.models.wavediff.draw import Drawing
+from psfscale.models.wavediff.drawing import Drawing
 from psfscale.models.wavediff.fixed import FixedWavefront, fixed_arrays
 from psfscale.models.wavediff.optics import LightPath, amplitude_of
+from psfscale.models.wavediff.phases import train
 from psfscale.models.wavediff.result import Phase, Step, Trained
 from psfscale.models.wavediff.settings import OpticsSettings, WaveDiffSettings
 from psfscale.models.wavediff.surface import field_functions, n_cosines

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psfscale.models.position import PositionPolynomials
-    from psfscale.models.wavediff.scene import Nuisances, Wavefronts
+    from psfscale.models.wavediff.forward import Nuisances, Wavefronts
     from psfscale.models.wavediff.stars import StarLight
 
 __all__ = ["Phase", "Step", "Trained"]

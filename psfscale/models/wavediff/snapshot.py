@@ -12,9 +12,9 @@ import torch
 
 from psfscale.models.wavediff.blur import Blur
 from psfscale.models.wavediff.fit import Refined
+from psfscale.models.wavediff.forward import Normal, Nuisances, Wavefronts
 from psfscale.models.wavediff.prior import Roughness
 from psfscale.models.wavediff.result import Phase
-from psfscale.models.wavediff.scene import Normal, Nuisances, Wavefronts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,12 +10,11 @@ import torch
 
 from psfscale.errors import FitError
 from psfscale.kernels.centroid import windowed_centroid
-from psfscale.models.wavediff.beyond import Trial, solved, split
 from psfscale.models.wavediff.blur import SHARP, Blur
 from psfscale.models.wavediff.fit import Refined, blur_error, refine, search, silent
+from psfscale.models.wavediff.forward import DEFOCUS, TIP_TILT, Normal, Nuisances, Scene, Wavefronts
 from psfscale.models.wavediff.joint import linearised
-from psfscale.models.wavediff.packing import own_gain
-from psfscale.models.wavediff.scene import DEFOCUS, TIP_TILT, Normal, Nuisances, Scene, Wavefronts
+from psfscale.models.wavediff.normal_equations import own_gain
 from psfscale.models.wavediff.setup import around, coarse_factor, spectra_of
 from psfscale.models.wavediff.stars import StarLight, WeightedStars
 from psfscale.models.wavediff.surface import (
@@ -25,6 +24,7 @@ from psfscale.models.wavediff.surface import (
     n_cosines,
     waves_of,
 )
+from psfscale.models.wavediff.surface_test import Trial, solved, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ WINDOW = 1.5
 
 
 class Training:
-    """The moving parts of one fit; `psfscale.models.wavediff.course` says in which order they move.
+    """The moving parts of one fit; `psfscale.models.wavediff.phases` says in which order they move.
 
     Attributes
     ----------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psfscale.pipeline.storage import array_of
-from psfscale.store.layout import open_root, open_tree
+from psfscale.store.stores import array_of, open_root, open_tree
 
 if TYPE_CHECKING:
     from psfscale.pipeline.stages.context import RunContext

@@ -14,9 +14,8 @@ import numpy as np
 
 from psfscale.errors import RunError
 from psfscale.pipeline.drive.flight import Flight
-from psfscale.pipeline.drive.frontier import Frontier, exposures_a_parcel
 from psfscale.pipeline.drive.plan import Plan, Todo
-from psfscale.pipeline.drive.unit import Task, overdue, quarantine
+from psfscale.pipeline.drive.ready import Frontier, exposures_a_parcel
 from psfscale.pipeline.events import (
     CcdFailed,
     ClusterLost,
@@ -26,7 +25,6 @@ from psfscale.pipeline.events import (
     UnitFinished,
     UnitSubmitted,
 )
-from psfscale.pipeline.ledger.books import STRIDE, Books
 from psfscale.pipeline.ledger.journal import (
     History,
     begun_units,
@@ -36,7 +34,10 @@ from psfscale.pipeline.ledger.journal import (
 )
 from psfscale.pipeline.ledger.lease import holds
 from psfscale.pipeline.ledger.marker import Key, read_marker
-from psfscale.pipeline.stages.mapping import Reason
+from psfscale.pipeline.ledger.table import STRIDE, Books
+from psfscale.pipeline.units.execute import quarantine
+from psfscale.pipeline.units.mapping import Reason
+from psfscale.pipeline.units.task import Task, overdue
 from psfscale.pipeline.workers.executor import (
     Executor,
     ExecutorLostError,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     from psfscale.config import Limits
     from psfscale.pipeline.ledger.lease import Lease
-    from psfscale.pipeline.workers.resources import Amounts
+    from psfscale.pipeline.stages.resources import Amounts
 
 WAIT = 0.5
 """Longest single wait for an outcome [s]: how soon an interruption is seen."""

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psfscale.pipeline.drive.plan import Todo
-    from psfscale.pipeline.drive.unit import Task
     from psfscale.pipeline.ledger.marker import Key
+    from psfscale.pipeline.units.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,6 @@ from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS, ConfigError, RunError
 from psfscale.mainguard import end_if_imported_again
 from psfscale.pipeline.drive.aggregates import write_aggregates
-from psfscale.pipeline.drive.cost import peak_memory
 from psfscale.pipeline.drive.driver import Driver
 from psfscale.pipeline.drive.plan import Plan, remaining, wanted_units
 from psfscale.pipeline.events import (
@@ -25,18 +24,19 @@ from psfscale.pipeline.events import (
     UnitAdvanced,
 )
 from psfscale.pipeline.events.log import EventLog
-from psfscale.pipeline.ledger.books import Books, count_ccds, read_known
 from psfscale.pipeline.ledger.doubts import doubt_lines
 from psfscale.pipeline.ledger.files import sweep
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, read_markers
+from psfscale.pipeline.ledger.table import Books, count_ccds, read_known
 from psfscale.pipeline.runs.context import build_context
+from psfscale.pipeline.runs.store import create_run_store, prepare_run_store
 from psfscale.pipeline.stages.context import RunContext
-from psfscale.pipeline.stages.declared import stages_of
-from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+from psfscale.pipeline.stages.registry import stages_of
+from psfscale.pipeline.stages.resources import GPU, Amounts, demanded, require
+from psfscale.pipeline.units.meter import peak_memory
 from psfscale.pipeline.workers.executor import Advance, Executor, SerialExecutor
 from psfscale.pipeline.workers.profiles import KEYS, LocalProfile
-from psfscale.pipeline.workers.resources import GPU, Amounts, demanded, require
 from psfscale.processes import Interrupt
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from psfscale.config import RunConfig
-    from psfscale.pipeline.drive.unit import Task
     from psfscale.pipeline.events.bar import ProgressBar
     from psfscale.pipeline.ledger.marker import Key
+    from psfscale.pipeline.units.task import Task
     from psfscale.pipeline.workers.profiles import ClusterProfile
 
 INTERRUPTED = "interrupted by {}; the same command resumes"

@@ -16,11 +16,12 @@ import numpy as np
 
 from psfscale.arrays import USABLE, UnitState
 from psfscale.config import fingerprint
-from psfscale.pipeline.ledger.books import Known, code, read_known
 from psfscale.pipeline.ledger.marker import Key
+from psfscale.pipeline.ledger.table import Known, code, read_known
+from psfscale.pipeline.runs.belonging import require_own_survey
 from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.context import RunContext
-from psfscale.pipeline.stages.declared import (
+from psfscale.pipeline.stages.registry import (
     DECLARED,
     GATHERS,
     NEEDS,
@@ -28,9 +29,7 @@ from psfscale.pipeline.stages.declared import (
     VERSIONS,
     settings_of,
 )
-from psfscale.pipeline.storage import values_of
-from psfscale.pipeline.storage.belonging import require_own_survey
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

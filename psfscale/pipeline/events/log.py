@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Self
 
 from psfscale.pipeline.events import UnitAdvanced
-from psfscale.store.layout import STATE_DIRECTORY
+from psfscale.store.stores import STATE_DIRECTORY
 
 if TYPE_CHECKING:
     from pathlib import Path

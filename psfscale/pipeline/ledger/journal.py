@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.files import read_json, write_json
-from psfscale.store.layout import STATE_DIRECTORY
+from psfscale.store.stores import STATE_DIRECTORY
 
 if TYPE_CHECKING:
     from pathlib import Path

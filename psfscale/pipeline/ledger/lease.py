@@ -15,8 +15,8 @@ from psfscale.errors import HeldError, StoreError
 from psfscale.files import locked
 from psfscale.pipeline.ledger.files import read_json, write_json
 from psfscale.pipeline.ledger.identity import born, is_hidden, place
-from psfscale.store.layout import STATE_DIRECTORY
 from psfscale.store.seal import break_seal, write_seal
+from psfscale.store.stores import STATE_DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import numpy as np
 from psfscale.arrays import UnitState
 from psfscale.errors import StoreError
 from psfscale.pipeline.ledger.files import read_json, write_json
-from psfscale.store.layout import STATE_DIRECTORY
+from psfscale.store.stores import STATE_DIRECTORY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

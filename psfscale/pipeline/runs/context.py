@@ -16,8 +16,7 @@ from psfscale.models import CHROMATIC
 from psfscale.models.fitted import FittedModel
 from psfscale.pipeline.runs.prior import prior_numbers, read_prior
 from psfscale.pipeline.stages.context import RunContext
-from psfscale.pipeline.storage import array_of, values_of
-from psfscale.store.layout import attributes_of, n_exposures_of, open_root
+from psfscale.store.stores import array_of, attributes_of, n_exposures_of, open_root, values_of
 from psfscale.store.survey_instrument import require_survey_store, stored_instrument
 from psfscale.survey import Instrument, load_survey
 from psfscale.survey.agreement import require_filters, require_same

@@ -9,9 +9,8 @@ import numpy as np
 
 from psfscale.deconvolve.learnt.settings import N_SUMS
 from psfscale.errors import ConfigError, StoreError
-from psfscale.pipeline.ledger.books import read_known, stages_in
-from psfscale.pipeline.storage import values_of
-from psfscale.store.layout import open_root
+from psfscale.pipeline.ledger.table import read_known, stages_in
+from psfscale.store.stores import open_root, values_of
 
 if TYPE_CHECKING:
     from psfscale.deconvolve.learnt.prior import Prior

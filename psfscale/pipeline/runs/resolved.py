@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from psfscale.deconvolve.settings import DeconvolutionSettings
 from psfscale.models.fitted import FittedModel
 from psfscale.store.index import is_index, read_index
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 from psfscale.store.survey_instrument import require_survey_store, stored_instrument
 from psfscale.survey import load_survey
 from psfscale.yamlfile import validate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psfscale.arrays import FieldPoints, ObjectFlag, Role
-from psfscale.pipeline.stages.focal import CcdPlace, OnCcd
+from psfscale.pipeline.stages.focal_plane import CcdPlace, OnCcd
 from psfscale.survey.hull import outside_hull
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import xarray as xr
 
 from psfscale.arrays import ObjectFlag, Role, StarBatch
 from psfscale.errors import FitError, PsfCheckError
-from psfscale.models.stored import widened
+from psfscale.models.state import widened
 from psfscale.pipeline.stages.ccd import ccd_place, group_of, model_of, pad
-from psfscale.pipeline.stages.focal import CcdPlace, half_turn
+from psfscale.pipeline.stages.focal_plane import CcdPlace, half_turn
 from psfscale.pipeline.stages.quality import VERDICT, Verdict, judge, release, stars_of
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from distributed.scheduler import KilledWorker
 
 from psfscale.errors import RunError
 from psfscale.mainguard import end_if_imported_again
+from psfscale.pipeline.stages.resources import GPU, Amounts, lacking, require
 from psfscale.pipeline.workers.connect import client_of, hushed, make_supply
 from psfscale.pipeline.workers.dask_settings import SETTINGS
 from psfscale.pipeline.workers.executor import (
@@ -36,7 +37,6 @@ from psfscale.pipeline.workers.executor import (
 )
 from psfscale.pipeline.workers.on_worker import Work, report, run_on_worker
 from psfscale.pipeline.workers.profiles import ClusterProfile
-from psfscale.pipeline.workers.resources import GPU, Amounts, lacking, require
 from psfscale.pipeline.workers.slurm import Ended, SlurmJobs
 from psfscale.processes import comes_true
 

@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from psfscale.arrays import UnitState
 from psfscale.errors import HOPELESS
-from psfscale.pipeline.drive.deadline import UnitOverdue, alarm
-from psfscale.pipeline.drive.unit import (
-    Task,
-    execute,
-    execute_alone,
-    overdue,
-    prepare,
-)
 from psfscale.pipeline.ledger.marker import read_marker
-from psfscale.pipeline.stages.declared import NEEDS
-from psfscale.pipeline.stages.mapping import Reason, UnitInterrupted, explain
+from psfscale.pipeline.stages.registry import NEEDS
+from psfscale.pipeline.units.deadline import UnitOverdue, alarm
+from psfscale.pipeline.units.execute import execute, execute_alone, prepare
+from psfscale.pipeline.units.mapping import Reason, UnitInterrupted, explain
+from psfscale.pipeline.units.task import Task, overdue
 
 if TYPE_CHECKING:
     from psfscale.pipeline.ledger.marker import Key, Marker

@@ -13,7 +13,8 @@ from typing import Any
 
 from distributed import get_worker
 
-from psfscale.pipeline.drive.unit import MEMORY_LIMIT, OVERDUE, Task
+from psfscale.pipeline.units.execute import MEMORY_LIMIT, OVERDUE
+from psfscale.pipeline.units.task import Task
 from psfscale.pipeline.workers.executor import Advance, Parcel, run_parcel
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

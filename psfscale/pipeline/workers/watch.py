@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from psfscale.errors import RunError
-from psfscale.pipeline.drive.unit import Task, overdue
 from psfscale.pipeline.ledger.journal import History, note_death, read_history
+from psfscale.pipeline.units.task import Task, overdue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ import torch
 from learnt_galaxies import gaussian_psf, observed, pixel_error, population
 
 from psfscale.deconvolve.learnt.band import HIGHEST, WIDE, Band, BandSight
-from psfscale.deconvolve.learnt.canvas import Canvas
+from psfscale.deconvolve.learnt.fourier import Canvas
 from psfscale.deconvolve.learnt.learn import deconvolve, learn_prior
 from psfscale.deconvolve.learnt.profile import ProfileBasis
 from psfscale.deconvolve.learnt.restore import restore

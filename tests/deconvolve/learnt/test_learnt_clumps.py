@@ -10,8 +10,8 @@ import torch
 from learnt_galaxies import gaussian_psf
 
 from psfscale.deconvolve.learnt import clumps
-from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.clumps import ClumpField
+from psfscale.deconvolve.learnt.fourier import Canvas
 
 SIDE = 9
 

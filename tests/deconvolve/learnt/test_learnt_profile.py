@@ -8,11 +8,11 @@ import pytest
 import torch
 from learnt_galaxies import BEAM, SIDE, draw, gaussian_psf
 
-from psfscale.deconvolve.learnt.canvas import Canvas
 from psfscale.deconvolve.learnt.fit import ProfileFitter
+from psfscale.deconvolve.learnt.fourier import Canvas
+from psfscale.deconvolve.learnt.observation import Sight
 from psfscale.deconvolve.learnt.prior import vague_prior
 from psfscale.deconvolve.learnt.profile import WIDTHS, ProfileBasis
-from psfscale.deconvolve.learnt.sight import Sight
 
 CANVAS = Canvas(shape=(SIDE, SIDE), psf_shape=(21, 21), dtype=torch.float64)
 FITTER = ProfileFitter(canvas=CANVAS, prior=vague_prior(0.8))

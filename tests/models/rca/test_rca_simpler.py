@@ -10,7 +10,7 @@ from psfscale.models.rca.model import RCA
 from psfscale.models.rca.settings import RCASettings
 from psfscale.models.sprite.field import SpriteField
 from psfscale.models.sprite.settings import SpriteFieldSettings
-from psfscale.models.stored import widened
+from psfscale.models.state import widened
 
 
 def stars(*, phase: float | None = None, n: int = 24, side: int = 11) -> StarBatch:

@@ -12,7 +12,7 @@ from psfscale.cli import app
 from psfscale.errors import ConfigError, InputError
 from psfscale.models.wavediff.fixed import FixedWavefront
 from psfscale.models.wavediff.model import WaveDiff
-from psfscale.store.models import load_model, save_model
+from psfscale.store.saved_models import load_model, save_model
 
 SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "surfaces": False, "device": "cpu"}
 GRID = PixelGrid(shape=(16, 16))

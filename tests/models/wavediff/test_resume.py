@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from wave_scene import OPTICS, stars
 
-from psfscale.models.wavediff.course import COURSE
 from psfscale.models.wavediff.model import WaveDiff
+from psfscale.models.wavediff.phases import COURSE
 from psfscale.models.wavediff.result import Phase
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_fit__leaves_the_checkpoint_of_another_fit_alone() -> None:
 
 DYING = """
 import json, os, signal, sys
-from psfscale.pipeline.drop_in.models import fit_stack
+from psfscale.drop_in.models import fit_stack
 from pathlib import Path
 
 def observe(phase):
@@ -101,8 +101,8 @@ fit_stack("wavediff", Path(sys.argv[1]), Path(sys.argv[2]), settings=json.loads(
 
 def test_killed_command__goes_on_and_leaves_the_model_alone(tmp_path: Path) -> None:
     """The process is killed after its second phase; the next takes up from there."""
-    from psfscale.pipeline.drop_in.models import fit_stack
-    from psfscale.store.models import load_model
+    from psfscale.drop_in.models import fit_stack
+    from psfscale.store.saved_models import load_model
 
     scene = stars(n=12)
     stack, out = tmp_path / "stars.npz", tmp_path / "model.zarr"

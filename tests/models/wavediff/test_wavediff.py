@@ -28,13 +28,13 @@ from psfscale.kernels.centroid import windowed_centroid
 from psfscale.kernels.optics.pupil import PupilShape, pupil_amplitude
 from psfscale.kernels.optics.zernike import project
 from psfscale.models import load_model_class, settings_class
-from psfscale.models.wavediff.course import train
-from psfscale.models.wavediff.draw import Drawing
+from psfscale.models.wavediff.drawing import Drawing
 from psfscale.models.wavediff.model import WaveDiff
 from psfscale.models.wavediff.optics import LightPath
+from psfscale.models.wavediff.phases import train
 from psfscale.models.wavediff.result import Phase, Step
 from psfscale.models.wavediff.settings import OpticsSettings
-from psfscale.store.models import load_model, save_model
+from psfscale.store.saved_models import load_model, save_model
 from psfscale.survey import load_survey
 
 SMALL = {"optics": OPTICS, "n_zernikes": 10, "degree": 1, "device": "cpu"}
@@ -167,7 +167,7 @@ def test_wavediff__that_begins_with_the_brightest_ends_with_all(monkeypatch, shi
     scene = stars(n=40, shifts=shifts)
     found = []
     for few in (400, 15):
-        monkeypatch.setattr("psfscale.models.wavediff.course.COARSE_STARS", few)
+        monkeypatch.setattr("psfscale.models.wavediff.phases.COARSE_STARS", few)
         model = WaveDiff(**SMALL, surfaces=False)
         report = model.fit(scene)
         assert report.used.all()

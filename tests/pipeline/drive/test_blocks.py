@@ -14,7 +14,7 @@ from psfscale.pipeline import open_run, run, status_of
 from psfscale.pipeline.drive.blocks import configs, run_blocks, run_stores, write_index
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.runs.context import build_context
-from psfscale.pipeline.storage.runstore import create_run_store
+from psfscale.pipeline.runs.store import create_run_store
 from psfscale.store.index import list_stores
 
 

@@ -15,15 +15,15 @@ from psfscale.pipeline import status
 from psfscale.pipeline.drive import driver as driver_module
 from psfscale.pipeline.drive.driver import Driver
 from psfscale.pipeline.drive.plan import remaining, wanted_units
-from psfscale.pipeline.drive.unit import Task
 from psfscale.pipeline.events import ClusterLost, UnitDied, UnitFinished, UnitSubmitted
-from psfscale.pipeline.ledger.books import Books, read_known
 from psfscale.pipeline.ledger.journal import begun_units, note_start
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import Failure, Marker
+from psfscale.pipeline.ledger.table import Books, read_known
 from psfscale.pipeline.runs.context import build_context
-from psfscale.pipeline.stages.declared import NEEDS
-from psfscale.pipeline.storage.runstore import create_run_store, prepare_run_store
+from psfscale.pipeline.runs.store import create_run_store, prepare_run_store
+from psfscale.pipeline.stages.registry import NEEDS
+from psfscale.pipeline.units.task import Task
 from psfscale.pipeline.workers.executor import ExecutorLostError, Outcome, run_parcel, summary
 
 

@@ -7,9 +7,9 @@ import toy
 from psfscale.arrays import UnitState
 from psfscale.errors import ConfigError, StoreError
 from psfscale.pipeline import plan_run, run
-from psfscale.pipeline.drive.frontier import Frontier
 from psfscale.pipeline.drive.plan import Plan, Wanted, remaining
-from psfscale.pipeline.ledger.books import Known
+from psfscale.pipeline.drive.ready import Frontier
+from psfscale.pipeline.ledger.table import Known
 
 DONE, EMPTY = UnitState.DONE, UnitState.EMPTY
 FAILED, BLOCKED = UnitState.QUARANTINED, UnitState.BLOCKED

@@ -10,9 +10,9 @@ import pytest
 import toy
 from astropy.io import fits
 
+from psfscale.ingest import ingest
 from psfscale.pipeline import open_run, plan_run, run
 from psfscale.simulate import simulate
-from psfscale.store.ingest import ingest
 from psfscale.survey import load_survey
 
 TOY = Path(__file__).parents[3] / "catalogs/toy.yaml"

@@ -17,7 +17,7 @@ from psfscale.errors import ConfigError, RunError, StoreError
 from psfscale.pipeline import aggregate_run, metrics_of_stars, open_run, plan_run, run, status
 from psfscale.pipeline.events import CcdFailed, RunFinished, RunStarted, UnitFinished
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.stages.declared import STAGE_NAMES
+from psfscale.pipeline.stages.registry import STAGE_NAMES
 from psfscale.pipeline.workers.profiles import LocalProfile
 
 
@@ -218,7 +218,7 @@ def test_stage__that_returns_another_shape_is_refused(survey, monkeypatch) -> No
 
 
 def test_write_region__refuses_a_cut_through_a_shard(survey) -> None:
-    from psfscale.store.layout import write_region
+    from psfscale.store.stores import write_region
 
     go(survey)
     array = zarr.open_group(survey / "run.zarr", mode="r+")["stars/fits"]

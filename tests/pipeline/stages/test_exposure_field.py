@@ -12,10 +12,10 @@ from psfscale.errors import StoreError
 from psfscale.pipeline import open_run, run
 from psfscale.pipeline.drive.plan import plan_run
 from psfscale.pipeline.runs.context import build_context
-from psfscale.pipeline.stages.declared import stages_of
-from psfscale.pipeline.storage.exposure import ExposureReader
-from psfscale.pipeline.storage.session import Session
-from psfscale.store.layout import open_root, open_tree
+from psfscale.pipeline.stages.registry import stages_of
+from psfscale.pipeline.units.exposure_io import ExposureReader
+from psfscale.pipeline.units.session import Session
+from psfscale.store.stores import open_root, open_tree
 from psfscale.survey import load_survey
 from psfscale.survey.geometry import field_position
 
@@ -229,7 +229,7 @@ def test_killed_fit__goes_on_from_its_last_phase(coloured, monkeypatch) -> None:
 
 def test_run__says_once_that_spectra_are_flat(coloured) -> None:
     from psfscale.pipeline.events import Notice
-    from psfscale.store.layout import consolidate
+    from psfscale.store.stores import consolidate
 
     told = []
     run(toy.make_config(coloured, **WAVEDIFF), serial=True, observers=[told.append])
@@ -247,8 +247,8 @@ def test_run__says_once_that_spectra_are_flat(coloured) -> None:
 
 
 def test_stars__that_bring_their_own_spectra_are_read_with_them(coloured) -> None:
-    from psfscale.store.layout import add_arrays, consolidate
     from psfscale.store.schema import INLINE_SPECTRA_SCHEMA
+    from psfscale.store.stores import add_arrays, consolidate
 
     path = coloured / "survey.zarr"
     root = open_root(path, mode="r+")

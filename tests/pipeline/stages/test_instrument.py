@@ -12,7 +12,7 @@ import yaml
 from psfscale.errors import ConfigError, InputError
 from psfscale.pipeline import plan_run, run
 from psfscale.pipeline.runs.context import build_context
-from psfscale.store.layout import consolidate, open_root, set_attributes
+from psfscale.store.stores import consolidate, open_root, set_attributes
 from psfscale.survey import load_survey
 from psfscale.survey.quantity import WITH_SOURCES
 

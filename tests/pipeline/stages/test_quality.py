@@ -14,7 +14,7 @@ from psfscale.arrays import ObjectFlag, Role, UnitState
 from psfscale.cli import app
 from psfscale.pipeline import aggregate_run, open_run, plan_run, report_run, run, status
 from psfscale.pipeline.ledger.marker import read_markers
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 
 
 def go(folder, **changes):
@@ -139,9 +139,9 @@ def test_run__pools_reserved_stars_that_are_few(survey, monkeypatch) -> None:
 def test_run__asks_about_catalogues_whose_objects_lie_outside(survey) -> None:
     root = open_root(survey / "survey.zarr", mode="r+")
     from psfscale.pipeline.runs.context import build_context
-    from psfscale.pipeline.stages.declared import stages_of
-    from psfscale.pipeline.storage.exposure import ExposureReader
-    from psfscale.pipeline.storage.session import Session
+    from psfscale.pipeline.stages.registry import stages_of
+    from psfscale.pipeline.units.exposure_io import ExposureReader
+    from psfscale.pipeline.units.session import Session
 
     context = build_context(toy.make_config(survey))
     stage = stages_of(context)["fit"]

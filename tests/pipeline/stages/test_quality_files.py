@@ -9,8 +9,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from psfscale.arrays import UnitState
+from psfscale.ingest import ingest
 from psfscale.pipeline import open_run, run
-from psfscale.store.ingest import ingest
 from psfscale.survey import Survey
 
 SIDE, STAMP, NOISE = 300, 15, 5.0

@@ -14,9 +14,9 @@ from psfscale.pipeline import plan_run, run
 from psfscale.pipeline.runs.context import build_context, read_context
 from psfscale.pipeline.stages import restoration
 from psfscale.pipeline.stages.ccd import restoring_psfs
-from psfscale.pipeline.stages.declared import stages_of
-from psfscale.pipeline.storage.exposure import ExposureReader
-from psfscale.pipeline.storage.session import Session
+from psfscale.pipeline.stages.registry import stages_of
+from psfscale.pipeline.units.exposure_io import ExposureReader
+from psfscale.pipeline.units.session import Session
 
 
 def restoring(survey, **restore):

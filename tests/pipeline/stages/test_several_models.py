@@ -11,7 +11,7 @@ from plane_star import PlaneStar
 from psfscale.arrays import Role, UnitState
 from psfscale.errors import ConfigError
 from psfscale.pipeline import open_run, plan_run, run, verify
-from psfscale.store.layout import open_root
+from psfscale.store.stores import open_root
 from psfscale.yamlfile import validate
 
 RCA, WAVEDIFF = {"name": "rca"}, {"name": "wavediff"}

@@ -9,9 +9,9 @@ from psfscale.errors import FitError
 from psfscale.models.fitted import resolve_settings
 from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.stages.ccd import group_of
-from psfscale.pipeline.stages.declared import stages_of
-from psfscale.pipeline.storage.exposure import ExposureReader
-from psfscale.pipeline.storage.session import Session
+from psfscale.pipeline.stages.registry import stages_of
+from psfscale.pipeline.units.exposure_io import ExposureReader
+from psfscale.pipeline.units.session import Session
 from psfscale.survey import load_survey
 
 

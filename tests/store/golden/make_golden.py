@@ -22,8 +22,8 @@ import toy
 
 from psfscale.arrays import ObjectFlag, Role
 from psfscale.pipeline import aggregate_run, open_run, run
-from psfscale.store.layout import open_root
-from psfscale.store.models import save_model
+from psfscale.store.saved_models import save_model
+from psfscale.store.stores import open_root
 from psfscale.store.versions import SCHEMA_VERSION
 
 

@@ -1,0 +1,1 @@
+"""Finished runs: open them, count their tables, write their pages."""

@@ -1,0 +1,1 @@
+"""Check what a store holds against its checksums, and repair what can be."""
