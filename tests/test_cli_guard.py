@@ -29,7 +29,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def status_of(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr("psfscale.pipeline.status.block_status.status_of", status_of)
+    monkeypatch.setattr("psfscale.pipeline.state.block_status.status_of", status_of)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from psfscale.pipeline.drive.launch import RunSummary, run
     from psfscale.pipeline.drive.plan import Plan, plan_run
     from psfscale.pipeline.events import Event, Observer
+    from psfscale.pipeline.integrity.damage import Verification
+    from psfscale.pipeline.integrity.run import verify
     from psfscale.pipeline.results.products import (
         MetricsSummary,
         aggregate_run,
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
     from psfscale.pipeline.results.run import Run, open_run
     from psfscale.pipeline.runs.migrate import migrate
     from psfscale.pipeline.runs.resolved import resolved_config
-    from psfscale.pipeline.status.block_status import BlocksStatus, status_of
-    from psfscale.pipeline.status.run_status import RunStatus, status
-    from psfscale.pipeline.verify.damage import Verification
-    from psfscale.pipeline.verify.run import verify
+    from psfscale.pipeline.state.block_status import BlocksStatus, status_of
+    from psfscale.pipeline.state.run_status import RunStatus, status
     from psfscale.pipeline.workers.profiles import ClusterProfile, load_profile
 
 __all__ = [
@@ -94,12 +94,12 @@ _HOMES = {
     ),
     "workers.profiles": ("ClusterProfile", "load_profile"),
     "drive.launch": ("RunSummary", "run"),
-    "status.run_status": ("RunStatus", "status"),
-    "status.block_status": ("BlocksStatus", "status_of"),
+    "state.run_status": ("RunStatus", "status"),
+    "state.block_status": ("BlocksStatus", "status_of"),
     "drive.drivers": ("run_survey", "run_together"),
-    "verify.damage": ("Verification",),
-    "verify.run": ("verify",),
-    "verify.survey": ("verify_stores", "verify_survey"),
+    "integrity.damage": ("Verification",),
+    "integrity.run": ("verify",),
+    "integrity.survey": ("verify_stores", "verify_survey"),
     "runs.resolved": ("resolved_config",),
     "runs.migrate": ("migrate",),
 }

@@ -17,7 +17,7 @@ from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.results.run import Run
 from psfscale.pipeline.results.tables import aggregate_stores, as_parquet, read_aggregates
 from psfscale.pipeline.runs.context import read_context, require_run
-from psfscale.pipeline.status.block_status import status_of
+from psfscale.pipeline.state.block_status import status_of
 from psfscale.pipeline.units.session import Session
 from psfscale.store.index import run_stores
 from psfscale.store.stores import open_root, open_tree

@@ -13,6 +13,7 @@ from psfscale.errors import StoreError
 from psfscale.files import PARTIAL
 from psfscale.pipeline.drive.aggregates import write_aggregates
 from psfscale.pipeline.drive.plan import downstream
+from psfscale.pipeline.integrity.damage import Damage, Repair, Verification
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.ledger.marker import (
     Key,
@@ -25,7 +26,6 @@ from psfscale.pipeline.results.tables import GROUP, aggregate_stores
 from psfscale.pipeline.runs.context import read_context
 from psfscale.pipeline.stages.registry import STAGE_NAMES
 from psfscale.pipeline.units.session import Session
-from psfscale.pipeline.verify.damage import Damage, Repair, Verification
 from psfscale.store.schema import EXPOSURES_PER_CHUNK
 from psfscale.store.seal import Seal
 from psfscale.store.shards import digest_of

@@ -8,9 +8,9 @@ import numpy as np
 
 from psfscale.errors import StoreError
 from psfscale.ingest.pending import alone, write_owed
+from psfscale.pipeline.integrity.damage import Damage, Verification
+from psfscale.pipeline.integrity.run import look, verify
 from psfscale.pipeline.units.session import NEVER_FILL
-from psfscale.pipeline.verify.damage import Damage, Verification
-from psfscale.pipeline.verify.run import look, verify
 from psfscale.store.index import run_stores
 from psfscale.store.seal import Seal, is_of_units
 from psfscale.store.shards import StoredArray, digest_of

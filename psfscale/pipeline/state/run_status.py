@@ -16,7 +16,7 @@ from psfscale.pipeline.ledger.lease import read_holder
 from psfscale.pipeline.ledger.marker import DoubtfulCcd, Failure, Key, Marker, read_markers
 from psfscale.pipeline.ledger.table import Known, count_ccds, read_known, stages_in
 from psfscale.pipeline.stages.registry import DECLARED
-from psfscale.pipeline.status.costs import HostCost, StageCost, host_costs, stage_costs
+from psfscale.pipeline.state.costs import HostCost, StageCost, host_costs, stage_costs
 from psfscale.store.stores import attributes_of, open_root, values_of
 
 if TYPE_CHECKING:

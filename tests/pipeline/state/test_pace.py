@@ -8,7 +8,7 @@ import toy
 
 from psfscale.pipeline import run, status
 from psfscale.pipeline.ledger.lease import Lease
-from psfscale.pipeline.status.run_status import Pace
+from psfscale.pipeline.state.run_status import Pace
 from psfscale.store.stores import open_root
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psfscale.pipeline.status.costs import HostCost, StageCost, added
-from psfscale.pipeline.status.run_status import Pace, RunStatus, status
+from psfscale.pipeline.state.costs import HostCost, StageCost, added
+from psfscale.pipeline.state.run_status import Pace, RunStatus, status
 from psfscale.store.index import INDEX, read_index, run_stores
 
 if TYPE_CHECKING:
