@@ -74,7 +74,7 @@ def test_signal__is_passed_on_to_all_drivers_and_the_same_command_resumes(survey
         time.sleep(0.02)
     driver.send_signal(signal.SIGTERM)
     said, progress = driver.communicate(timeout=60)
-    assert driver.returncode == 143, said
+    assert driver.returncode == 143, (said, progress)
     assert re.search(r"run \d/\d+ CCD steps.*of 2 blocks over", progress), progress
     assert "interrupted by SIGTERM" in said
     begun = [p for p in (survey / f"runs/{name}.zarr" for name in NAMES) if p.exists()]

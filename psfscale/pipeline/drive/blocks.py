@@ -16,7 +16,7 @@ from psfscale.errors import ExitCode, HeldError
 from psfscale.pipeline.drive.launch import INTERRUPTED, progress_bar, run
 from psfscale.pipeline.drive.plan import plan_run
 from psfscale.pipeline.ledger.lease import LOOK_EVERY, read_holder
-from psfscale.processes import Interrupt
+from psfscale.processes import Interrupt, Interrupted
 from psfscale.store.index import (
     INDEX,
     is_index,
@@ -157,6 +157,8 @@ def _run_all(
                 summary.ended[name] = run(block, interrupt=interrupt, **options)
             except HeldError as error:
                 summary.held[name] = str(error)
+            except Interrupted:  # while it looked at another driver's lease
+                return
         left = _in_state("stale", left, summary)
 
 

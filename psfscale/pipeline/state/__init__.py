@@ -1,1 +1,1 @@
-"""How far a run is, and what it has cost."""
+"""State of a run: its progress, and its cost."""

@@ -1,1 +1,1 @@
-"""What a worker process does: read an exposure, run a stage on its CCDs, write the products."""
+"""The work of a worker process: read an exposure, run a stage on its CCDs, write the products."""

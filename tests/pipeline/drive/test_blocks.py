@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from psfscale.pipeline.drive.blocks import configs, run_blocks, run_stores, writ
 from psfscale.pipeline.ledger.lease import Lease
 from psfscale.pipeline.runs.context import build_context
 from psfscale.pipeline.runs.store import create_run_store
+from psfscale.processes import Interrupt
 from psfscale.store.index import list_stores
 
 
@@ -90,6 +92,17 @@ def test_run_blocks__takes_up_a_block_whose_driver_died(blocks, monkeypatch) -> 
     summary = run_blocks(blocks, serial=True, observers=[])
     assert calls == ["first", "second", "first"]
     assert (list(summary.ended), summary.held) == (["second", "first"], {})
+
+
+def test_run_blocks__that_is_stopped_at_a_held_block_ends_as_interrupted(blocks) -> None:
+    first = configs(blocks)["first"]
+    create_run_store(build_context(first))
+    told = [0, 0, signal.SIGTERM]  # the signal comes after the look that begins a block
+    interrupt = Interrupt(lambda: told.pop(0) if len(told) > 1 else told[0])
+    with Lease(first.output):
+        summary = run_blocks(blocks, serial=True, observers=[], interrupt=interrupt)
+    assert summary.exit_code == 128 + signal.SIGTERM
+    assert not summary.ended
 
 
 def test_status__of_blocks_adds_them_up_and_names_those_not_begun(survey, blocks) -> None:
