@@ -220,7 +220,7 @@ def test_predict__before_fit_says_so():
 
 
 def test_settings__name_what_is_wrong():
-    with pytest.raises(ConfigError, match="settings of model .rca."):
+    with pytest.raises(ConfigError, match="settings of model 'rca'"):
         RCA(upsampling=0)
     with pytest.raises(ConfigError, match="no PSF model 'psfex'; choose one of"):
         load_model_class("psfex")
