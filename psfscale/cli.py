@@ -170,6 +170,46 @@ def _config(path: Path, overrides: list[str] | None) -> RunConfig:
     return load_config(path, overrides or ())
 
 
+def _print_resolved(config: RunConfig) -> None:
+    import yaml
+
+    from psfscale.pipeline import resolved_config
+
+    whole = resolved_config(config).model_dump(mode="json")
+    if config.instrument is None and not config.survey.exists():
+        typer.echo(f"{config.survey} is not there yet: its settings are defaults", err=True)
+    typer.echo(yaml.safe_dump(whole, sort_keys=False), nl=False)
+
+
+@app.command(cls=Verb)
+def config(
+    path: Annotated[Path | None, typer.Argument(metavar="config", help="run file")] = None,
+    overrides: Overrides = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="print the JSON schema of run files, for editors")
+    ] = False,
+) -> None:
+    """Print a run file with every setting written out, or the schema of run files."""
+    if schema:
+        from psfscale.pipeline.runs.settings import run_schema
+
+        typer.echo(json.dumps(run_schema(), indent=2, default=str))
+    elif path is None:
+        raise typer.BadParameter(message="name a run file, or give --schema")
+    else:
+        _print_resolved(_config(path, overrides))
+
+
+@app.command(cls=Verb)
+def settings(
+    name: Annotated[str, typer.Argument(help="rca, sprite, wavediff, deconvolve or run")],
+) -> None:
+    """List settings with their defaults, units and meaning."""
+    from psfscale.pipeline.runs.settings import settings_text
+
+    typer.echo(settings_text(name), nl=False)
+
+
 def _profile(*, serial: bool, cluster: str | None, workers: int | None) -> ClusterProfile | None:
     """Return the profile of the cluster that was asked for; None for this process."""
     from psfscale.errors import ConfigError
@@ -230,14 +270,7 @@ def run(
     """
     run_config = _config(config, overrides)
     if dump_config:
-        import yaml
-
-        from psfscale.pipeline import resolved_config
-
-        whole = resolved_config(run_config).model_dump(mode="json")
-        if run_config.instrument is None and not run_config.survey.exists():
-            typer.echo(f"{run_config.survey} is not there yet: its settings are defaults", err=True)
-        typer.echo(yaml.safe_dump(whole, sort_keys=False), nl=False)
+        _print_resolved(run_config)
         return
     from psfscale.pipeline import run_survey
 
