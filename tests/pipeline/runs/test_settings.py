@@ -43,7 +43,7 @@ def test_schema__takes_the_run_files_of_the_catalogue(path: Path) -> None:
     [
         ({"name": "rca", "settings": {"n_components": 3}}, None),
         ({"name": "rca", "settings": {"n_zernikes": 3}}, "n_zernikes"),
-        ({"name": "wavediff", "settings": {"n_zernikes": 3}}, None),
+        ({"name": "wavediff", "settings": {"n_zernikes": 15}}, None),
         ({"name": "wavediff", "settings": {"optics": {"nonsense": 3}}}, "nonsense"),
         ({"name": "sprite", "settings": {"clip": "much"}}, "much"),
         ({"name": "psfex"}, "psfex"),
